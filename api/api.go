@@ -1,0 +1,267 @@
+// Package api is the HTTP face: REST for users and product services, and the server on which the edge's WebSocket
+// handlers stand. Who a request is from comes from its token alone.
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/nexus/nexus/pipeline"
+	"github.com/nexus/nexus/projections/inbox"
+	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/projections/stats"
+	"github.com/nexus/nexus/topics"
+)
+
+// Inbox answers queries of a user's notifications, messages and devices.
+type Inbox interface {
+	Notifications(ctx context.Context, user string, unread bool, limit int, cursor string) ([]inbox.Notification, string, error)
+	Unread(ctx context.Context, user string) (int, error)
+	Newest(ctx context.Context, user string) (int64, error)
+	HasNotification(ctx context.Context, user, id string) error
+	Messages(ctx context.Context, a, b string, limit int, cursor string) ([]inbox.Message, string, error)
+	Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error
+}
+
+// Messages sends chat messages; errors are *topics.Error.
+type Messages interface {
+	Send(ctx context.Context, sender string, d topics.Draft) (topics.Receipt, error)
+}
+
+// Presence tells who is online.
+type Presence interface {
+	Online(ns presence.Namespace, user string) bool
+	OnlineUsers(ns presence.Namespace) int
+}
+
+// Stats answers a user's counts.
+type Stats interface {
+	Counts(ctx context.Context, users []string) (map[string]stats.Counts, error)
+}
+
+// Options are what an API needs.
+type Options struct {
+	Tokens   Tokens
+	Producer *pipeline.Producer
+	Tail     *pipeline.Tail
+	Inbox    Inbox
+	Messages Messages
+	Presence Presence
+	Stats    Stats
+	Logger   *slog.Logger
+	// AllowedOrigin judges a request's Origin.
+	AllowedOrigin func(*http.Request) bool
+	// Ready says what is not ready yet, or nil.
+	Ready func(ctx context.Context) error
+	// Handlers are served beside REST, by path: the edge's.
+	Handlers map[string]http.Handler
+	// MaxBody bounds a request's body, in bytes.
+	MaxBody int64
+}
+
+// API is the HTTP server. Make it with New, then Serve.
+type API struct {
+	o    Options
+	echo *echo.Echo
+}
+
+// New makes the server's routes.
+func New(o Options) *API {
+	a := &API{o: o, echo: echo.New()}
+	e := a.echo
+	e.HideBanner, e.HidePort = true, true
+	e.Logger.SetOutput(io.Discard) // it would print URLs, which carry tokens
+	e.IPExtractor = echo.ExtractIPDirect()
+	e.HTTPErrorHandler = a.fail
+	e.Server.ReadHeaderTimeout = 5 * time.Second
+	e.Server.IdleTimeout = 2 * time.Minute
+	e.Server.MaxHeaderBytes = 32 << 10
+	e.Server.ErrorLog = slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug)
+	for path, h := range o.Handlers {
+		e.Any(path, echo.WrapHandler(h))
+	}
+	for _, prefix := range []string{"", "/api"} {
+		a.routes(e.Group(prefix, a.cors, a.bounded))
+	}
+	e.GET("/healthz", func(c echo.Context) error { return c.JSON(http.StatusOK, map[string]string{"status": "ok"}) })
+	e.GET("/readyz", a.ready)
+	return a
+}
+
+func (a *API) routes(g *echo.Group) {
+	user, service := a.authenticated(""), a.authenticated(ScopePublish)
+	g.POST("/notifications/device-token", a.registerDevice, user)
+	g.DELETE("/notifications/device-token", a.unregisterDevice, user)
+	g.GET("/notifications", a.listNotifications, user)
+	g.GET("/notifications/unread-count", a.unreadCount, user)
+	g.POST("/notifications/read-all", a.readAll, user)
+	g.POST("/notifications/:id/read", a.markNotification(topics.NotificationRead), user)
+	g.DELETE("/notifications/:id", a.markNotification(topics.NotificationDeleted), user)
+	g.GET("/messages", a.listMessages, user)
+	g.POST("/messages", a.sendMessage, user)
+	g.GET("/presence", a.presence, user)
+	g.GET("/presence/:userId", a.presenceOf, user)
+	g.GET("/stats", a.stats, user)
+
+	g.POST("/notifications", a.publishNotification, service)
+	g.POST("/activities", a.publishActivity, service)
+	g.POST("/announcements", a.publishAnnouncement, service)
+	g.POST("/events", a.publishEvents, service)
+	g.OPTIONS("/*", func(c echo.Context) error { return c.NoContent(http.StatusNoContent) })
+}
+
+// Serve answers requests on ln until ctx ends; then it lets those under way finish, for at most grace.
+func (a *API) Serve(ctx context.Context, ln net.Listener, grace time.Duration) error {
+	a.echo.Listener = ln
+	a.echo.Server.Handler = a.echo
+	failed := make(chan error, 1)
+	go func() { failed <- a.echo.Server.Serve(ln) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	wind, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	err := a.echo.Server.Shutdown(wind)
+	<-failed
+	return err
+}
+
+// Handler is the server as a handler, for tests.
+func (a *API) Handler() http.Handler { return a.echo }
+
+// cors refuses foreign origins and answers preflights (Fetch standard, "CORS protocol").
+func (a *API) cors(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		r, h := c.Request(), c.Response().Header()
+		origin := r.Header.Get("Origin")
+		if origin == "" {
+			return next(c)
+		}
+		h.Add("Vary", "Origin")
+		if !a.o.AllowedOrigin(r) {
+			return &topics.Error{Code: topics.CodeForbidden, Message: "this origin is not allowed (ALLOWED_ORIGIN)"}
+		}
+		h.Set("Access-Control-Allow-Origin", origin)
+		if r.Method == http.MethodOptions {
+			h.Set("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE")
+			h.Set("Access-Control-Allow-Headers", "authorization, content-type, idempotency-key")
+			h.Set("Access-Control-Max-Age", "600")
+		}
+		return next(c)
+	}
+}
+
+// bounded bounds the body.
+func (a *API) bounded(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		r := c.Request()
+		r.Body = http.MaxBytesReader(c.Response(), r.Body, a.o.MaxBody)
+		return next(c)
+	}
+}
+
+const keyClaims = "claims"
+
+// authenticated demands a bearer token (RFC 6750), with a scope where one is named.
+func (a *API) authenticated(scope string) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			kind, token, _ := strings.Cut(c.Request().Header.Get("Authorization"), " ")
+			if !strings.EqualFold(kind, "Bearer") {
+				return tokenInvalid("send the header Authorization: Bearer <token>")
+			}
+			claims, err := a.o.Tokens.Verify(strings.TrimSpace(token))
+			if err != nil {
+				return err
+			}
+			if scope != "" && !claims.Has(scope) {
+				return &topics.Error{Code: topics.CodeForbidden, Message: "the token lacks the scope " + scope}
+			}
+			c.Set(keyClaims, claims)
+			return next(c)
+		}
+	}
+}
+
+func claimsOf(c echo.Context) Claims { return c.Get(keyClaims).(Claims) }
+
+func userOf(c echo.Context) string { return claimsOf(c).User }
+
+// fail answers with an error; unknown ones are internal, and only logged.
+func (a *API) fail(err error, c echo.Context) {
+	if c.Response().Committed {
+		return
+	}
+	known, status := a.explain(err)
+	if status == http.StatusUnauthorized {
+		c.Response().Header().Set("WWW-Authenticate", "Bearer")
+	}
+	if known.RetryAfter > 0 {
+		c.Response().Header().Set("Retry-After", strconv.Itoa(int((known.RetryAfter+time.Second-1)/time.Second)))
+	}
+	body := topics.Fields("error", json.RawMessage(topics.Fields("code", known.Code, "message", known.Message)))
+	_ = c.Blob(status, echo.MIMEApplicationJSON, body)
+}
+
+func (a *API) explain(err error) (*topics.Error, int) {
+	var known *topics.Error
+	var tooBig *http.MaxBytesError
+	var he *echo.HTTPError
+	switch {
+	case errors.As(err, &known):
+		return known, statusOf(known.Code)
+	case errors.As(err, &tooBig):
+		return &topics.Error{Code: topics.CodeTooLarge, Message: "the body is too large"}, http.StatusRequestEntityTooLarge
+	case errors.Is(err, inbox.ErrNotFound):
+		return topics.NotFound(), http.StatusNotFound
+	case errors.Is(err, inbox.ErrCursor):
+		return topics.Invalid("cursor: not one that this server gave out"), http.StatusBadRequest
+	case pipeline.TooLarge(err):
+		return &topics.Error{Code: topics.CodeTooLarge, Message: "the event is larger than the log takes"}, http.StatusRequestEntityTooLarge
+	case errors.As(err, &he) && he.Code == http.StatusNotFound:
+		return &topics.Error{Code: topics.CodeNotFound, Message: "there is no such route"}, he.Code
+	case errors.As(err, &he) && he.Code == http.StatusMethodNotAllowed:
+		return &topics.Error{Code: "method_not_allowed", Message: "the route has no such method"}, he.Code
+	}
+	a.o.Logger.Warn("a request failed", "err", err)
+	return topics.Unavailable(), http.StatusServiceUnavailable
+}
+
+func statusOf(code string) int {
+	switch code {
+	case topics.CodeTokenExpired, topics.CodeTokenInvalid:
+		return http.StatusUnauthorized
+	case topics.CodeForbidden:
+		return http.StatusForbidden
+	case topics.CodeNotFound:
+		return http.StatusNotFound
+	case topics.CodeTooLarge:
+		return http.StatusRequestEntityTooLarge
+	case topics.CodeRateLimited, topics.CodeTooManyConnections:
+		return http.StatusTooManyRequests
+	case topics.CodeUnavailable:
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusBadRequest
+}
+
+func (a *API) ready(c echo.Context) error {
+	ctx, cancel := context.WithTimeout(c.Request().Context(), 3*time.Second)
+	defer cancel()
+	if err := a.o.Ready(ctx); err != nil {
+		return c.JSON(http.StatusServiceUnavailable, map[string]string{"status": "not ready", "reason": err.Error()})
+	}
+	return c.JSON(http.StatusOK, map[string]string{"status": "ready"})
+}

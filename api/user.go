@@ -1,0 +1,304 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/nexus/nexus/projections/inbox"
+	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/topics"
+)
+
+// read decodes a body into v. An empty body is an error unless optional.
+func read(c echo.Context, v any, optional bool) error {
+	b, err := io.ReadAll(c.Request().Body)
+	if err != nil {
+		return err
+	}
+	if optional && len(bytes.TrimSpace(b)) == 0 {
+		return nil
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	err = d.Decode(v)
+	if err == nil && d.More() {
+		err = errors.New("more than one JSON value")
+	}
+	if err != nil {
+		return topics.Invalid("the body is not the JSON that is expected: " + strings.TrimPrefix(err.Error(), "json: "))
+	}
+	return nil
+}
+
+func message(c echo.Context, text string) error {
+	return c.JSON(http.StatusOK, map[string]string{"message": text})
+}
+
+// own makes an event of the request's user about itself.
+func own(c echo.Context, t topics.Topic, typ string, value []byte) *topics.Event {
+	user := userOf(c)
+	return topics.New(t, topics.UserKey(user), topics.Meta{Type: typ, Source: topics.SourceOf(user), ID: topics.NewID()}, value)
+}
+
+// append appends an event and waits until this node has read it, so that what the user reads next can wait for it.
+func (a *API) append(c echo.Context, ev *topics.Event) error {
+	if err := topics.Valid(ev); err != nil {
+		return topics.Invalid(err.Error())
+	}
+	_, err := a.o.Tail.Append(c.Request().Context(), ev)
+	return err
+}
+
+// settled waits until the inbox has what this node has read of a key's partition.
+func (a *API) settled(c echo.Context, t topics.Topic, key string) error {
+	ctx, cancel := context.WithTimeout(c.Request().Context(), settleWait)
+	defer cancel()
+	return a.o.Inbox.Await(ctx, t, a.o.Tail.NextOf(t, key))
+}
+
+// settleWait bounds how long a read waits for the projection.
+const settleWait = 2 * time.Second
+
+func (a *API) registerDevice(c echo.Context) error {
+	var body struct {
+		Token    string  `json:"token"`
+		Platform *string `json:"platform"`
+	}
+	if err := read(c, &body, false); err != nil {
+		return err
+	}
+	var platform any
+	if body.Platform != nil {
+		platform = *body.Platform
+	}
+	ev := own(c, topics.Devices, topics.DeviceRegistered, topics.Fields("token", body.Token, "platform", platform))
+	if err := a.append(c, ev); err != nil {
+		return err
+	}
+	return message(c, "Device token registered successfully")
+}
+
+func (a *API) unregisterDevice(c echo.Context) error {
+	var body struct {
+		Token *string `json:"token"`
+	}
+	if err := read(c, &body, true); err != nil {
+		return err
+	}
+	var token any
+	if body.Token != nil {
+		token = *body.Token
+	}
+	if err := a.append(c, own(c, topics.Devices, topics.DeviceUnregistered, topics.Fields("token", token))); err != nil {
+		return err
+	}
+	return message(c, "Device token unregistered successfully")
+}
+
+// settledNotifications waits for the user's own notifications and for the announcements.
+func (a *API) settledNotifications(c echo.Context) error {
+	if err := a.settled(c, topics.Notifications, topics.UserKey(userOf(c))); err != nil {
+		return err
+	}
+	return a.settled(c, topics.Broadcasts, topics.EveryoneKey)
+}
+
+func (a *API) listNotifications(c echo.Context) error {
+	limit, err := limitOf(c)
+	if err != nil {
+		return err
+	}
+	unread := c.QueryParam("unread")
+	if unread != "" && unread != "true" && unread != "false" {
+		return topics.Invalid("unread must be true or false")
+	}
+	if err := a.settledNotifications(c); err != nil {
+		return err
+	}
+	list, next, err := a.o.Inbox.Notifications(c.Request().Context(), userOf(c), unread == "true", limit, c.QueryParam("cursor"))
+	if err != nil {
+		return err
+	}
+	out := make([]json.RawMessage, 0, len(list))
+	for _, n := range list {
+		out = append(out, notificationItem(n))
+	}
+	return page(c, "notifications", out, next)
+}
+
+// notificationItem is a notification as clients got it, and whether it is read. An announcement is one of type SYSTEM.
+func notificationItem(n inbox.Notification) json.RawMessage {
+	more := `,"read":` + strconv.FormatBool(n.Read) + `}`
+	if n.Announcement {
+		more = `,"type":"SYSTEM","priority":"normal","data":{}` + more
+	}
+	return spliced(n.Value, more)
+}
+
+// spliced puts more before an object's last brace.
+func spliced(object []byte, more string) json.RawMessage {
+	return append(append(make([]byte, 0, len(object)+len(more)), object[:len(object)-1]...), more...)
+}
+
+func page(c echo.Context, name string, items []json.RawMessage, next string) error {
+	var cursor any = json.RawMessage("null")
+	if next != "" {
+		cursor = next
+	}
+	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, topics.Fields(name, items, "next", cursor))
+}
+
+func limitOf(c echo.Context) (int, error) {
+	text := c.QueryParam("limit")
+	if text == "" {
+		return 50, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > 200 {
+		return 0, topics.Invalid("limit must be a number from 1 to 200")
+	}
+	return n, nil
+}
+
+func (a *API) unreadCount(c echo.Context) error {
+	if err := a.settledNotifications(c); err != nil {
+		return err
+	}
+	n, err := a.o.Inbox.Unread(c.Request().Context(), userOf(c))
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, map[string]int{"count": n})
+}
+
+// markNotification appends that the user read or deleted one of its notifications.
+func (a *API) markNotification(typ string) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		id := c.Param("id")
+		if err := a.settledNotifications(c); err != nil {
+			return err
+		}
+		if err := a.o.Inbox.HasNotification(c.Request().Context(), userOf(c), id); err != nil {
+			return err
+		}
+		if err := a.append(c, own(c, topics.Notifications, typ, topics.Fields("notificationId", id))); err != nil {
+			return err
+		}
+		return c.JSON(http.StatusOK, map[string]string{"id": id})
+	}
+}
+
+// readAll marks everything that the inbox has at this moment.
+func (a *API) readAll(c echo.Context) error {
+	if err := a.settledNotifications(c); err != nil {
+		return err
+	}
+	newest, err := a.o.Inbox.Newest(c.Request().Context(), userOf(c))
+	if errors.Is(err, inbox.ErrNotFound) {
+		return c.JSON(http.StatusOK, map[string]int{"count": 0})
+	}
+	if err != nil {
+		return err
+	}
+	ev := own(c, topics.Notifications, topics.NotificationRead, topics.Fields("upTo", topics.FormatTime(newest)))
+	if err := a.append(c, ev); err != nil {
+		return err
+	}
+	return a.unreadCount(c)
+}
+
+func (a *API) listMessages(c echo.Context) error {
+	limit, err := limitOf(c)
+	if err != nil {
+		return err
+	}
+	with := c.QueryParam("with")
+	if err := topics.CheckUserID(with); err != nil {
+		return topics.Invalid("with: " + err.Error())
+	}
+	if err := a.settled(c, topics.Messages, topics.ConversationKey(userOf(c), with)); err != nil {
+		return err
+	}
+	list, next, err := a.o.Inbox.Messages(c.Request().Context(), userOf(c), with, limit, c.QueryParam("cursor"))
+	if err != nil {
+		return err
+	}
+	out := make([]json.RawMessage, 0, len(list))
+	for _, m := range list {
+		out = append(out, spliced(m.Value, `,"read":`+strconv.FormatBool(m.Read)+`}`))
+	}
+	return page(c, "messages", out, next)
+}
+
+func (a *API) sendMessage(c echo.Context) error {
+	var d topics.Draft
+	if err := read(c, &d, false); err != nil {
+		return err
+	}
+	if key := c.Request().Header.Get("Idempotency-Key"); d.ClientMessageID == "" {
+		d.ClientMessageID = key
+	}
+	r, err := a.o.Messages.Send(c.Request().Context(), userOf(c), d)
+	if err != nil {
+		return err
+	}
+	var duplicate any
+	if r.Duplicate {
+		duplicate = true
+	}
+	return c.Blob(http.StatusAccepted, echo.MIMEApplicationJSON, topics.Fields("id", r.ID, "duplicate", duplicate))
+}
+
+const maxPresence = 500
+
+func (a *API) presence(c echo.Context) error {
+	list := c.QueryParam("userIds")
+	if list == "" {
+		return c.JSON(http.StatusOK, map[string]int{"online": a.o.Presence.OnlineUsers(presence.Dashboard),
+			"dashboard": a.o.Presence.OnlineUsers(presence.Dashboard), "messaging": a.o.Presence.OnlineUsers(presence.Messaging)})
+	}
+	users := strings.Split(list, ",")
+	if len(users) > maxPresence {
+		return topics.Invalid("userIds: at most " + strconv.Itoa(maxPresence))
+	}
+	out := make(map[string]any, len(users))
+	for _, u := range users {
+		if err := topics.CheckUserID(u); err != nil {
+			return topics.Invalid("userIds: " + err.Error())
+		}
+		out[u] = a.statusOf(u)
+	}
+	return c.JSON(http.StatusOK, out)
+}
+
+func (a *API) presenceOf(c echo.Context) error {
+	user := c.Param("userId")
+	if err := topics.CheckUserID(user); err != nil {
+		return topics.Invalid("userId: " + err.Error())
+	}
+	return c.JSON(http.StatusOK, a.statusOf(user))
+}
+
+func (a *API) statusOf(user string) map[string]any {
+	dashboard, messaging := a.o.Presence.Online(presence.Dashboard, user), a.o.Presence.Online(presence.Messaging, user)
+	return map[string]any{"userId": user, "online": dashboard, "dashboard": dashboard, "messaging": messaging}
+}
+
+func (a *API) stats(c echo.Context) error {
+	user := userOf(c)
+	counts, err := a.o.Stats.Counts(c.Request().Context(), []string{user})
+	if err != nil {
+		return err
+	}
+	s := counts[user]
+	return c.JSON(http.StatusOK, map[string]int64{"connections": s.Connections, "messages": s.Messages, "posts": s.Posts})
+}

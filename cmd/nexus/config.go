@@ -1,0 +1,310 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/joho/godotenv"
+)
+
+// Config is everything an operator can set. Below cmd nobody reads the environment.
+type Config struct {
+	Host, Port, NodeName, DataDir string
+	Demo                          bool
+	LogLevel                      string
+
+	KafkaBrokers                                          []string
+	KafkaTLS                                              bool
+	KafkaSASLMechanism, KafkaSASLUsername, KafkaSASLPassw string
+	EmbeddedKafkaPort                                     int
+	EmbeddedKafkaPortSet                                  bool
+	Durability                                            string
+	TopicPrefix                                           string
+	TopicPartitions, TopicReplication                     int
+
+	DatabaseURL, ClickHouseURL string
+	FeedRetention              time.Duration
+
+	JWTSecret, JWTSecretPrevious, JWTIssuer, JWTAudience string
+	AllowedOrigins                                       []string // nil: any
+
+	MaxConnectionsPerUser, MaxConnectionsPerNamespace int
+	RateLimitMessages                                 int
+	RateLimitWindow                                   time.Duration
+	DedupWindow, DedupContentWindow                   time.Duration
+	DedupWindowSet                                    bool
+	PingInterval, PingTimeout, ConnectTimeout         time.Duration
+	StatsInterval, PresenceGrace                      time.Duration
+	CompressionThreshold                              int
+	MaxMessageBytes, MaxContentBytes, MaxQueueBytes   int
+	ShutdownTimeout                                   time.Duration
+}
+
+// setting is one thing an operator can set: NAME in the environment or in .env, --name on the command line.
+type setting struct {
+	name, fallback, usage string
+	set                   func(c *Config, v string) error
+}
+
+func (s setting) flag() string { return strings.ReplaceAll(strings.ToLower(s.name), "_", "-") }
+
+func text(p func(*Config) *string) func(*Config, string) error {
+	return func(c *Config, v string) error { *p(c) = v; return nil }
+}
+
+func oneOf(p func(*Config) *string, allowed ...string) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		if !slices.Contains(allowed, v) {
+			return fmt.Errorf("must be one of %s", strings.Join(allowed, ", "))
+		}
+		*p(c) = v
+		return nil
+	}
+}
+
+func list(p func(*Config) *[]string) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		for _, item := range strings.Split(v, ",") {
+			if item = strings.TrimSpace(item); item != "" {
+				*p(c) = append(*p(c), item)
+			}
+		}
+		return nil
+	}
+}
+
+func truth(p func(*Config) *bool) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		b, err := strconv.ParseBool(v)
+		if err != nil {
+			return errors.New("must be true or false")
+		}
+		*p(c) = b
+		return nil
+	}
+}
+
+func number(p func(*Config) *int, least, most int) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < least || n > most {
+			return fmt.Errorf("must be a number from %d to %d", least, most)
+		}
+		*p(c) = n
+		return nil
+	}
+}
+
+func span(p func(*Config) *time.Duration, least time.Duration) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		d, err := time.ParseDuration(v)
+		if err != nil || d < least {
+			return fmt.Errorf("must be a duration like 30s or 5m, at least %s", least)
+		}
+		*p(c) = d
+		return nil
+	}
+}
+
+const many = 1 << 30
+
+func settings() []setting {
+	return []setting{
+		{"PORT", "3000", "port of HTTP and WebSocket; 0 takes a free one and prints it", func(c *Config, v string) error {
+			n, err := strconv.Atoi(v)
+			if err != nil || n < 0 || n > 65535 {
+				return errors.New("must be a port number from 0 to 65535")
+			}
+			c.Port = v
+			return nil
+		}},
+		{"HOST", "", "address to listen on; empty means all", text(func(c *Config) *string { return &c.Host })},
+		{"NODE_NAME", "", "name of this node, the same at every start; default <hostname>:<port>", text(func(c *Config) *string { return &c.NodeName })},
+		{"DATA_DIR", "nexus-data", "folder of the embedded engines", text(func(c *Config) *string { return &c.DataDir })},
+		{"LOG_LEVEL", "info", "debug, info, warn or error", oneOf(func(c *Config) *string { return &c.LogLevel }, "debug", "info", "warn", "error")},
+
+		{"KAFKA_BROKERS", "", "Kafka as host:port,…; unset: the embedded one", list(func(c *Config) *[]string { return &c.KafkaBrokers })},
+		{"KAFKA_TLS", "false", "reach Kafka over TLS", truth(func(c *Config) *bool { return &c.KafkaTLS })},
+		{"KAFKA_SASL_MECHANISM", "", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", oneOf(func(c *Config) *string { return &c.KafkaSASLMechanism }, "", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")},
+		{"KAFKA_SASL_USERNAME", "", "user name for SASL", text(func(c *Config) *string { return &c.KafkaSASLUsername })},
+		{"KAFKA_SASL_PASSWORD", "", "password for SASL", text(func(c *Config) *string { return &c.KafkaSASLPassw })},
+		{"EMBEDDED_KAFKA_PORT", "", "port of the embedded Kafka on loopback; default 9092, or a free one where that is taken", func(c *Config, v string) error {
+			c.EmbeddedKafkaPortSet = true
+			return number(func(c *Config) *int { return &c.EmbeddedKafkaPort }, 0, 65535)(c, v)
+		}},
+		{"DURABILITY", "process", "process: the embedded log survives kill -9; fsync: also a loss of power, slower", oneOf(func(c *Config) *string { return &c.Durability }, "process", "fsync")},
+		{"NEXUS_TOPIC_PREFIX", "nexus.", "what the topics' names begin with", text(func(c *Config) *string { return &c.TopicPrefix })},
+		{"TOPIC_PARTITIONS", "6", "partitions of topics that Nexus makes", number(func(c *Config) *int { return &c.TopicPartitions }, 1, 1000)},
+		{"TOPIC_REPLICATION", "0", "replicas of topics that Nexus makes; 0 means min(3, brokers)", number(func(c *Config) *int { return &c.TopicReplication }, 0, 10)},
+
+		{"DATABASE_URL", "", "PostgreSQL for the inbox, like postgres://user:password@host:5432/name; unset: SQLite", func(c *Config, v string) error {
+			c.DatabaseURL = v
+			return urlOf(v, "postgres", "postgresql")
+		}},
+		{"CLICKHOUSE_URL", "", "ClickHouse for statistics, like clickhouse://user:password@host:9000/database; unset: SQLite", func(c *Config, v string) error {
+			c.ClickHouseURL = v
+			return urlOf(v, "clickhouse", "tcp")
+		}},
+		{"FEED_RETENTION", "168h", "how long the feed that clients resume from is kept", span(func(c *Config) *time.Duration { return &c.FeedRetention }, time.Minute)},
+
+		{"JWT_SECRET", "", "secret that tokens are signed with (HS256), at least 32 bytes", text(func(c *Config) *string { return &c.JWTSecret })},
+		{"JWT_SECRET_PREVIOUS", "", "secret that is still accepted while it is being replaced", text(func(c *Config) *string { return &c.JWTSecretPrevious })},
+		{"JWT_ISSUER", "", "demanded iss of tokens", text(func(c *Config) *string { return &c.JWTIssuer })},
+		{"JWT_AUDIENCE", "", "demanded aud of tokens", text(func(c *Config) *string { return &c.JWTAudience })},
+		{"ALLOWED_ORIGIN", "", "origins that browsers may come from, comma-separated; unset: any", func(c *Config, v string) error {
+			if err := list(func(c *Config) *[]string { return &c.AllowedOrigins })(c, v); err != nil {
+				return err
+			}
+			for _, o := range c.AllowedOrigins {
+				if u, err := url.Parse(o); err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" {
+					return errors.New("must be origins like https://app.example.com, without a path")
+				}
+			}
+			return nil
+		}},
+
+		{"MAX_CONNECTIONS_PER_USER", "5", "connections of a user in a namespace", number(func(c *Config) *int { return &c.MaxConnectionsPerUser }, 1, many)},
+		{"MAX_CONNECTIONS_PER_NAMESPACE", "1000", "connections in a namespace", number(func(c *Config) *int { return &c.MaxConnectionsPerNamespace }, 1, many)},
+		{"RATE_LIMIT_MESSAGES", "100", "messages of a user within the window", number(func(c *Config) *int { return &c.RateLimitMessages }, 1, many)},
+		{"RATE_LIMIT_WINDOW", "1m", "the window of the rate limit", span(func(c *Config) *time.Duration { return &c.RateLimitWindow }, time.Second)},
+		{"DEDUP_WINDOW", "5m", "how long a repeat is a duplicate; fixed by the log's first start", func(c *Config, v string) error {
+			return span(func(c *Config) *time.Duration { return &c.DedupWindow }, time.Millisecond)(c, v)
+		}},
+		{"DEDUP_CONTENT_WINDOW", "5m", "how long a node gives copies of a message without an id the first one's id", span(func(c *Config) *time.Duration { return &c.DedupContentWindow }, 0)},
+		{"PING_INTERVAL", "30s", "heartbeat of connections", span(func(c *Config) *time.Duration { return &c.PingInterval }, time.Second)},
+		{"PING_TIMEOUT", "20s", "how long an answer to the heartbeat may take", span(func(c *Config) *time.Duration { return &c.PingTimeout }, time.Second)},
+		{"CONNECT_TIMEOUT", "45s", "how long a Socket.IO session may take to join a namespace", span(func(c *Config) *time.Duration { return &c.ConnectTimeout }, time.Second)},
+		{"STATS_INTERVAL", "30s", "how often stats_update is sent without a change", span(func(c *Config) *time.Duration { return &c.StatsInterval }, time.Second)},
+		{"PRESENCE_GRACE", "2s", "how long a user who is gone is still shown as online", span(func(c *Config) *time.Duration { return &c.PresenceGrace }, 0)},
+		{"COMPRESSION_THRESHOLD", "1024", "longer messages are compressed, in bytes", number(func(c *Config) *int { return &c.CompressionThreshold }, 0, many)},
+		{"MAX_MESSAGE_BYTES", "1000000", "longest frame from a client", number(func(c *Config) *int { return &c.MaxMessageBytes }, 1024, 64<<20)},
+		{"MAX_CONTENT_BYTES", "32768", "longest content of a chat message", number(func(c *Config) *int { return &c.MaxContentBytes }, 1, 200<<10)},
+		{"MAX_QUEUE_BYTES", "1048576", "bytes that may wait for a slow client before it is closed", number(func(c *Config) *int { return &c.MaxQueueBytes }, 64<<10, many)},
+		{"SHUTDOWN_TIMEOUT", "8s", "how long a shutdown may take to drain", span(func(c *Config) *time.Duration { return &c.ShutdownTimeout }, time.Second)},
+	}
+}
+
+func urlOf(v string, schemes ...string) error {
+	u, err := url.Parse(v)
+	if err != nil || !slices.Contains(schemes, u.Scheme) || u.Host == "" { // the URL may hold a password: it is not repeated
+		return fmt.Errorf("must be a URL like %s://user:password@host:port/name", schemes[0])
+	}
+	return nil
+}
+
+// load reads the settings from args, the environment and ./.env, in this order of precedence. Every problem is
+// reported at once, by the name that the operator typed. An empty value counts as unset.
+func load(fs *flag.FlagSet, args []string, getenv func(string) string) (*Config, error) {
+	all := settings()
+	given := make(map[string]*string)
+	for _, s := range all {
+		given[s.name] = fs.String(s.flag(), "", fmt.Sprintf("%s [%s]", s.usage, s.name))
+	}
+	if err := fs.Parse(args); err != nil {
+		return nil, err
+	}
+	if fs.NArg() > 0 {
+		return nil, fmt.Errorf("%q is not expected: settings are flags like --port 3000 (see --help)", fs.Arg(0))
+	}
+	dotenv, err := readDotenv()
+	if err != nil {
+		return nil, err
+	}
+	c := &Config{}
+	var problems []error
+	for _, s := range all {
+		v, typed := *given[s.name], "--"+s.flag()
+		if v == "" {
+			v, typed = getenv(s.name), s.name
+		}
+		if v == "" {
+			v, typed = dotenv[s.name], s.name+" in .env"
+		}
+		if s.name == "DEDUP_WINDOW" {
+			c.DedupWindowSet = v != ""
+		}
+		if v == "" {
+			v = s.fallback
+		}
+		if v == "" {
+			continue
+		}
+		if err := s.set(c, v); err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", typed, err))
+		}
+	}
+	return c, errors.Join(append(problems, c.validate())...)
+}
+
+func readDotenv() (map[string]string, error) {
+	m, err := godotenv.Read()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, errors.New(".env could not be read: a line must be like NAME=value")
+	}
+	return m, nil
+}
+
+// minSecret is the least length of an HS256 key (RFC 7518, section 3.2).
+const minSecret = 32
+
+// placeholders are what the guide writes where a secret belongs.
+var placeholders = []string{"your-secret-key-here", "your-secret-key", "secret", "changeme"}
+
+func (c *Config) external() bool {
+	return len(c.KafkaBrokers) > 0 || c.DatabaseURL != "" || c.ClickHouseURL != ""
+}
+
+// validate judges what no single setting shows.
+func (c *Config) validate() error {
+	var problems []error
+	if c.external() {
+		switch {
+		case c.JWTSecret == "":
+			problems = append(problems, errors.New("JWT_SECRET: must be set where an external engine is used"))
+		case slices.Contains(placeholders, c.JWTSecret):
+			problems = append(problems, errors.New("JWT_SECRET: is a placeholder; make one with: openssl rand -hex 32"))
+		case len(c.JWTSecret) < minSecret:
+			problems = append(problems, fmt.Errorf("JWT_SECRET: must have at least %d bytes; make one with: openssl rand -hex 32", minSecret))
+		}
+	}
+	if c.KafkaSASLMechanism != "" && (c.KafkaSASLUsername == "" || c.KafkaSASLPassw == "") {
+		problems = append(problems, errors.New("KAFKA_SASL_MECHANISM: needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"))
+	}
+	return errors.Join(problems...)
+}
+
+// weakSecret says what is wrong with the secret in use, for a warning in embedded mode.
+func (c *Config) weakSecret() bool {
+	return c.JWTSecret != "" && (len(c.JWTSecret) < minSecret || slices.Contains(placeholders, c.JWTSecret))
+}
+
+// newFlags makes a command's flag set; its help goes to out.
+func newFlags(name, help string, out io.Writer) *flag.FlagSet {
+	f := flag.NewFlagSet(name, flag.ContinueOnError)
+	f.SetOutput(out)
+	f.Usage = func() {
+		fmt.Fprint(out, help)
+		f.VisitAll(func(x *flag.Flag) {
+			if x.DefValue != "" && x.DefValue != "false" {
+				fmt.Fprintf(out, "  --%-30s %s (default %s)\n", x.Name, x.Usage, x.DefValue)
+				return
+			}
+			fmt.Fprintf(out, "  --%-30s %s\n", x.Name, x.Usage)
+		})
+	}
+	return f
+}
+
+func environment(name string) string { return os.Getenv(name) }

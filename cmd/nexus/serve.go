@@ -1,0 +1,501 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nexus/nexus/api"
+	"github.com/nexus/nexus/edge"
+	"github.com/nexus/nexus/pipeline"
+	"github.com/nexus/nexus/projections/inbox"
+	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/projections/sqldb"
+	"github.com/nexus/nexus/projections/stats"
+	"github.com/nexus/nexus/topics"
+)
+
+const serveHelp = `nexus serve runs the server until SIGTERM or SIGINT. Without settings it needs no other server: log, inbox and
+statistics are kept under DATA_DIR. Each setting is a flag, an environment variable or a line of ./.env.
+
+`
+
+func serve(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	f := newFlags("serve", serveHelp, stderr)
+	demo := f.Bool("demo", false, "print tokens of two demo users and lines to try; embedded engines only")
+	c, err := load(f, args, getenv)
+	if errors.Is(err, flag.ErrHelp) {
+		return err
+	}
+	if err == nil && *demo && c.external() {
+		err = errors.New("--demo: only with the embedded engines (unset KAFKA_BROKERS, DATABASE_URL and CLICKHOUSE_URL)")
+	}
+	if err != nil {
+		return usageError{err}
+	}
+	c.Demo = *demo
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.LogLevel)) // checked by load
+	s := &server{c: c, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})), stdout: stdout}
+	defer s.close()
+	if err := s.open(ctx); err != nil {
+		return err
+	}
+	return s.run(ctx)
+}
+
+// server is the parts of one process, in the order in which they are made; close undoes them backwards.
+type server struct {
+	c      *Config
+	log    *slog.Logger
+	stdout io.Writer
+
+	tokens   api.Tokens
+	kafka    pipeline.Kafka
+	embedded bool // the log
+	logs     *pipeline.Log
+	producer *pipeline.Producer
+	window   time.Duration
+	listener net.Listener
+	inbox    *inbox.Inbox
+	stats    statsStore
+	folds    []*pipeline.Consumer
+	gate     *pipeline.Gate
+	edge     *edge.Edge
+	api      *api.API
+	closers  []func()
+}
+
+// statsStore is what either engine of the statistics offers.
+type statsStore interface {
+	pipeline.Sink
+	edge.Stats
+	Ping(ctx context.Context) error
+}
+
+func (s *server) onClose(fn func()) { s.closers = append(s.closers, fn) }
+
+func (s *server) close() {
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		s.closers[i]()
+	}
+	s.closers = nil
+}
+
+func (s *server) component(name string) *slog.Logger { return s.log.With("component", name) }
+
+func (s *server) open(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{s.openData, s.listen, s.openLog, s.openInbox, s.openStats, s.openEdge} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *server) openData(context.Context) error {
+	if err := os.MkdirAll(s.c.DataDir, 0o700); err != nil {
+		return fmt.Errorf("DATA_DIR: %w", err)
+	}
+	secret, err := secretOf(s.c)
+	if err != nil {
+		return err
+	}
+	if s.c.JWTSecret == "" {
+		s.log.Info("JWT_SECRET is not set: using one of this server's own", "file", secretFile(s.c.DataDir))
+	}
+	if s.c.weakSecret() {
+		s.log.Warn("JWT_SECRET is short or a placeholder: anybody can guess it; make one with: openssl rand -hex 32")
+	}
+	s.tokens = tokensOf(s.c, secret)
+	return nil
+}
+
+func tokensOf(c *Config, secret string) api.Tokens {
+	t := api.Tokens{Secrets: [][]byte{[]byte(secret)}, Issuer: c.JWTIssuer, Audience: c.JWTAudience}
+	if c.JWTSecretPrevious != "" {
+		t.Secrets = append(t.Secrets, []byte(c.JWTSecretPrevious))
+	}
+	return t
+}
+
+func secretFile(dataDir string) string { return filepath.Join(dataDir, "jwt-secret") }
+
+// secretOf is JWT_SECRET, or else the secret kept under DATA_DIR, made at the first start.
+func secretOf(c *Config) (string, error) {
+	if c.JWTSecret != "" {
+		return c.JWTSecret, nil
+	}
+	return kept(secretFile(c.DataDir), func() string {
+		b := make([]byte, 32)
+		_, _ = rand.Read(b) // never fails (crypto/rand)
+		return hex.EncodeToString(b)
+	})
+}
+
+// kept reads a file of one line, or writes what fresh makes there.
+func kept(file string, fresh func() string) (string, error) {
+	b, err := os.ReadFile(file)
+	if err == nil && len(strings.TrimSpace(string(b))) > 0 {
+		return strings.TrimSpace(string(b)), nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	v := fresh()
+	return v, os.WriteFile(file, []byte(v+"\n"), 0o600)
+}
+
+func (s *server) listen(context.Context) error {
+	ln, err := net.Listen("tcp", net.JoinHostPort(s.c.Host, s.c.Port))
+	if err != nil {
+		return fmt.Errorf("PORT: %w", err)
+	}
+	s.listener = ln
+	s.onClose(func() { ln.Close() })
+	if s.c.NodeName != "" {
+		return nil
+	}
+	if s.c.Port == "0" {
+		s.c.NodeName, err = kept(filepath.Join(s.c.DataDir, "node-name"), topics.NewID)
+		return err
+	}
+	host, err := os.Hostname()
+	s.c.NodeName = host + ":" + s.c.Port
+	return err
+}
+
+func (s *server) openLog(ctx context.Context) error {
+	brokers := s.c.KafkaBrokers
+	if len(brokers) == 0 {
+		addr, err := s.openBroker()
+		if err != nil {
+			return err
+		}
+		brokers, s.embedded = []string{addr}, true
+	} else if s.c.EmbeddedKafkaPortSet {
+		s.log.Info("EMBEDDED_KAFKA_PORT is ignored: KAFKA_BROKERS is set")
+	}
+	s.kafka = pipeline.Kafka{Brokers: brokers, Names: topics.Names{Prefix: s.c.TopicPrefix}, TLS: s.c.KafkaTLS,
+		SASLMechanism: s.c.KafkaSASLMechanism, SASLUsername: s.c.KafkaSASLUsername, SASLPassword: s.c.KafkaSASLPassw, Log: s.component("kafka")}
+	var err error
+	if s.logs, err = pipeline.OpenLog(s.kafka); err != nil {
+		return fmt.Errorf("KAFKA_BROKERS: %w", err)
+	}
+	s.onClose(s.logs.Close)
+	if err := s.await(ctx, "Kafka at "+strings.Join(brokers, ","), s.logs.Ping); err != nil {
+		return err
+	}
+	if err := s.logs.EnsureTopics(ctx, pipeline.TopicOptions{Partitions: int32(s.c.TopicPartitions), Replication: s.c.TopicReplication}); err != nil {
+		return err
+	}
+	if s.producer, err = pipeline.NewProducer(s.kafka); err != nil {
+		return err
+	}
+	s.onClose(func() { s.producer.Close(s.log) })
+	s.window, err = pipeline.SettleWindow(ctx, s.logs, s.producer, s.c.DedupWindow, s.c.DedupWindowSet)
+	return err
+}
+
+const defaultKafkaPort = 9092
+
+func (s *server) openBroker() (addr string, err error) {
+	port := s.c.EmbeddedKafkaPort
+	if !s.c.EmbeddedKafkaPortSet {
+		port = defaultKafkaPort
+		if !pipeline.FreePort(port) {
+			port = 0
+			s.log.Info("port 9092 is taken: the embedded Kafka takes a free one")
+		}
+	}
+	b, err := pipeline.StartBroker(pipeline.BrokerOptions{Dir: filepath.Join(s.c.DataDir, "kafka"), Port: port,
+		Fsync: s.c.Durability == "fsync", Log: s.component("broker")})
+	if err != nil {
+		return "", err
+	}
+	s.onClose(func() {
+		if err := b.Close(); err != nil {
+			s.log.Error("the embedded Kafka did not close well", "err", err)
+		}
+	})
+	s.log.Info("embedded Kafka is running", "addr", b.Addr())
+	return b.Addr(), nil
+}
+
+// await tries an engine for half a minute, so that services may be started in any order.
+func (s *server) await(ctx context.Context, what string, ping func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for told := false; ; told = true {
+		try, done := context.WithTimeout(ctx, 3*time.Second)
+		err := ping(try)
+		done()
+		if err == nil {
+			return nil
+		}
+		if !told {
+			s.log.Warn("waiting for an engine", "engine", what, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s cannot be reached: %w", what, err)
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+func (s *server) openInbox(ctx context.Context) error {
+	db, err := s.openDB(ctx, s.c.DatabaseURL, "inbox.db")
+	if err != nil {
+		return err
+	}
+	if s.inbox, err = inbox.Open(ctx, db, s.c.FeedRetention, s.component("inbox")); err != nil {
+		return err
+	}
+	s.addFold("inbox", inbox.Topics(), s.inbox, s.c.DatabaseURL != "")
+	return nil
+}
+
+// openDB opens PostgreSQL where it is configured, else an SQLite file.
+func (s *server) openDB(ctx context.Context, url, file string) (db *sqldb.DB, err error) {
+	if url == "" {
+		db, err = sqldb.OpenSQLite(filepath.Join(s.c.DataDir, file))
+	} else if db, err = sqldb.OpenPostgres(url); err == nil {
+		err = s.await(ctx, "PostgreSQL (DATABASE_URL)", db.Write.PingContext)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.onClose(func() { db.Close() })
+	return db, nil
+}
+
+func (s *server) openStats(ctx context.Context) error {
+	if s.c.ClickHouseURL == "" {
+		db, err := s.openDB(ctx, "", "stats.db")
+		if err != nil {
+			return err
+		}
+		if s.stats, err = stats.OpenSQLite(ctx, db); err != nil {
+			return err
+		}
+		s.addFold("stats", stats.Topics(), s.stats, false)
+		return nil
+	}
+	err := s.await(ctx, "ClickHouse (CLICKHOUSE_URL)", func(ctx context.Context) error {
+		ch, err := stats.OpenClickHouse(ctx, s.c.ClickHouseURL)
+		if err == nil {
+			s.stats = ch
+			s.onClose(func() { ch.Close() })
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	s.addFold("stats", stats.Topics(), s.stats, true)
+	return nil
+}
+
+// addFold has a projection fed. Nodes share the work on a store that they share; a store of this node's own needs every
+// partition, and a log of its own has no other readers.
+func (s *server) addFold(name string, ts []topics.Topic, sink pipeline.Sink, shared bool) {
+	c := &pipeline.Consumer{Kafka: s.kafka, Log: s.component(name), Topics: ts, Sink: sink, Window: s.window}
+	if shared && !s.embedded {
+		c.Group, c.Instance = s.group(name)
+	}
+	s.folds = append(s.folds, c)
+}
+
+func (s *server) group(name string) (group, instance string) {
+	return s.c.TopicPrefix + name, s.c.NodeName + "/" + name
+}
+
+func (s *server) openEdge(ctx context.Context) error {
+	o := pipeline.GateOptions{Kafka: s.kafka, Producer: s.producer, Window: s.window, Log: s.component("gate")}
+	o.Positions, o.Instance = s.group("gate")
+	if !s.embedded {
+		o.Group = o.Positions
+	}
+	s.gate = pipeline.NewGate(o)
+	var err error
+	c := s.c
+	s.edge, err = edge.New(ctx, edge.Options{Kafka: s.kafka, Producer: s.producer, Log: s.logs, Inbox: s.inbox, Stats: s.stats,
+		Logger: s.component("edge"), Verify: s.verify, NodeName: c.NodeName, Origins: c.AllowedOrigins,
+		MaxPerUser: c.MaxConnectionsPerUser, MaxPerNamespace: c.MaxConnectionsPerNamespace,
+		RateLimit: c.RateLimitMessages, RateWindow: c.RateLimitWindow, DedupWindow: s.window, ContentWindow: min(c.DedupContentWindow, s.window),
+		PingInterval: c.PingInterval, PingTimeout: c.PingTimeout, ConnectTimeout: c.ConnectTimeout, StatsInterval: c.StatsInterval,
+		PresenceGrace: c.PresenceGrace, CompressionThreshold: c.CompressionThreshold, MaxMessageBytes: c.MaxMessageBytes,
+		MaxContentBytes: c.MaxContentBytes, MaxQueueBytes: c.MaxQueueBytes, HeartbeatInterval: 5 * time.Second, RepeatInterval: 2 * time.Minute})
+	if err != nil {
+		return err
+	}
+	if c.AllowedOrigins == nil {
+		s.log.Info("ALLOWED_ORIGIN is not set: browsers may come from any origin")
+	}
+	s.log.Info("mobile push is off: this build has no FCM sender yet")
+	s.api = api.New(api.Options{Tokens: s.tokens, Producer: s.producer, Tail: s.edge.Tail(), Inbox: s.inbox, Messages: s.edge,
+		Presence: s.edge.Presence(), Stats: s.stats, Logger: s.component("api"), Ready: s.ready, MaxBody: int64(c.MaxMessageBytes),
+		AllowedOrigin: func(r *http.Request) bool { return edge.AllowedOrigin(r, c.AllowedOrigins) },
+		Handlers: map[string]http.Handler{"/dashboard": s.edge.Raw(presence.Dashboard), "/ws": s.edge.Raw(presence.Messaging),
+			"/socket.io/": s.edge.SocketIO()}})
+	return nil
+}
+
+func (s *server) verify(token string) (edge.Identity, error) {
+	c, err := s.tokens.Verify(token)
+	return edge.Identity{User: c.User, Expires: c.Expires, Channels: c.Channels}, err
+}
+
+// ready says what is not ready yet.
+func (s *server) ready(ctx context.Context) error {
+	if err := s.logs.Ping(ctx); err != nil {
+		return errors.New("the log cannot be reached")
+	}
+	if err := s.inbox.Ping(ctx); err != nil {
+		return errors.New("the inbox's database cannot be reached")
+	}
+	if err := s.stats.Ping(ctx); err != nil {
+		return errors.New("the statistics' database cannot be reached")
+	}
+	for _, c := range s.folds {
+		if !c.CaughtUp() {
+			return errors.New("a projection has not caught up with the log yet")
+		}
+	}
+	if !s.edge.Ready() {
+		return errors.New("the edge is not reading the log yet, or is draining")
+	}
+	return nil
+}
+
+// run works until ctx ends, then drains: no new connections, open ones told to come back elsewhere, what was accepted
+// answered and flushed.
+func (s *server) run(ctx context.Context) error {
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g, work := errgroup.WithContext(work)
+	for _, c := range s.folds {
+		g.Go(func() error { return c.Run(work) })
+	}
+	g.Go(func() error { return s.inbox.Run(work) })
+	g.Go(func() error { return s.gate.Run(work) })
+	g.Go(func() error { return s.edge.Run(work) })
+	serving, stopServing := context.WithCancel(work)
+	defer stopServing()
+	g.Go(func() error {
+		if err := s.api.Serve(serving, s.listener, s.c.ShutdownTimeout); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve HTTP: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		if err := s.announce(work); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-work.Done():
+			return nil
+		}
+		s.log.Info("shutting down")
+		stopServing()
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.c.ShutdownTimeout)
+		defer cancel()
+		s.edge.Drain(drain)
+		s.producer.Flush(drain)
+		stop()
+		return nil
+	})
+	err := g.Wait()
+	if err == nil {
+		s.log.Info("stopped")
+	}
+	return err
+}
+
+// announce prints where the server is, once it admits sessions.
+func (s *server) announce(ctx context.Context) error {
+	for {
+		if s.ready(ctx) == nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	_, port, err := net.SplitHostPort(s.listener.Addr().String())
+	if err != nil {
+		return err
+	}
+	base := "localhost:" + port
+	fmt.Fprintf(s.stdout, "nexus is listening on http://%s\n", base)
+	if s.embedded {
+		fmt.Fprintf(s.stdout, "embedded Kafka is listening on %s\n", s.kafka.Brokers[0])
+	}
+	if s.c.Demo {
+		return s.printDemo(base)
+	}
+	return nil
+}
+
+// demoTTL is how long the demo's tokens live.
+const demoTTL = 24 * time.Hour
+
+func (s *server) printDemo(base string) error {
+	alice, err := s.tokens.Sign(api.Claims{User: "alice"}, demoTTL)
+	if err != nil {
+		return err
+	}
+	bob, err := s.tokens.Sign(api.Claims{User: "bob"}, demoTTL)
+	if err != nil {
+		return err
+	}
+	service, err := s.tokens.Sign(api.Claims{User: "demo-service", Scopes: []string{api.ScopePublish}}, demoTTL)
+	if err != nil {
+		return err
+	}
+	topic := s.kafka.Names.Name(topics.Notifications)
+	fmt.Fprintf(s.stdout, `
+Tokens, good for %s:
+  alice    %s
+  bob      %s
+  service  %s
+
+Open alice's dashboard and keep it open:
+  wscat -c "ws://%[5]s/dashboard?userId=alice&token=%[2]s"
+  > {"event": "subscribe", "data": {"channels": ["referrals", "events"]}}
+
+Send her a notification, as a product service by REST, and straight into the topic:
+  curl -s http://%[5]s/notifications -H 'Authorization: Bearer %[4]s' -H 'Content-Type: application/json' \
+    -d '{"userId":"alice","title":"Hello","body":"from REST","type":"SYSTEM"}'
+  echo 'user:alice|{"title":"Hello","body":"from Kafka","type":"SYSTEM"}' | kcat -P -b %[6]s -t %[7]s -K '|' -X partitioner=murmur2_random
+
+Read her inbox:
+  curl -s http://%[5]s/notifications -H 'Authorization: Bearer %[2]s'
+
+Chat: bob listens, alice writes:
+  wscat -c "ws://%[5]s/ws?userId=bob&token=%[3]s"
+  wscat -c "ws://%[5]s/ws?userId=alice&token=%[2]s"
+  > {"event": "sendMessage", "data": {"receiverId": "bob", "content": "Hello"}}
+
+Stop with Ctrl-C; everything is kept in %[8]s.
+`, strconv.Itoa(int(demoTTL.Hours()))+" hours", alice, bob, service, base, s.kafka.Brokers[0], topic, s.c.DataDir)
+	return nil
+}

@@ -1,0 +1,225 @@
+package edge
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gorilla/websocket"
+)
+
+// Close codes of our own (RFC 6455, section 7.4.2: 4000-4999 are for private use).
+const (
+	closeToken   = 4401 // the token expired or was revoked
+	closeTooSlow = 4408 // the client did not read; it may resume
+)
+
+// conn is one WebSocket connection. Frames are queued as bytes and written by a goroutine that lives only while there
+// are any, all that wait in one syscall. Everything that is written goes through the queue.
+type conn struct {
+	ws           *websocket.Conn
+	net          net.Conn
+	log          *slog.Logger
+	deflated     bool
+	deflateAbove int // bytes
+	maxQueue     int
+	maxRead      int64
+	patience     time.Duration // without anything from the client for so long, it is gone
+
+	lastPing atomic.Int64 // Unix nanoseconds
+	opened   time.Time
+
+	mu      sync.Mutex
+	queue   [][]byte
+	queued  int // bytes, those being written included
+	writing bool
+	closing bool // a close frame is queued; nothing may follow it
+	dead    bool
+}
+
+const (
+	writeWait = 5 * time.Second
+	// closeWait is how long a client may take to answer a close frame.
+	closeWait = 2 * time.Second
+)
+
+// send queues frames. A client that lets more than maxQueue bytes wait is closed as too slow: nothing is dropped
+// silently.
+func (c *conn) send(frames ...[]byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing || c.dead {
+		return
+	}
+	for _, f := range frames {
+		c.queue = append(c.queue, f)
+		c.queued += len(f)
+	}
+	if c.queued > c.maxQueue {
+		c.queue = nil
+		c.closeLocked(closeTooSlow, "the client reads too slowly; it may resume")
+		return
+	}
+	c.startLocked()
+}
+
+// close sends what is queued, then a close frame, and ends the connection once the client has answered, or soon.
+func (c *conn) close(code int, reason string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closing && !c.dead {
+		c.closeLocked(code, reason)
+	}
+}
+
+func (c *conn) closeLocked(code int, reason string) {
+	c.queue = append(c.queue, appendFrame(nil, bitFinal|opClose, closePayload(code, reason)))
+	c.closing = true
+	c.startLocked()
+}
+
+func (c *conn) startLocked() {
+	if !c.writing {
+		c.writing = true
+		go c.write()
+	}
+}
+
+func (c *conn) write() {
+	for {
+		c.mu.Lock()
+		frames := net.Buffers(c.queue)
+		c.queue = nil
+		if len(frames) == 0 || c.dead {
+			c.writing = false
+			closing := c.closing
+			c.mu.Unlock()
+			if closing {
+				_ = c.net.SetReadDeadline(time.Now().Add(closeWait))
+			}
+			return
+		}
+		c.mu.Unlock()
+		_ = c.net.SetWriteDeadline(time.Now().Add(writeWait))
+		n, err := frames.WriteTo(c.net)
+		if err != nil {
+			c.abort()
+		}
+		c.mu.Lock()
+		c.queued -= int(n)
+		c.mu.Unlock()
+	}
+}
+
+// abort ends the connection at once.
+func (c *conn) abort() {
+	c.mu.Lock()
+	c.dead = true
+	c.mu.Unlock()
+	_ = c.net.Close()
+}
+
+// errTooLarge reports a message that inflates beyond the limit.
+var errTooLarge = errors.New("edge: message too large")
+
+// read hands messages to handle until the connection ends. Everything from outside is bounded: melody's own loop would
+// let a 64 KiB frame inflate to 60 MB.
+func (c *conn) read(handle func(kind int, message []byte)) {
+	defer c.abort()
+	defer func() {
+		if p := recover(); p != nil {
+			// The panic's value may quote a message; the stack does not.
+			c.log.Error("a handler panicked, its connection is closed", "stack", string(debug.Stack()))
+			c.close(websocket.CloseInternalServerErr, "internal error")
+			c.drainQueue()
+		}
+	}()
+	c.ws.SetReadLimit(c.maxRead)
+	c.ws.SetPingHandler(func(data string) error {
+		c.send(appendFrame(nil, bitFinal|opPong, []byte(data)))
+		return nil
+	})
+	c.ws.SetPongHandler(func(string) error { return c.alive() })
+	c.ws.SetCloseHandler(func(code int, _ string) error {
+		if code == websocket.CloseNoStatusReceived {
+			code = 0
+		}
+		c.close(code, "")
+		return nil
+	})
+	if c.alive() != nil {
+		return
+	}
+	for {
+		kind, message, err := c.next()
+		switch {
+		case err == nil:
+			if c.alive() != nil {
+				return
+			}
+			if !c.isClosing() {
+				handle(kind, message)
+			}
+			continue
+		case errors.Is(err, errTooLarge):
+			c.close(websocket.CloseMessageTooBig, "message too large")
+		case errors.Is(err, errNotUTF8):
+			c.close(websocket.CloseInvalidFramePayloadData, "text is not UTF-8")
+		}
+		c.drainQueue()
+		return
+	}
+}
+
+var errNotUTF8 = errors.New("edge: text is not UTF-8")
+
+func (c *conn) next() (kind int, message []byte, err error) {
+	kind, r, err := c.ws.NextReader()
+	if err != nil {
+		return 0, nil, err
+	}
+	message, err = io.ReadAll(io.LimitReader(r, c.maxRead+1))
+	switch {
+	case err != nil:
+		return 0, nil, err
+	case int64(len(message)) > c.maxRead:
+		return 0, nil, errTooLarge
+	case kind == websocket.TextMessage && !utf8.Valid(message):
+		return 0, nil, errNotUTF8
+	}
+	return kind, message, nil
+}
+
+// alive grants the client its patience anew, unless the connection is closing.
+func (c *conn) alive() error {
+	if c.isClosing() {
+		return nil
+	}
+	return c.net.SetReadDeadline(time.Now().Add(c.patience))
+}
+
+func (c *conn) isClosing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closing
+}
+
+// drainQueue waits, for a moment, until a close frame has been written.
+func (c *conn) drainQueue() {
+	end := time.Now().Add(closeWait)
+	for time.Now().Before(end) {
+		c.mu.Lock()
+		idle := !c.writing || c.dead
+		c.mu.Unlock()
+		if idle {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}

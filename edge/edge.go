@@ -1,0 +1,326 @@
+package edge
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/olahol/melody"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nexus/nexus/pipeline"
+	"github.com/nexus/nexus/projections/inbox"
+	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/projections/stats"
+	"github.com/nexus/nexus/topics"
+)
+
+// Inbox answers what the edge must know of stored messages.
+type Inbox interface {
+	// Message finds a message of the user, or returns inbox.ErrNotFound.
+	Message(ctx context.Context, user, id string) (inbox.Message, error)
+	// Await returns once everything below ends is folded.
+	Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error
+}
+
+// Stats answers what stats_update shows.
+type Stats interface {
+	Counts(ctx context.Context, users []string) (map[string]stats.Counts, error)
+	// Reached tells whether everything below end of a partition is counted.
+	Reached(ctx context.Context, t topics.Topic, partition int32, end int64) (bool, error)
+}
+
+// Options are what an edge needs. The limits' defaults are the guide's; zero values are not replaced.
+type Options struct {
+	Kafka    pipeline.Kafka
+	Producer *pipeline.Producer
+	Log      *pipeline.Log
+	Inbox    Inbox
+	Stats    Stats
+	Logger   *slog.Logger
+	// Verify checks a token; the error is a *topics.Error fit for the client.
+	Verify func(token string) (Identity, error)
+	// NodeName is the same at every start of this node.
+	NodeName string
+	// Origins that browsers may come from; nil lets any in.
+	Origins []string
+
+	MaxPerUser, MaxPerNamespace       int
+	RateLimit                         int
+	RateWindow                        time.Duration
+	DedupWindow, ContentWindow        time.Duration
+	PingInterval, PingTimeout         time.Duration
+	ConnectTimeout, StatsInterval     time.Duration
+	PresenceGrace                     time.Duration
+	CompressionThreshold              int
+	MaxMessageBytes, MaxContentBytes  int
+	MaxQueueBytes                     int
+	HeartbeatInterval, RepeatInterval time.Duration
+}
+
+// Edge serves the sessions of one node. Make it with New, then Run it; its handlers may be called as soon as it runs.
+type Edge struct {
+	o     Options
+	node  string // new at every start
+	hub   *hub
+	tail  *pipeline.Tail
+	fold  *presence.Fold
+	ids   *contentIDs
+	rates *limiter
+	stats *statistics
+	// topicIDs identify the topics in resume offsets.
+	topicIDs map[topics.Topic][4]byte
+
+	melody   *melody.Melody
+	draining atomic.Bool
+
+	mu     sync.Mutex
+	conns  map[*conn]func(now time.Time) // what to do with each connection every second
+	typing map[typingPair]*time.Timer
+	closed sync.WaitGroup // connections being served
+}
+
+// New prepares an edge: it notes where the log ends, from where on it delivers.
+func New(ctx context.Context, o Options) (*Edge, error) {
+	e := &Edge{o: o, node: randomID(), hub: newHub(o.MaxPerUser, o.MaxPerNamespace), rates: newLimiter(o.RateLimit, o.RateWindow),
+		ids: newContentIDs(o.ContentWindow), topicIDs: make(map[topics.Topic][4]byte),
+		conns: make(map[*conn]func(time.Time)), typing: make(map[typingPair]*time.Timer)}
+	e.stats = newStatistics(e)
+	var err error
+	e.tail, err = pipeline.NewTail(ctx, pipeline.TailOptions{Kafka: o.Kafka, Producer: o.Producer, Log: o.Log, Logger: o.Logger,
+		Topics: []topics.Topic{topics.Messages, topics.Notifications, topics.Broadcasts, topics.Signals, topics.Devices},
+		Window: o.DedupWindow, Route: e.route})
+	if err != nil {
+		return nil, err
+	}
+	for _, behind := range feedTopics {
+		for _, t := range behind {
+			if e.topicIDs[t], err = o.Log.TopicHash(ctx, t); err != nil {
+				return nil, err
+			}
+		}
+	}
+	e.fold = presence.New(presence.Options{Grace: o.PresenceGrace, Changed: e.presenceChanged,
+		Start: e.presenceStart, End: func(ctx context.Context) (int64, error) {
+			ends, err := o.Log.Ends(ctx, topics.Presence)
+			return ends[0], err
+		}})
+	e.melody = melody.New()
+	e.melody.Upgrader = &websocket.Upgrader{ReadBufferSize: 1024, WriteBufferSize: 512, WriteBufferPool: &sync.Pool{},
+		EnableCompression: true, CheckOrigin: func(*http.Request) bool { return true }} // refuse has judged the origin
+	e.melody.HandleConnect(func(s *melody.Session) { s.MustGet(keyServe).(func(*melody.Session))(s) })
+	return e, nil
+}
+
+const keyServe = "serve"
+
+func randomID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(b[:])
+}
+
+// Tail is where this node's appends are awaited.
+func (e *Edge) Tail() *pipeline.Tail { return e.tail }
+
+// Presence tells who is online.
+func (e *Edge) Presence() *presence.Fold { return e.fold }
+
+// GetOnlineUsersCount is how many users are online on the dashboard (the guide's DashboardGateway).
+func (e *Edge) GetOnlineUsersCount() int { return e.fold.OnlineUsers(presence.Dashboard) }
+
+// IsUserOnline tells whether a user is online on the dashboard (the guide's DashboardGateway).
+func (e *Edge) IsUserOnline(user string) bool { return e.fold.Online(presence.Dashboard, user) }
+
+// Ready reports whether sessions are admitted.
+func (e *Edge) Ready() bool {
+	select {
+	case <-e.fold.Ready():
+		return e.tail.Live() && !e.draining.Load()
+	default:
+		return false
+	}
+}
+
+// Run serves until ctx ends. Before that, Drain closes the sessions.
+func (e *Edge) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	fold := pipeline.Consumer{Kafka: e.o.Kafka, Log: e.o.Logger, Topics: []topics.Topic{topics.Presence}, Sink: e.fold}
+	g.Go(func() error { return e.tail.Run(ctx) })
+	g.Go(func() error { return fold.Run(ctx) })
+	g.Go(func() error { return e.fold.Run(ctx) })
+	g.Go(func() error { return e.stats.run(ctx) })
+	g.Go(func() error { return every(ctx, e.o.HeartbeatInterval, e.heartbeat) })
+	g.Go(func() error { return every(ctx, e.o.RepeatInterval, e.repeatSessions) })
+	g.Go(func() error { return every(ctx, time.Second, e.sweep) })
+	return g.Wait()
+}
+
+// every calls fn at once and then at each interval until ctx ends.
+func every(ctx context.Context, interval time.Duration, fn func()) error {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		fn()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// Drain stops admitting, closes every session as going away, and waits for them or for ctx. The clients come back
+// elsewhere.
+func (e *Edge) Drain(ctx context.Context) {
+	e.draining.Store(true)
+	e.mu.Lock()
+	for c := range e.conns {
+		c.close(websocket.CloseGoingAway, "the server is going away")
+	}
+	for pair, t := range e.typing {
+		t.Stop()
+		delete(e.typing, pair)
+	}
+	e.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		e.closed.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		e.mu.Lock()
+		for c := range e.conns {
+			c.abort()
+		}
+		e.mu.Unlock()
+		<-done
+	}
+}
+
+// sweep looks after every connection once a second: pings, tokens, joins that do not come.
+func (e *Edge) sweep() {
+	now := time.Now()
+	e.mu.Lock()
+	checks := make([]func(time.Time), 0, len(e.conns))
+	for _, check := range e.conns {
+		checks = append(checks, check)
+	}
+	e.mu.Unlock()
+	for _, check := range checks {
+		check(now)
+	}
+	e.rates.sweep(now)
+	e.ids.sweep(now)
+}
+
+// expire tells a session whose token has run out, then closes its connection.
+func (e *Edge) expire(s *session, now time.Time) {
+	if s.expired(now) && !s.told.Swap(true) {
+		s.fail(tokenExpired())
+		s.conn.close(closeToken, "the token has expired")
+	}
+}
+
+func tokenExpired() *topics.Error {
+	return &topics.Error{Code: topics.CodeTokenExpired, Message: "the token has expired; connect again with a new one"}
+}
+
+// admit makes a session of a verified identity: a place, a record of its presence, nothing more. Every session admitted
+// must be dismissed.
+func (e *Edge) admit(ctx context.Context, ns presence.Namespace, id Identity) (*session, *topics.Error) {
+	if !e.Ready() {
+		return nil, topics.Unavailable()
+	}
+	if err := e.hub.take(ns, id.User); err != nil {
+		return nil, err
+	}
+	s := &session{id: randomID(), user: id.User, namespace: ns, allowed: id.Channels, frames: newBucketWindow(10*e.o.RateLimit, e.o.RateWindow)}
+	s.expires.Store(id.Expires.UnixMilli())
+	if err := e.o.Producer.Append(ctx, e.presenceEvent(topics.Connected, s, false)); err != nil {
+		e.o.Logger.Warn("a connection is refused: its presence could not be appended", "err", err)
+		e.dismiss(s)
+		return nil, topics.Unavailable()
+	}
+	return s, nil
+}
+
+// dismiss gives a session's place back and records that it is gone.
+func (e *Edge) dismiss(s *session) {
+	e.hub.leave(s)
+	e.hub.release(s.namespace, s.user)
+	e.appendLater(e.presenceEvent(topics.Disconnected, s, false))
+}
+
+func (e *Edge) presenceEvent(typ string, s *session, repeated bool) *topics.Event {
+	var again any
+	if repeated {
+		again = true
+	}
+	return topics.New(topics.Presence, s.id, topics.Meta{Type: typ, Source: e.source(), ID: topics.NewID()},
+		topics.Fields("session", s.id, "node", e.node, "name", e.o.NodeName, "userId", s.user, "namespace", string(s.namespace), "repeated", again))
+}
+
+func (e *Edge) source() string { return "/nodes/" + e.node }
+
+// appendLater appends what nobody waits for.
+func (e *Edge) appendLater(ev *topics.Event) {
+	e.o.Producer.TryAppend(ev, func(err error) {
+		if err != nil {
+			e.o.Logger.Warn("an event of the edge's own could not be appended", "type", ev.Type, "err", err)
+		}
+	})
+}
+
+func (e *Edge) heartbeat() {
+	e.appendLater(topics.New(topics.Presence, e.node, topics.Meta{Type: topics.NodeHeartbeat, Source: e.source(), ID: topics.NewID()},
+		topics.Fields("node", e.node, "name", e.o.NodeName)))
+}
+
+// repeatSessions says again which sessions live: a fold reads only the last minutes.
+func (e *Edge) repeatSessions() {
+	for _, s := range e.hub.sessions() {
+		e.appendLater(e.presenceEvent(topics.Connected, s, true))
+	}
+}
+
+func (e *Edge) presenceStart(ctx context.Context) (int64, error) {
+	ends, err := e.o.Log.Ends(ctx, topics.Presence)
+	if err != nil {
+		return 0, err
+	}
+	starts, err := e.o.Log.Rewind(ctx, topics.Presence, ends, presence.Keep)
+	return starts[0], err
+}
+
+// problem maps an append's error to what a client is told.
+func problem(err error) *topics.Error {
+	var known *topics.Error
+	switch {
+	case errors.As(err, &known):
+		return known
+	case pipeline.TooLarge(err):
+		return &topics.Error{Code: topics.CodeTooLarge, Message: "the event is larger than the log takes"}
+	}
+	return topics.Unavailable()
+}
+
+// checked judges an event that is about to be appended as every consumer will judge it.
+func checked(ev *topics.Event) error {
+	if err := topics.Valid(ev); err != nil {
+		return topics.Invalid(err.Error())
+	}
+	return nil
+}
+
+func (e *Edge) String() string { return fmt.Sprintf("edge %s (%s)", e.o.NodeName, e.node) }

@@ -1,0 +1,147 @@
+package edge
+
+import (
+	"bytes"
+	"compress/flate"
+	"encoding/binary"
+	"sync"
+
+	"github.com/nexus/nexus/projections/presence"
+)
+
+// style is how a session wants its frames; frames are built once for each style that occurs.
+type style struct {
+	socketIO  bool // Socket.IO packets; else {"event":…,"data":…}
+	deflate   bool // permessage-deflate was negotiated (RFC 7692)
+	offsets   bool // feed events carry the resume offset
+	canonical bool // without the guide's second names
+}
+
+const styles = 16
+
+func (s style) index() (i int) {
+	for n, on := range [...]bool{s.socketIO, s.deflate, s.offsets, s.canonical} {
+		if on {
+			i |= 1 << n
+		}
+	}
+	return i
+}
+
+// message is an event on its way to sessions of a namespace. It is built and used by one goroutine; the frames it made
+// are read by many.
+type message struct {
+	namespace presence.Namespace
+	event     string
+	alias     string // the guide's second name of the event, or empty
+	data      []byte // a JSON object
+	offset    string // where a session stands after this event; empty for what is not resumed
+	threshold int    // longer texts are deflated where that was negotiated
+
+	frames [styles][]byte
+}
+
+// frame is the message as bytes of the WebSocket connection: one frame, or two where the event has a second name.
+func (m *message) frame(s style) []byte {
+	f := &m.frames[s.index()]
+	if *f != nil {
+		return *f
+	}
+	var b []byte
+	if m.alias != "" && !s.canonical {
+		// The last frame of a record carries the offset.
+		b = appendText(b, m.text(style{socketIO: s.socketIO}, m.event), s.deflate, m.threshold)
+		b = appendText(b, m.text(s, m.alias), s.deflate, m.threshold)
+	} else {
+		b = appendText(b, m.text(s, m.event), s.deflate, m.threshold)
+	}
+	*f = b
+	return b
+}
+
+func (m *message) text(s style, event string) []byte {
+	b := make([]byte, 0, len(m.data)+len(event)+len(m.offset)+48)
+	withOffset := s.offsets && m.offset != ""
+	if s.socketIO {
+		b = append(b, "42"...)
+		b = append(b, m.namespace...)
+		b = append(b, `,["`...)
+		b = append(b, event...)
+		b = append(b, `",`...)
+		b = append(b, m.data...)
+		if withOffset {
+			b = append(b, `,"`...)
+			b = append(b, m.offset...)
+			b = append(b, '"')
+		}
+		return append(b, ']')
+	}
+	b = append(b, `{"event":"`...)
+	b = append(b, event...)
+	b = append(b, `","data":`...)
+	b = append(b, m.data...)
+	if withOffset {
+		b = append(b, `,"offset":"`...)
+		b = append(b, m.offset...)
+		b = append(b, '"')
+	}
+	return append(b, '}')
+}
+
+// Opcodes and bits of a frame (RFC 6455, section 5.2; RFC 7692, section 6).
+const (
+	opText  = 0x1
+	opClose = 0x8
+	opPing  = 0x9
+	opPong  = 0xa
+
+	bitFinal      = 0x80
+	bitCompressed = 0x40
+)
+
+// appendText appends a text frame; a payload longer than threshold is deflated where allowed.
+func appendText(b, payload []byte, compress bool, threshold int) []byte {
+	if compress && len(payload) > threshold {
+		return appendFrame(b, bitFinal|bitCompressed|opText, deflate(payload))
+	}
+	return appendFrame(b, bitFinal|opText, payload)
+}
+
+// appendFrame appends an unmasked frame, as servers send them.
+func appendFrame(b []byte, first byte, payload []byte) []byte {
+	b = append(b, first)
+	switch n := len(payload); {
+	case n < 126:
+		b = append(b, byte(n))
+	case n <= 0xffff:
+		b = binary.BigEndian.AppendUint16(append(b, 126), uint16(n))
+	default:
+		b = binary.BigEndian.AppendUint64(append(b, 127), uint64(n))
+	}
+	return append(b, payload...)
+}
+
+var deflaters = sync.Pool{New: func() any {
+	w, _ := flate.NewWriter(nil, flate.BestSpeed) // the level is valid
+	return w
+}}
+
+// deflate compresses a message without context of others (RFC 7692, section 7.2.1).
+func deflate(payload []byte) []byte {
+	var b bytes.Buffer
+	w := deflaters.Get().(*flate.Writer)
+	defer deflaters.Put(w)
+	w.Reset(&b)
+	_, _ = w.Write(payload) // a bytes.Buffer takes everything
+	_ = w.Flush()
+	return bytes.TrimSuffix(b.Bytes(), []byte{0, 0, 0xff, 0xff})
+}
+
+// closePayload is the body of a close frame (RFC 6455, section 5.5.1).
+func closePayload(code int, reason string) []byte {
+	if code == 0 {
+		return nil
+	}
+	b := binary.BigEndian.AppendUint16(nil, uint16(code))
+	return append(b, reason[:min(len(reason), 123)]...)
+}

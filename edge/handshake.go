@@ -1,0 +1,195 @@
+package edge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/olahol/melody"
+
+	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/topics"
+)
+
+// AllowedOrigin tells whether a request's Origin may use the server: none at all (not a browser), the server's own, or
+// one of allowed; nil allows any.
+func AllowedOrigin(r *http.Request, allowed []string) bool {
+	origin := r.Header.Get("Origin")
+	if origin == "" || allowed == nil {
+		return true
+	}
+	u, err := url.Parse(origin)
+	if err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host) {
+		return true
+	}
+	return slices.ContainsFunc(allowed, func(a string) bool { return strings.EqualFold(a, origin) })
+}
+
+// httpStatus is the status of a refused handshake.
+func httpStatus(code string) int {
+	switch code {
+	case topics.CodeTokenExpired, topics.CodeTokenInvalid:
+		return http.StatusUnauthorized
+	case topics.CodeForbidden:
+		return http.StatusForbidden
+	case topics.CodeTooManyConnections:
+		return http.StatusTooManyRequests
+	case topics.CodeUnavailable:
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusBadRequest
+}
+
+func refuseHTTP(w http.ResponseWriter, status int, err *topics.Error) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	if err.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(int((err.RetryAfter+time.Second-1)/time.Second)))
+	}
+	w.WriteHeader(status)
+	_, _ = w.Write(topics.Fields("error", json.RawMessage(topics.Fields("code", err.Code, "message", err.Message))))
+}
+
+// precheck refuses what is no WebSocket handshake or comes from a page that may not connect.
+func (e *Edge) precheck(w http.ResponseWriter, r *http.Request) bool {
+	switch {
+	case !AllowedOrigin(r, e.o.Origins):
+		refuseHTTP(w, http.StatusForbidden, &topics.Error{Code: topics.CodeForbidden, Message: "this origin is not allowed (ALLOWED_ORIGIN)"})
+	case !websocket.IsWebSocketUpgrade(r) || r.Method != http.MethodGet || r.Header.Get("Sec-Websocket-Version") != "13":
+		w.Header().Set("Upgrade", "websocket")
+		refuseHTTP(w, http.StatusUpgradeRequired, &topics.Error{Code: topics.CodeInvalidPayload, Message: "this is a WebSocket endpoint (RFC 6455, version 13)"})
+	case !e.Ready():
+		refuseHTTP(w, http.StatusServiceUnavailable, topics.Unavailable())
+	default:
+		return true
+	}
+	return false
+}
+
+// identify checks a token and that it is userId's.
+func (e *Edge) identify(userID, token string) (Identity, *topics.Error) {
+	id, err := e.o.Verify(token)
+	if err != nil {
+		var known *topics.Error
+		if !errors.As(err, &known) {
+			known = &topics.Error{Code: topics.CodeTokenInvalid, Message: "the token is not valid"}
+		}
+		return id, known
+	}
+	if userID != id.User {
+		return id, &topics.Error{Code: topics.CodeForbidden, Message: "userId is not the token's user"}
+	}
+	return id, nil
+}
+
+// Raw serves a namespace to bare WebSocket clients: text frames {"event":…,"data":…} both ways.
+func (e *Edge) Raw(ns presence.Namespace) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !e.precheck(w, r) {
+			return
+		}
+		q := r.URL.Query()
+		id, refusal := e.identify(q.Get("userId"), q.Get("token"))
+		var s *session
+		if refusal == nil {
+			s, refusal = e.admit(r.Context(), ns, id)
+		}
+		if refusal != nil {
+			refuseHTTP(w, httpStatus(refusal.Code), refusal)
+			return
+		}
+		defer e.dismiss(s)
+		s.style = style{canonical: q.Get("events") == "canonical", offsets: q.Has("offset")}
+		e.upgrade(w, r, func(c *conn) { e.serveRaw(c, s, q) })
+	})
+}
+
+// upgrade makes the request a WebSocket connection and has serve use it until it ends.
+func (e *Edge) upgrade(w http.ResponseWriter, r *http.Request, serve func(*conn)) {
+	clear(w.Header()) // melody would send them with the 101
+	deflated := negotiateDeflate(r.Header)
+	e.closed.Add(1)
+	defer e.closed.Done()
+	// An error has been answered by the upgrader.
+	_ = e.melody.HandleRequestWithKeys(w, r, map[string]any{keyServe: func(m *melody.Session) {
+		ws := m.WebsocketConnection()
+		c := &conn{ws: ws, net: ws.NetConn(), log: e.o.Logger, deflated: deflated, deflateAbove: e.o.CompressionThreshold,
+			maxQueue: e.o.MaxQueueBytes, maxRead: int64(e.o.MaxMessageBytes), patience: e.o.PingInterval + e.o.PingTimeout, opened: time.Now()}
+		c.lastPing.Store(c.opened.UnixNano())
+		serve(c)
+	}})
+}
+
+// negotiateDeflate accepts an offer of permessage-deflate without a bound on our window (RFC 7692, section 7.1), and
+// leaves just that offer for the upgrader, so that both agree on the outcome.
+func negotiateDeflate(h http.Header) bool {
+	offers := strings.Join(h.Values("Sec-Websocket-Extensions"), ",")
+	h.Del("Sec-Websocket-Extensions")
+	for offer := range strings.SplitSeq(offers, ",") {
+		name, params, _ := strings.Cut(offer, ";")
+		if strings.TrimSpace(name) == "permessage-deflate" && !strings.Contains(params, "server_max_window_bits") {
+			h.Set("Sec-Websocket-Extensions", "permessage-deflate")
+			return true
+		}
+	}
+	return false
+}
+
+// serve registers the connection for the sweep and reads it until it ends.
+func (e *Edge) serve(c *conn, check func(time.Time), handle func(kind int, message []byte)) {
+	e.mu.Lock()
+	e.conns[c] = check
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		delete(e.conns, c)
+		e.mu.Unlock()
+	}()
+	if e.draining.Load() { // the handshake was under way when Drain looked
+		c.close(websocket.CloseGoingAway, "the server is going away")
+	}
+	c.read(handle)
+}
+
+// greet makes a session reachable: connected comes before anything else.
+func (e *Edge) greet(s *session, message string, cursorGiven bool, before func()) {
+	var recovered any
+	if cursorGiven {
+		recovered = false
+	}
+	e.hub.join(s, func() {
+		before()
+		s.tell("connected", topics.Fields("userId", s.user, "timestamp", topics.FormatTime(time.Now().UnixMilli()),
+			"message", message, "recovered", recovered), e.offset(s.namespace, nil))
+	})
+	if s.namespace == presence.Dashboard {
+		e.stats.show(s.user)
+	}
+}
+
+func greeting(ns presence.Namespace) string {
+	if ns == presence.Dashboard {
+		return "Dashboard connection established"
+	}
+	return "Messaging connection established"
+}
+
+// ping is due once in a PingInterval.
+func (e *Edge) pingDue(c *conn, now time.Time) bool {
+	if now.UnixNano()-c.lastPing.Load() < int64(e.o.PingInterval) {
+		return false
+	}
+	c.lastPing.Store(now.UnixNano())
+	return true
+}
+
+func (e *Edge) requestContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), 10*time.Second)
+}

@@ -1,0 +1,255 @@
+package edge
+
+import (
+	"sync"
+	"time"
+
+	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/topics"
+)
+
+// hub finds the sessions that an event concerns: by user, by channel, by namespace.
+type hub struct {
+	perUser, perNamespace int
+
+	mu         sync.RWMutex
+	namespaces map[presence.Namespace]*set
+	users      map[userIn]*set
+	channels   map[string]*set
+	// Places taken by sessions that are still being admitted count as well.
+	places     map[presence.Namespace]int
+	userPlaces map[userIn]int
+}
+
+type userIn struct {
+	namespace presence.Namespace
+	user      string
+}
+
+func newHub(perUser, perNamespace int) *hub {
+	return &hub{perUser: perUser, perNamespace: perNamespace,
+		namespaces: map[presence.Namespace]*set{presence.Dashboard: newSet(), presence.Messaging: newSet()},
+		users:      make(map[userIn]*set), channels: make(map[string]*set),
+		places: make(map[presence.Namespace]int), userPlaces: make(map[userIn]int)}
+}
+
+// set is a set of sessions, quick to walk.
+type set struct {
+	list []*session
+	at   map[*session]int
+}
+
+func newSet() *set { return &set{at: make(map[*session]int)} }
+
+func (s *set) add(x *session) {
+	if _, in := s.at[x]; !in {
+		s.at[x] = len(s.list)
+		s.list = append(s.list, x)
+	}
+}
+
+func (s *set) remove(x *session) {
+	i, in := s.at[x]
+	if !in {
+		return
+	}
+	last := len(s.list) - 1
+	s.list[i] = s.list[last]
+	s.at[s.list[i]] = i
+	s.list[last] = nil
+	s.list = s.list[:last]
+	delete(s.at, x)
+}
+
+// take reserves a place for a session to come; the Error tells which limit is reached. Every place taken is given back
+// by release.
+func (h *hub) take(ns presence.Namespace, user string) *topics.Error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	u := userIn{ns, user}
+	if h.userPlaces[u] >= h.perUser {
+		return &topics.Error{Code: topics.CodeTooManyConnections, Message: "this user has as many connections as are allowed; close one of them", RetryAfter: 5 * time.Second}
+	}
+	if h.places[ns] >= h.perNamespace {
+		return &topics.Error{Code: topics.CodeUnavailable, Message: "the namespace has as many connections as are allowed; try again later", RetryAfter: 5 * time.Second}
+	}
+	h.userPlaces[u]++
+	h.places[ns]++
+	return nil
+}
+
+func (h *hub) release(ns presence.Namespace, user string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	u := userIn{ns, user}
+	h.places[ns]--
+	if h.userPlaces[u]--; h.userPlaces[u] <= 0 {
+		delete(h.userPlaces, u)
+	}
+}
+
+// join makes the session reachable. first runs before any event can reach it.
+func (h *hub) join(s *session, first func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	first()
+	h.namespaces[s.namespace].add(s)
+	u := userIn{s.namespace, s.user}
+	if h.users[u] == nil {
+		h.users[u] = newSet()
+	}
+	h.users[u].add(s)
+}
+
+// leave undoes join; a second call does nothing.
+func (h *hub) leave(s *session) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.left {
+		return
+	}
+	s.left = true
+	h.namespaces[s.namespace].remove(s)
+	u := userIn{s.namespace, s.user}
+	if set := h.users[u]; set != nil {
+		if set.remove(s); len(set.list) == 0 {
+			delete(h.users, u)
+		}
+	}
+	for name := range s.channels {
+		h.leaveChannel(s, name)
+	}
+}
+
+// maxChannels bounds the channels of one session.
+const maxChannels = 128
+
+// subscribe adds the session to a channel; it reports false where the session has too many.
+func (h *hub) subscribe(s *session, name string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.channels[name] || s.left {
+		return true
+	}
+	if len(s.channels) >= maxChannels {
+		return false
+	}
+	if s.channels == nil {
+		s.channels = make(map[string]bool)
+	}
+	s.channels[name] = true
+	if h.channels[name] == nil {
+		h.channels[name] = newSet()
+	}
+	h.channels[name].add(s)
+	return true
+}
+
+func (h *hub) unsubscribe(s *session, name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.channels[name] {
+		h.leaveChannel(s, name)
+	}
+}
+
+func (h *hub) leaveChannel(s *session, name string) {
+	delete(s.channels, name)
+	if set := h.channels[name]; set != nil {
+		if set.remove(s); len(set.list) == 0 {
+			delete(h.channels, name)
+		}
+	}
+}
+
+func (h *hub) channelsOf(s *session) []string {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	out := make([]string, 0, len(s.channels))
+	for name := range s.channels {
+		out = append(out, name)
+	}
+	return out
+}
+
+// hasUser tells whether a user has sessions here.
+func (h *hub) hasUser(ns presence.Namespace, user string) bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.users[userIn{ns, user}] != nil
+}
+
+// concerns tells, by the audience alone, whether an event concerns any session here.
+func (h *hub) concerns(a topics.Audience) bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	switch a.Kind {
+	case topics.User:
+		return h.users[userIn{presence.Dashboard, a.A}] != nil
+	case topics.Conversation:
+		for _, user := range [...]string{a.A, a.B} { // the dashboard shows how many messages there are
+			if h.users[userIn{presence.Messaging, user}] != nil || h.users[userIn{presence.Dashboard, user}] != nil {
+				return true
+			}
+		}
+		return false
+	case topics.Channel:
+		return h.channels[a.A] != nil
+	case topics.Everyone:
+		return len(h.namespaces[presence.Dashboard].list) > 0
+	}
+	return false
+}
+
+func (h *hub) toUser(user string, m *message) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if set := h.users[userIn{m.namespace, user}]; set != nil {
+		for _, s := range set.list {
+			s.send(m)
+		}
+	}
+}
+
+func (h *hub) toChannel(name string, m *message) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if set := h.channels[name]; set != nil {
+		for _, s := range set.list {
+			s.send(m)
+		}
+	}
+}
+
+// toAll sends to every session of the message's namespace but those of one user (empty: to all).
+func (h *hub) toAll(m *message, except string) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, s := range h.namespaces[m.namespace].list {
+		if s.user != except || except == "" {
+			s.send(m)
+		}
+	}
+}
+
+// sessions copies the list of all sessions.
+func (h *hub) sessions() (out []*session) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, set := range h.namespaces {
+		out = append(out, set.list...)
+	}
+	return out
+}
+
+// dashboardUsers lists the users with sessions on the dashboard.
+func (h *hub) dashboardUsers() (out []string) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for u := range h.users {
+		if u.namespace == presence.Dashboard {
+			out = append(out, u.user)
+		}
+	}
+	return out
+}

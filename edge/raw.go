@@ -1,0 +1,56 @@
+package edge
+
+import (
+	"encoding/json"
+	"net/url"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/nexus/nexus/topics"
+)
+
+// serveRaw runs the session of a bare WebSocket client.
+func (e *Edge) serveRaw(c *conn, s *session, q url.Values) {
+	s.conn = c
+	s.style.deflate = c.deflated
+	e.greet(s, greeting(s.namespace), q.Get("offset") != "", func() {})
+	check := func(now time.Time) {
+		if e.pingDue(c, now) {
+			c.send(appendFrame(nil, bitFinal|opPing, nil))
+		}
+		e.expire(s, now)
+	}
+	e.serve(c, check, func(kind int, message []byte) {
+		if kind != websocket.TextMessage {
+			s.fail(&topics.Error{Code: topics.CodeBadFrame, Message: `send text frames like {"event":"…","data":{…}}`})
+			return
+		}
+		cmd, err := parseRaw(message)
+		if err != nil {
+			s.fail(err)
+			return
+		}
+		e.handle(s, cmd)
+	})
+}
+
+// maxAck bounds the id of an acknowledgement, in bytes.
+const maxAck = 256
+
+// parseRaw reads a frame of a raw client. Members it does not know are ignored.
+func parseRaw(message []byte) (command, *topics.Error) {
+	var f struct {
+		Event *string         `json:"event"`
+		Data  json.RawMessage `json:"data"`
+		ID    json.RawMessage `json:"id"`
+	}
+	if err := json.Unmarshal(message, &f); err != nil || f.Event == nil || len(message) == 0 {
+		return command{}, &topics.Error{Code: topics.CodeBadFrame, Message: `a frame must be a JSON object like {"event":"…","data":{…}}`}
+	}
+	ack := string(f.ID)
+	if len(ack) > maxAck || ack != "" && (ack[0] == '{' || ack[0] == '[') {
+		return command{}, &topics.Error{Code: topics.CodeBadFrame, Message: "a frame's id must be a short string or a number"}
+	}
+	return command{event: *f.Event, data: f.Data, ack: ack}, nil
+}

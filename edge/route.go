@@ -1,0 +1,182 @@
+package edge
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"slices"
+	"time"
+
+	"github.com/nexus/nexus/pipeline"
+	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/projections/stats"
+	"github.com/nexus/nexus/topics"
+)
+
+// route hands what the tail has read to the sessions concerned. The key alone decides whether a record is looked into.
+func (e *Edge) route(b pipeline.Batch) {
+	for _, ev := range b.Events {
+		if ev.Stray {
+			continue
+		}
+		e.ids.note(ev)
+		a, err := topics.ParseAudience(string(ev.Key))
+		if err != nil || !e.hub.concerns(a) || topics.Valid(ev) != nil {
+			continue
+		}
+		if ev.Duplicate {
+			e.routeDuplicate(ev)
+			continue
+		}
+		e.deliver(ev)
+		if users := stats.Affects(ev); users != nil {
+			e.stats.changed(users, ev)
+		}
+	}
+}
+
+// routeDuplicate shows a repeat to its sender alone.
+func (e *Edge) routeDuplicate(ev *topics.Event) {
+	if ev.Type == topics.Message {
+		e.hub.toUser(ev.Body.Text("senderId"), e.feed(presence.Messaging, "message:sent", ev, `"duplicate":true`))
+	}
+}
+
+func (e *Edge) deliver(ev *topics.Event) {
+	switch ev.Type {
+	case topics.Message:
+		e.deliverMessage(ev)
+	case topics.MessageRead:
+		m := e.feed(presence.Messaging, "message:read", ev)
+		for _, user := range slices.Compact([]string{ev.Audience.A, ev.Audience.B}) {
+			e.hub.toUser(user, m)
+		}
+	case topics.Notification, topics.Activity, topics.Announcement:
+		e.deliverNotice(ev)
+	case topics.NotificationRead:
+		e.hub.toUser(ev.Audience.A, e.plain(presence.Dashboard, "notification:read", ev.Data(false)))
+	case topics.NotificationDeleted:
+		e.hub.toUser(ev.Audience.A, e.plain(presence.Dashboard, "notification:deleted", ev.Data(false)))
+	case topics.TypingStart, topics.TypingStop:
+		e.deliverTyping(ev)
+	}
+}
+
+// deliverMessage: the source's sessions get message:sent, the other participant's message:new.
+func (e *Edge) deliverMessage(ev *topics.Event) {
+	sender, receiver := ev.Body.Text("senderId"), ev.Body.Text("receiverId")
+	e.hub.toUser(sender, e.feed(presence.Messaging, "message:sent", ev))
+	if receiver != sender {
+		m := e.feed(presence.Messaging, "message:new", ev)
+		m.alias = "MESSAGE_BROADCAST"
+		e.hub.toUser(receiver, m)
+	}
+}
+
+func (e *Edge) deliverNotice(ev *topics.Event) {
+	m := e.feed(presence.Dashboard, ev.Type, ev)
+	switch ev.Audience.Kind {
+	case topics.User:
+		e.hub.toUser(ev.Audience.A, m)
+	case topics.Channel:
+		e.hub.toChannel(ev.Audience.A, m)
+	case topics.Everyone:
+		e.hub.toAll(m, "")
+	}
+}
+
+// typingPair is who types to whom.
+type typingPair struct{ from, to string }
+
+// typingFor is how long a user types after the last typing.start, if no typing.stop comes.
+const typingFor = 6 * time.Second
+
+func (e *Edge) deliverTyping(ev *topics.Event) {
+	from := ev.Body.Text("userId")
+	to := ev.Audience.Other(from)
+	if !e.hub.hasUser(presence.Messaging, to) {
+		return
+	}
+	pair := typingPair{from, to}
+	e.mu.Lock()
+	if t := e.typing[pair]; t != nil {
+		t.Stop()
+		delete(e.typing, pair)
+	}
+	if ev.Type == topics.TypingStart && !e.draining.Load() {
+		e.typing[pair] = time.AfterFunc(typingFor, func() { e.typingEnds(pair) })
+	}
+	e.mu.Unlock()
+	e.sendTyping(to, ev.Type == topics.TypingStart, ev.Data(false))
+}
+
+func (e *Edge) typingEnds(pair typingPair) {
+	e.mu.Lock()
+	delete(e.typing, pair)
+	e.mu.Unlock()
+	e.sendTyping(pair.to, false, topics.Fields("userId", pair.from, "isTyping", false, "timestamp", topics.FormatTime(time.Now().UnixMilli())))
+}
+
+func (e *Edge) sendTyping(to string, start bool, data []byte) {
+	event := "typing:stop"
+	if start {
+		event = "typing:start"
+	}
+	m := e.plain(presence.Messaging, event, data)
+	m.alias = "TYPING_INDICATOR"
+	e.hub.toUser(to, m)
+}
+
+// presenceChanged shows who came and who went (presence.Options.Changed).
+func (e *Edge) presenceChanged(changes []presence.Change) {
+	for _, c := range changes {
+		at := topics.FormatTime(c.At)
+		status := "offline"
+		if c.Online {
+			status = "online"
+		}
+		if c.Namespace == presence.Dashboard {
+			e.hub.toAll(e.plain(c.Namespace, "user_status", topics.Fields("userId", c.User, "status", status, "timestamp", at)), c.User)
+			continue
+		}
+		e.hub.toAll(e.plain(c.Namespace, "presence:"+status, topics.Fields("userId", c.User, "timestamp", at)), c.User)
+	}
+}
+
+// plain is a message that is not resumed.
+func (e *Edge) plain(ns presence.Namespace, event string, data []byte) *message {
+	return &message{namespace: ns, event: event, data: data, threshold: e.o.CompressionThreshold}
+}
+
+// feed is a message of the feed, with the offset at which a session stands after it. Only what has an id of its own
+// shows one.
+func (e *Edge) feed(ns presence.Namespace, event string, ev *topics.Event, extra ...string) *message {
+	m := e.plain(ns, event, ev.Data(ev.Type != topics.MessageRead, extra...))
+	m.offset = e.offset(ns, ev)
+	return m
+}
+
+// feedTopics are the topics behind each namespace's feed.
+var feedTopics = map[presence.Namespace][]topics.Topic{
+	presence.Dashboard: {topics.Notifications, topics.Broadcasts},
+	presence.Messaging: {topics.Messages},
+}
+
+// offset is where a session of a namespace stands once it has got ev (nil: what the tail has passed): the topics'
+// identities and the tail's position in each of their partitions. To clients it is opaque.
+func (e *Edge) offset(ns presence.Namespace, ev *topics.Event) string {
+	b := make([]byte, 0, 64)
+	var v []int64
+	for _, t := range feedTopics[ns] {
+		id := e.topicIDs[t]
+		b = append(b, id[:]...)
+		v = e.tail.Vector(v[:0], t)
+		b = binary.AppendUvarint(b, uint64(len(v)))
+		for p, next := range v {
+			if ev != nil && ev.Topic == t && int(ev.Partition) == p {
+				next = ev.Offset + 1
+			}
+			b = binary.AppendUvarint(b, uint64(next))
+		}
+	}
+	return base64.RawURLEncoding.EncodeToString(b)
+}

@@ -1,0 +1,104 @@
+package edge
+
+import (
+	"encoding/json"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/nexus/nexus/edge/socketio"
+	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/topics"
+)
+
+// Identity is what a verified token says.
+type Identity struct {
+	User    string
+	Expires time.Time
+	// Channels limits what may be subscribed to; nil means no limit.
+	Channels []string
+}
+
+// session is a user in a namespace, over a connection: a raw client has one, a Socket.IO client up to two.
+type session struct {
+	id        string
+	user      string
+	namespace presence.Namespace
+	conn      *conn
+	style     style
+	allowed   []string      // channels the token allows; nil: all
+	expires   atomic.Int64  // Unix milliseconds
+	told      atomic.Bool   // that its token has expired
+	frames    *bucketWindow // of everything but messages, local
+
+	channels map[string]bool // guarded by hub.mu
+	left     bool            // guarded by hub.mu
+}
+
+func (s *session) expired(now time.Time) bool { return now.UnixMilli() >= s.expires.Load() }
+
+func (s *session) mayJoin(channel string) bool {
+	return s.allowed == nil || slices.Contains(s.allowed, channel)
+}
+
+func (s *session) send(m *message) { s.conn.send(m.frame(s.style)) }
+
+// tell sends an event of this session alone.
+func (s *session) tell(event string, data []byte, offset string) {
+	s.send(&message{namespace: s.namespace, event: event, data: data, offset: offset, threshold: s.conn.deflateAbove})
+}
+
+// fail sends an error event.
+func (s *session) fail(err *topics.Error) { s.tell("error", errorData(err), "") }
+
+func errorData(err *topics.Error) []byte {
+	var retryAfter any
+	if err.Code == topics.CodeRateLimited {
+		retryAfter = err.RetryAfter.Milliseconds()
+	}
+	var retryable any
+	if err.Code == topics.CodeUnavailable {
+		retryable = true
+	}
+	return topics.Fields("code", err.Code, "message", err.Message, "retryAfterMs", retryAfter, "retryable", retryable)
+}
+
+// command is an event from a client. ack is the raw id of the acknowledgement it asked for, or empty.
+type command struct {
+	event string
+	data  json.RawMessage
+	ack   string
+}
+
+// answer acknowledges a command with data, where that was asked for.
+func (s *session) answer(c command, data []byte) {
+	if c.ack == "" {
+		return
+	}
+	var text []byte
+	if s.style.socketIO {
+		p := socketio.Packet{Type: socketio.Ack, Namespace: string(s.namespace), ID: c.ack, Data: slices.Concat([]byte("["), data, []byte("]"))}
+		text = p.Append(nil)
+	} else {
+		text = slices.Concat([]byte(`{"event":"ack","id":`), []byte(c.ack), []byte(`,"data":`), data, []byte("}"))
+	}
+	s.conn.send(appendText(nil, text, s.conn.deflated, s.conn.deflateAbove))
+}
+
+// refuse answers a command with an error: in the acknowledgement where one was asked for, else as an event.
+func (s *session) refuse(c command, err *topics.Error) {
+	if c.ack == "" {
+		s.fail(err)
+		return
+	}
+	s.answer(c, topics.Fields("ok", false, "error", json.RawMessage(errorData(err))))
+}
+
+// succeed acknowledges a command whose event the log has.
+func (s *session) succeed(c command, r topics.Receipt) {
+	var duplicate any
+	if r.Duplicate {
+		duplicate = true
+	}
+	s.answer(c, topics.Fields("ok", true, "id", r.ID, "duplicate", duplicate))
+}

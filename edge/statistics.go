@@ -1,0 +1,158 @@
+package edge
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/projections/stats"
+	"github.com/nexus/nexus/topics"
+)
+
+// statistics sends stats_update: on connect, soon after a change once the projection has counted it, and regularly.
+type statistics struct {
+	e *Edge
+
+	mu    sync.Mutex
+	dirty *round // gathers what the next round shows
+}
+
+// round is a set of users to be told once the projection has reached every end.
+type round struct {
+	users map[string]bool
+	ends  map[place]int64
+	since time.Time
+}
+
+type place struct {
+	topic     topics.Topic
+	partition int32
+}
+
+const (
+	statsStep = 200 * time.Millisecond
+	// staleAfter is how long the projection may be behind before clients are told so.
+	staleAfter = 5 * time.Second
+)
+
+func newRound() *round { return &round{users: make(map[string]bool), ends: make(map[place]int64)} }
+
+func newStatistics(e *Edge) *statistics { return &statistics{e: e, dirty: newRound()} }
+
+// changed notes that an event changes the counts of users.
+func (s *statistics) changed(users []string, ev *topics.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, u := range users {
+		if s.e.hub.hasUser(presence.Dashboard, u) {
+			s.dirty.users[u] = true
+			s.dirty.ends[place{ev.Topic, ev.Partition}] = ev.Offset + 1
+		}
+	}
+}
+
+// show has a user told at the next occasion.
+func (s *statistics) show(users ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, u := range users {
+		s.dirty.users[u] = true
+	}
+}
+
+func (s *statistics) take() *round {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.dirty
+	if len(r.users) == 0 {
+		return nil
+	}
+	s.dirty = newRound()
+	r.since = time.Now()
+	return r
+}
+
+func (s *statistics) run(ctx context.Context) error {
+	step, regular := time.NewTicker(statsStep), time.NewTicker(s.e.o.StatsInterval)
+	defer step.Stop()
+	defer regular.Stop()
+	var current *round
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-regular.C:
+			s.show(s.e.hub.dashboardUsers()...)
+		case <-step.C:
+		}
+		if current == nil {
+			current = s.take()
+		}
+		if current != nil && s.tell(ctx, current) {
+			current = nil
+		}
+	}
+}
+
+// tell sends a round if the projection has counted it, or marked as stale if that takes too long; it reports whether
+// the round is over.
+func (s *statistics) tell(ctx context.Context, r *round) bool {
+	ctx, cancel := context.WithTimeout(ctx, staleAfter)
+	defer cancel()
+	reached, late := s.reached(ctx, r), time.Since(r.since) >= staleAfter
+	if !reached && !late {
+		return false
+	}
+	users := make([]string, 0, len(r.users))
+	for u := range r.users {
+		users = append(users, u)
+	}
+	counts, err := s.e.o.Stats.Counts(ctx, users)
+	if err != nil {
+		if late && ctx.Err() == nil {
+			s.e.o.Logger.Warn("statistics cannot be read", "err", err)
+		}
+		if late {
+			s.again(r)
+		}
+		return late
+	}
+	for u, c := range counts {
+		s.send(u, c, !reached)
+	}
+	if !reached {
+		s.again(r)
+	}
+	return true
+}
+
+// again puts a round that could not be shown as it should into the next one.
+func (s *statistics) again(r *round) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for u := range r.users {
+		s.dirty.users[u] = true
+	}
+	for at, end := range r.ends {
+		s.dirty.ends[at] = max(end, s.dirty.ends[at])
+	}
+}
+
+func (s *statistics) reached(ctx context.Context, r *round) bool {
+	for at, end := range r.ends {
+		if ok, err := s.e.o.Stats.Reached(ctx, at.topic, at.partition, end); err != nil || !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *statistics) send(user string, c stats.Counts, behind bool) {
+	var stale any
+	if behind {
+		stale = true
+	}
+	s.e.hub.toUser(user, s.e.plain(presence.Dashboard, "stats_update", topics.Fields("connections", c.Connections,
+		"messages", c.Messages, "posts", c.Posts, "timestamp", topics.FormatTime(time.Now().UnixMilli()), "stale", stale)))
+}

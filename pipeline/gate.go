@@ -1,0 +1,178 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/nexus/nexus/topics"
+)
+
+// Gate reads the topics that product services write. It alone writes dead letters, and it appends strays, records that
+// a foreign partitioner put into another partition than their key's, once more where they belong. Everybody else skips
+// both kinds.
+type Gate struct {
+	consumer Consumer
+}
+
+// GateOptions are what a gate needs.
+type GateOptions struct {
+	Kafka    Kafka
+	Producer *Producer
+	// Group shares the work with the gates of other nodes; empty: this gate reads everything.
+	Group, Instance string
+	// Positions names where the positions are kept.
+	Positions string
+	Window    time.Duration
+	Log       *slog.Logger
+}
+
+// NewGate makes a gate; Run works until ctx ends.
+func NewGate(o GateOptions) *Gate {
+	return &Gate{Consumer{
+		Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, Window: o.Window,
+		Topics: []topics.Topic{topics.Notifications, topics.Broadcasts},
+		Sink:   &gateSink{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + ".positions"},
+	}}
+}
+
+// Run works until ctx ends.
+func (g *Gate) Run(ctx context.Context) error {
+	defer g.consumer.Sink.(*gateSink).close()
+	return g.consumer.Run(ctx)
+}
+
+// CaughtUp reports whether what stood in the log at the start has been judged.
+func (g *Gate) CaughtUp() bool { return g.consumer.CaughtUp() }
+
+// gateSink keeps its positions as the offsets of a consumer group without members: it has no store of its own, and the
+// members' group would accept commits from its members only. An append that is repeated because the commit was lost
+// carries the identity of the first.
+type gateSink struct {
+	kafka    Kafka
+	producer *Producer
+	log      *slog.Logger
+	group    string
+
+	once sync.Once
+	err  error
+	cl   *kgo.Client
+	adm  *kadm.Client
+}
+
+func (s *gateSink) open() error {
+	s.once.Do(func() {
+		if s.cl, s.err = s.kafka.Client(); s.err == nil {
+			s.adm = kadm.NewClient(s.cl)
+		}
+	})
+	return s.err
+}
+
+func (s *gateSink) close() {
+	if s.cl != nil {
+		s.cl.Close()
+	}
+}
+
+func (s *gateSink) Position(ctx context.Context, t topics.Topic, p int32) (int64, error) {
+	if err := s.open(); err != nil {
+		return 0, err
+	}
+	all, err := s.adm.FetchOffsetsForTopics(ctx, s.group, s.kafka.Names.Name(t))
+	if errors.Is(err, kerr.GroupIDNotFound) { // nothing was committed yet
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	o, ok := all.Lookup(s.kafka.Names.Name(t), p)
+	if ok && o.Err != nil {
+		return 0, o.Err
+	}
+	if !ok || o.At < 0 {
+		return 0, nil
+	}
+	return o.At, nil
+}
+
+func (s *gateSink) Apply(ctx context.Context, b Batch) error {
+	for i, e := range b.Events {
+		if err := s.judge(ctx, e, b.Records[i]); err != nil {
+			return err
+		}
+	}
+	var os kadm.Offsets
+	os.Add(kadm.Offset{Topic: s.kafka.Names.Name(b.Topic), Partition: b.Partition, At: b.To, LeaderEpoch: -1})
+	rs, err := s.adm.CommitOffsets(ctx, s.group, os)
+	if err == nil {
+		err = rs.Error()
+	}
+	if err != nil {
+		return fmt.Errorf("commit the gate's position: %w", err)
+	}
+	return nil
+}
+
+func (s *gateSink) judge(ctx context.Context, e *topics.Event, r *kgo.Record) error {
+	if err := topics.Valid(e); err != nil {
+		s.log.Warn("dead letter", "topic", e.Topic, "partition", e.Partition, "offset", e.Offset)
+		return s.producer.produce(ctx, s.deadLetter(e, r, err))
+	}
+	if !e.Stray {
+		return nil
+	}
+	return s.producer.produce(ctx, carryOver(e, r))
+}
+
+// maxDead bounds how much is kept of a refused record's value, and of its key and headers.
+const maxDead = 64 << 10
+
+func origin(e *topics.Event) string {
+	return string(e.Topic) + "/" + strconv.Itoa(int(e.Partition)) + "/" + strconv.FormatInt(e.Offset, 10)
+}
+
+func (s *gateSink) deadLetter(e *topics.Event, r *kgo.Record, reason error) *kgo.Record {
+	d := &kgo.Record{Topic: s.kafka.Names.Name(topics.DeadLetters), Key: r.Key, Value: r.Value}
+	cut := len(d.Value) > maxDead
+	if cut {
+		d.Value = d.Value[:maxDead]
+	}
+	if len(d.Key) > maxDead {
+		d.Key, cut = d.Key[:maxDead], true
+	}
+	size := 0
+	for _, h := range r.Headers {
+		if size += len(h.Key) + len(h.Value); size > maxDead {
+			cut = true
+			break
+		}
+		d.Headers = append(d.Headers, h)
+	}
+	if cut {
+		d.Headers = append(d.Headers, kgo.RecordHeader{Key: topics.HeaderTruncated, Value: []byte("true")})
+	}
+	d.Headers = append(d.Headers,
+		kgo.RecordHeader{Key: topics.HeaderOrigin, Value: []byte(origin(e))},
+		kgo.RecordHeader{Key: topics.HeaderReason, Value: []byte(reason.Error())})
+	return d
+}
+
+// carryOver appends all headers as they are, so the record keeps its identity; one without any gets the place where it
+// stood.
+func carryOver(e *topics.Event, r *kgo.Record) *kgo.Record {
+	c := &kgo.Record{Topic: r.Topic, Key: r.Key, Value: r.Value, Headers: r.Headers}
+	if e.IdempotencyKey == "" && e.ID == "" {
+		c.Headers = append(slices.Clone(r.Headers), kgo.RecordHeader{Key: topics.HeaderIdempotencyKey, Value: []byte(origin(e))})
+	}
+	return c
+}

@@ -1,0 +1,320 @@
+package pipeline
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"github.com/nexus/nexus/topics"
+)
+
+// Kafka says how the log is reached and what its topics are called.
+type Kafka struct {
+	Brokers []string
+	Names   topics.Names
+	TLS     bool
+	// SASLMechanism is PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, or empty for none.
+	SASLMechanism, SASLUsername, SASLPassword string
+	Log                                       *slog.Logger
+}
+
+// Client opens a franz-go client on the log with the options of ours that hold everywhere and those given.
+func (k Kafka) Client(more ...kgo.Opt) (*kgo.Client, error) {
+	opts := []kgo.Opt{
+		kgo.SeedBrokers(k.Brokers...),
+		kgo.ClientID("nexus"),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.FetchMaxWait(500 * time.Millisecond),
+		kgo.MetadataMinAge(250 * time.Millisecond),
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+	}
+	if k.TLS {
+		opts = append(opts, kgo.DialTLSConfig(&tls.Config{MinVersion: tls.VersionTLS12}))
+	}
+	if m, err := k.mechanism(); err != nil {
+		return nil, err
+	} else if m != nil {
+		opts = append(opts, kgo.SASL(m))
+	}
+	return kgo.NewClient(append(opts, more...)...)
+}
+
+func (k Kafka) mechanism() (sasl.Mechanism, error) {
+	switch strings.ToUpper(k.SASLMechanism) {
+	case "":
+		return nil, nil
+	case "PLAIN":
+		return plain.Auth{User: k.SASLUsername, Pass: k.SASLPassword}.AsMechanism(), nil
+	case "SCRAM-SHA-256":
+		return scram.Auth{User: k.SASLUsername, Pass: k.SASLPassword}.AsSha256Mechanism(), nil
+	case "SCRAM-SHA-512":
+		return scram.Auth{User: k.SASLUsername, Pass: k.SASLPassword}.AsSha512Mechanism(), nil
+	}
+	return nil, fmt.Errorf("SASL mechanism %q is not PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", k.SASLMechanism)
+}
+
+// Log asks the cluster about topics and offsets. It is safe for concurrent use.
+type Log struct {
+	kafka Kafka
+	cl    *kgo.Client
+	adm   *kadm.Client
+}
+
+// OpenLog connects to the cluster; Close releases it.
+func OpenLog(k Kafka) (*Log, error) {
+	cl, err := k.Client()
+	if err != nil {
+		return nil, err
+	}
+	return &Log{kafka: k, cl: cl, adm: kadm.NewClient(cl)}, nil
+}
+
+// Close releases the connections.
+func (l *Log) Close() { l.cl.Close() }
+
+// Ping answers whether a broker can be reached.
+func (l *Log) Ping(ctx context.Context) error { return l.cl.Ping(ctx) }
+
+// TopicOptions shape the topics that EnsureTopics makes.
+type TopicOptions struct {
+	// Partitions of topics that do not fix their own number; existing topics keep theirs. Default 6.
+	Partitions int32
+	// Replication 0 means min(3, brokers).
+	Replication int
+}
+
+// EnsureTopics makes the topics that are missing and checks those that exist: a wrong timestamp type or retention is an
+// error that says how to mend it.
+func (l *Log) EnsureTopics(ctx context.Context, o TopicOptions) error {
+	replication, err := l.replication(ctx, o.Replication)
+	if err != nil {
+		return err
+	}
+	existing, err := l.adm.ListTopics(ctx)
+	if err != nil {
+		return fmt.Errorf("list topics: %w", err)
+	}
+	var problems []error
+	for _, s := range topics.Specs() {
+		name := l.kafka.Names.Name(s.Topic)
+		if d, ok := existing[name]; ok && d.Err == nil {
+			problems = append(problems, l.checkTopic(ctx, s, name, d, o.Replication))
+			continue
+		}
+		if err := l.createTopic(ctx, s, name, o.Partitions, replication); err != nil {
+			problems = append(problems, fmt.Errorf("create topic %s: %w", name, err))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+func (l *Log) replication(ctx context.Context, wanted int) (int, error) {
+	if wanted > 0 {
+		return wanted, nil
+	}
+	brokers, err := l.adm.ListBrokers(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("list brokers: %w", err)
+	}
+	return min(3, max(1, len(brokers))), nil
+}
+
+func (l *Log) createTopic(ctx context.Context, s topics.Spec, name string, partitions int32, replication int) error {
+	if s.Partitions > 0 {
+		partitions = s.Partitions
+	}
+	configs := make(map[string]*string)
+	for k, v := range s.Configs(replication) {
+		configs[k] = kadm.StringPtr(v)
+	}
+	r, err := l.adm.CreateTopic(ctx, partitions, int16(replication), configs, name)
+	if err == nil {
+		err = r.Err
+	}
+	if errors.Is(err, kerr.TopicAlreadyExists) { // another node was faster
+		return nil
+	}
+	return err
+}
+
+func (l *Log) checkTopic(ctx context.Context, s topics.Spec, name string, d kadm.TopicDetail, replication int) error {
+	if s.Partitions > 0 && len(d.Partitions) != int(s.Partitions) {
+		return fmt.Errorf("topic %s has %d partitions and must have %d: make it anew", name, len(d.Partitions), s.Partitions)
+	}
+	if have := d.Partitions.NumReplicas(); have < replication {
+		return fmt.Errorf("topic %s has %d replicas, TOPIC_REPLICATION asks for %d: reassign it or lower the setting", name, have, replication)
+	}
+	rs, err := l.adm.DescribeTopicConfigs(ctx, name)
+	if err != nil {
+		return fmt.Errorf("read the settings of topic %s: %w", name, err)
+	}
+	want := s.Configs(1)
+	var problems []error
+	for _, r := range rs {
+		for _, c := range r.Configs {
+			if c.Key != "message.timestamp.type" && (c.Key != "retention.ms" || s.Retention != topics.Forever) {
+				continue
+			}
+			if w := want[c.Key]; c.MaybeValue() != w {
+				problems = append(problems, fmt.Errorf("topic %s has %s=%s and must have %s; mend it with: kafka-configs.sh --alter --topic %s --add-config %s=%s",
+					name, c.Key, c.MaybeValue(), w, name, c.Key, w))
+			}
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// Partitions is how many partitions a topic has.
+func (l *Log) Partitions(ctx context.Context, t topics.Topic) (int32, error) {
+	name := l.kafka.Names.Name(t)
+	ds, err := l.adm.ListTopics(ctx, name)
+	if err != nil {
+		return 0, fmt.Errorf("partitions of %s: %w", name, err)
+	}
+	d := ds[name]
+	if d.Err != nil {
+		return 0, fmt.Errorf("partitions of %s: %w", name, d.Err)
+	}
+	return int32(len(d.Partitions)), nil
+}
+
+// Ends is the offset after the last committed record of every partition of a topic.
+func (l *Log) Ends(ctx context.Context, t topics.Topic) (map[int32]int64, error) {
+	return l.offsets(l.adm.ListCommittedOffsets(ctx, l.kafka.Names.Name(t)))
+}
+
+// FirstAt is, for every partition, the first offset whose record time is at least ms, or the end.
+func (l *Log) firstAt(ctx context.Context, t topics.Topic, ms int64) (map[int32]int64, error) {
+	return l.offsets(l.adm.ListOffsetsAfterMilli(ctx, ms, l.kafka.Names.Name(t)))
+}
+
+func (l *Log) starts(ctx context.Context, t topics.Topic) (map[int32]int64, error) {
+	return l.offsets(l.adm.ListStartOffsets(ctx, l.kafka.Names.Name(t)))
+}
+
+func (l *Log) offsets(listed kadm.ListedOffsets, err error) (map[int32]int64, error) {
+	if err == nil {
+		err = listed.Error()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list offsets: %w", err)
+	}
+	out := make(map[int32]int64)
+	listed.Each(func(o kadm.ListedOffset) { out[o.Partition] = o.Offset })
+	return out, nil
+}
+
+// Rewind tells where to start reading so that everything within span before each position is seen: the first offset
+// whose time is at least that of the record before the position, less span. Positions at a partition's start stay.
+//
+// The dedup window is warmed so. Starting too early costs time and changes no verdict; starting too late would.
+func (l *Log) Rewind(ctx context.Context, t topics.Topic, positions map[int32]int64, span time.Duration) (map[int32]int64, error) {
+	out := maps.Clone(positions)
+	starts, err := l.starts(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	pending := make(map[int32]int64)
+	for p, next := range positions {
+		if next > starts[p] {
+			pending[p] = next
+		}
+	}
+	for back := int64(1); len(pending) > 0; back *= 16 {
+		times, err := l.timesBefore(ctx, t, pending, starts, back)
+		if err != nil {
+			return nil, err
+		}
+		for p, next := range pending {
+			ms, found := times[p]
+			switch {
+			case found:
+				at, err := l.firstAt(ctx, t, ms-span.Milliseconds())
+				if err != nil {
+					return nil, err
+				}
+				out[p] = min(at[p], next)
+			case next-back <= starts[p]: // no record before the position
+				out[p] = starts[p]
+			default:
+				continue
+			}
+			delete(pending, p)
+		}
+	}
+	return out, nil
+}
+
+// timesBefore finds the time of the last record among the back offsets before each position. Partitions without a
+// record there (control batches, aborted transactions) are missing from the answer.
+func (l *Log) timesBefore(ctx context.Context, t topics.Topic, positions, starts map[int32]int64, back int64) (map[int32]int64, error) {
+	name := l.kafka.Names.Name(t)
+	from := make(map[int32]kgo.Offset)
+	for p, next := range positions {
+		from[p] = kgo.NewOffset().At(max(starts[p], next-back))
+	}
+	cl, err := l.kafka.Client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{name: from}), kgo.KeepControlRecords())
+	if err != nil {
+		return nil, err
+	}
+	defer cl.CloseAllowingRebalance()
+	times, done := make(map[int32]int64), make(map[int32]bool)
+	for len(done) < len(positions) {
+		poll, cancel := context.WithTimeout(ctx, 2*time.Second)
+		fs := cl.PollRecords(poll, 1000)
+		cancel()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		quiet := true
+		fs.EachRecord(func(r *kgo.Record) {
+			quiet = false
+			p := r.Partition
+			if r.Offset < positions[p] && !r.Attrs.IsControl() {
+				times[p] = r.Timestamp.UnixMilli()
+			}
+			if r.Offset >= positions[p]-1 {
+				done[p] = true
+			}
+		})
+		if quiet {
+			break // the rest shows nothing here: look further back, which is always right
+		}
+	}
+	return times, nil
+}
+
+// nameOf is a topic's name in Kafka for messages to operators.
+func (l *Log) nameOf(t topics.Topic) string { return l.kafka.Names.Name(t) }
+
+// sorted returns a map's keys in order, for stable messages.
+func sorted[K ~string | ~int32, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
+
+// TopicHash is four bytes that identify a topic: another topic of the same name, made anew, has others.
+func (l *Log) TopicHash(ctx context.Context, t topics.Topic) (h [4]byte, err error) {
+	name := l.nameOf(t)
+	ds, err := l.adm.ListTopics(ctx, name)
+	if err == nil {
+		err = ds[name].Err
+	}
+	if err != nil {
+		return h, fmt.Errorf("identity of %s: %w", name, err)
+	}
+	id := ds[name].ID
+	sum := sha256.Sum256(id[:])
+	return [4]byte(sum[:4]), nil
+}

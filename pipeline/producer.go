@@ -1,0 +1,112 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/nexus/nexus/topics"
+)
+
+// DeliveryTimeout bounds how long an append may stay unanswered.
+const DeliveryTimeout = 5 * time.Second
+
+// ErrOverloaded reports that too many appends wait for the log; nothing was appended and a repeat is harmless.
+var ErrOverloaded = errors.New("pipeline: too many appends are waiting for the log")
+
+// Producer appends events to the log with acks=all. An error means that it is unknown whether the event was appended;
+// repeating it with the same identity is harmless. It is safe for concurrent use.
+type Producer struct {
+	cl    *kgo.Client
+	names topics.Names
+}
+
+// NewProducer opens a producer; Close flushes and releases it.
+func NewProducer(k Kafka) (*Producer, error) {
+	cl, err := k.Client(
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
+		kgo.RecordDeliveryTimeout(DeliveryTimeout),
+		kgo.ProduceRequestTimeout(DeliveryTimeout),
+		kgo.ProducerLinger(0),
+		kgo.MaxBufferedRecords(50_000),
+		kgo.ProducerBatchCompression(kgo.Lz4Compression(), kgo.NoCompression()),
+		kgo.ProducerOnDataLossDetected(func(topic string, partition int32) {
+			k.Log.Error("the log lost the producer's state; records may be missing or doubled", "topic", topic, "partition", partition)
+		}),
+	)
+	if err != nil {
+		return nil, err
+	}
+	return &Producer{cl: cl, names: k.Names}, nil
+}
+
+// Append appends the event and returns once the log has it, with its partition, offset and time filled in.
+func (p *Producer) Append(ctx context.Context, e *topics.Event) error {
+	done := make(chan error, 1)
+	p.TryAppend(e, func(err error) { done <- err })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// TryAppend appends the event without ever blocking: where too much waits already, done gets ErrOverloaded. done is
+// called once, on another goroutine, with the event's partition and offset filled in.
+func (p *Producer) TryAppend(e *topics.Event, done func(error)) {
+	r := &kgo.Record{Topic: p.names.Name(e.Topic), Key: e.Key, Value: e.Value}
+	for _, h := range e.Headers() {
+		r.Headers = append(r.Headers, kgo.RecordHeader(h))
+	}
+	p.tryProduce(r, func(r *kgo.Record, err error) {
+		e.Partition, e.Offset, e.Time = r.Partition, r.Offset, r.Timestamp.UnixMilli()
+		done(err)
+	})
+}
+
+func (p *Producer) tryProduce(r *kgo.Record, done func(*kgo.Record, error)) {
+	p.cl.TryProduce(context.Background(), r, func(r *kgo.Record, err error) {
+		if errors.Is(err, kgo.ErrMaxBuffered) {
+			err = ErrOverloaded
+		}
+		if err != nil {
+			err = fmt.Errorf("append to %s: %w", r.Topic, err)
+		}
+		done(r, err)
+	})
+}
+
+// produce appends a raw record and waits; the gate uses it to carry records on with all their headers.
+func (p *Producer) produce(ctx context.Context, r *kgo.Record) error {
+	done := make(chan error, 1)
+	p.tryProduce(r, func(_ *kgo.Record, err error) { done <- err })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Flush waits until everything appended so far has its answer, or ctx ends.
+func (p *Producer) Flush(ctx context.Context) { _ = p.cl.Flush(ctx) }
+
+// Close waits, at most as long as an append may take, for what was appended, and releases the connections.
+func (p *Producer) Close(log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), DeliveryTimeout)
+	defer cancel()
+	if err := p.cl.Flush(ctx); err != nil {
+		log.Error("appends were still unanswered at the end", "err", err)
+	}
+	p.cl.Close()
+}
+
+// TooLarge reports whether an append failed because the record is larger than the log takes: no repeat can help.
+func TooLarge(err error) bool { return errors.Is(err, kerr.MessageTooLarge) }

@@ -1,0 +1,185 @@
+package pipeline
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nexus/nexus/topics"
+)
+
+// Tail reads everything that is appended from its start on, hands it to Route, and tells those who append through it
+// when it has read and judged their event. Safe for concurrent use once made.
+type Tail struct {
+	consumer Consumer
+	producer *Producer
+	log      *Log
+	route    func(Batch)
+
+	parts map[topics.Topic][]*tailPart // fixed by NewTail
+}
+
+type tailPart struct {
+	next atomic.Int64
+
+	mu         sync.Mutex
+	waiting    map[int64]func(duplicate bool) // by offset
+	duplicates map[int64]bool
+	order      []int64 // of duplicates, oldest first
+}
+
+// keptDuplicates bounds how many verdicts a partition remembers for appends whose answer comes after the tail has read
+// them: the two race by milliseconds.
+const keptDuplicates = 4096
+
+// TailOptions are what a tail needs.
+type TailOptions struct {
+	Kafka    Kafka
+	Producer *Producer
+	Log      *Log
+	Topics   []topics.Topic
+	Window   time.Duration
+	Logger   *slog.Logger
+	// Route gets every batch, of one partition in order, of several at once.
+	Route func(Batch)
+}
+
+// NewTail asks the log for its partitions and notes their ends: Run reads from there.
+func NewTail(ctx context.Context, o TailOptions) (*Tail, error) {
+	t := &Tail{producer: o.Producer, log: o.Log, route: o.Route, parts: make(map[topics.Topic][]*tailPart)}
+	for _, topic := range o.Topics {
+		ends, err := o.Log.Ends(ctx, topic)
+		if err != nil {
+			return nil, err
+		}
+		t.parts[topic] = make([]*tailPart, len(ends))
+		for p, end := range ends {
+			part := &tailPart{waiting: make(map[int64]func(bool)), duplicates: make(map[int64]bool)}
+			part.next.Store(end)
+			t.parts[topic][p] = part
+		}
+	}
+	t.consumer = Consumer{Kafka: o.Kafka, Log: o.Logger, Topics: o.Topics, Sink: t, Window: o.Window}
+	return t, nil
+}
+
+// Run reads until ctx ends.
+func (t *Tail) Run(ctx context.Context) error { return t.consumer.Run(ctx) }
+
+// Live reports whether the tail is reading.
+func (t *Tail) Live() bool { return t.consumer.CaughtUp() }
+
+// Position is where the tail stands (Sink).
+func (t *Tail) Position(_ context.Context, topic topics.Topic, p int32) (int64, error) {
+	return t.parts[topic][p].next.Load(), nil
+}
+
+// Apply routes a batch and answers those who wait for its events (Sink). The position moves once the batch is routed.
+func (t *Tail) Apply(_ context.Context, b Batch) error {
+	t.route(b)
+	t.parts[b.Topic][b.Partition].passed(b)
+	return nil
+}
+
+func (p *tailPart) passed(b Batch) {
+	type answer struct {
+		done      func(bool)
+		duplicate bool
+	}
+	var answers []answer
+	p.mu.Lock()
+	for _, e := range b.Events {
+		if e.Duplicate {
+			p.remember(e.Offset)
+		}
+		if done, ok := p.waiting[e.Offset]; ok {
+			delete(p.waiting, e.Offset)
+			answers = append(answers, answer{done, e.Duplicate})
+		}
+	}
+	p.next.Store(b.To)
+	p.mu.Unlock()
+	for _, a := range answers {
+		a.done(a.duplicate)
+	}
+}
+
+func (p *tailPart) remember(offset int64) {
+	p.duplicates[offset] = true
+	p.order = append(p.order, offset)
+	if len(p.order) > keptDuplicates {
+		delete(p.duplicates, p.order[0])
+		p.order = p.order[1:]
+	}
+}
+
+// await calls done once the tail has passed offset.
+func (p *tailPart) await(offset int64, done func(duplicate bool)) {
+	p.mu.Lock()
+	if offset >= p.next.Load() {
+		p.waiting[offset] = done
+		p.mu.Unlock()
+		return
+	}
+	duplicate := p.duplicates[offset]
+	p.mu.Unlock()
+	done(duplicate)
+}
+
+// TryAppend appends an event without blocking and calls done once, on another goroutine: with an error (it is unknown
+// whether the log has the event), or when the tail has read the event, with its verdict.
+func (t *Tail) TryAppend(e *topics.Event, done func(duplicate bool, err error)) {
+	t.producer.TryAppend(e, func(err error) {
+		if err != nil {
+			done(false, err)
+			return
+		}
+		t.parts[e.Topic][e.Partition].await(e.Offset, func(duplicate bool) { done(duplicate, nil) })
+	})
+}
+
+// Append appends an event and returns when the tail has read it, with its verdict.
+func (t *Tail) Append(ctx context.Context, e *topics.Event) (duplicate bool, err error) {
+	type verdict struct {
+		duplicate bool
+		err       error
+	}
+	ctx, cancel := context.WithTimeout(ctx, DeliveryTimeout+3*time.Second)
+	defer cancel()
+	c := make(chan verdict, 1)
+	t.TryAppend(e, func(duplicate bool, err error) { c <- verdict{duplicate, err} })
+	select {
+	case v := <-c:
+		return v.duplicate, v.err
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+}
+
+// Next is the tail's position in every partition of a topic.
+func (t *Tail) Next(topic topics.Topic) map[int32]int64 {
+	out := make(map[int32]int64)
+	for p, part := range t.parts[topic] {
+		out[int32(p)] = part.next.Load()
+	}
+	return out
+}
+
+// NextOf is the tail's position in the partition of a key.
+func (t *Tail) NextOf(topic topics.Topic, key string) map[int32]int64 {
+	p := topics.Partition([]byte(key), int32(len(t.parts[topic])))
+	return map[int32]int64{p: t.parts[topic][p].next.Load()}
+}
+
+// Vector appends the positions of a topic's partitions to v, in order.
+func (t *Tail) Vector(v []int64, topic topics.Topic) []int64 {
+	for _, part := range t.parts[topic] {
+		v = append(v, part.next.Load())
+	}
+	return v
+}
+
+// Partitions is how many partitions a topic has.
+func (t *Tail) Partitions(topic topics.Topic) int { return len(t.parts[topic]) }

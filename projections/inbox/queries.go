@@ -1,0 +1,208 @@
+package inbox
+
+import (
+	"context"
+	"database/sql"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/nexus/nexus/topics"
+)
+
+// ErrNotFound reports that there is no such row, or that it is not the asking user's: the two are not told apart.
+var ErrNotFound = errors.New("inbox: not found")
+
+// ErrCursor reports a cursor that was not made here.
+var ErrCursor = errors.New("inbox: the cursor is not one that this server gave out")
+
+// Notification is a notification or an announcement as its user sees it.
+type Notification struct {
+	ID    string
+	Value []byte // the JSON object that clients got
+	Read  bool
+	// Announcement tells that it went to all users.
+	Announcement bool
+	at           int64
+}
+
+// The user's notifications and the announcements, both without what the user deleted: $1 is the user.
+const visible = `(
+	SELECT id, value, at, 0 AS announcement, CASE WHEN read_at IS NULL THEN 0 ELSE 1 END AS seen
+		FROM notifications WHERE user_id=$1 AND deleted_at IS NULL
+	UNION ALL
+	SELECT a.id, a.value, a.at, 1, CASE WHEN s.read_at IS NULL AND a.at > COALESCE(m.read_to, -1) THEN 0 ELSE 1 END
+		FROM announcements a
+		LEFT JOIN announcement_states s ON s.user_id=$1 AND s.id=a.id
+		LEFT JOIN marks m ON m.user_id=$1
+		WHERE s.deleted_at IS NULL AND a.at > COALESCE(m.deleted_to, -1)) v`
+
+// Notifications lists a user's notifications and the announcements, newest first: at most limit, after cursor (empty:
+// from the newest). next is the cursor of the following page, empty on the last.
+func (i *Inbox) Notifications(ctx context.Context, user string, unread bool, limit int, cursor string) (list []Notification, next string, err error) {
+	query, args := `SELECT id, value, at, announcement, seen FROM `+visible+` WHERE 1=1`, []any{user}
+	if unread {
+		query += ` AND seen=0`
+	}
+	if cursor != "" {
+		at, id, err := readCursor(cursor)
+		if err != nil {
+			return nil, "", err
+		}
+		query += ` AND (at < $2 OR at = $2 AND id < $3)`
+		args = append(args, at, id)
+	}
+	query += ` ORDER BY at DESC, id DESC LIMIT ` + strconv.Itoa(limit+1)
+	rows, err := i.db.Read.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, "", fmt.Errorf("inbox: list notifications: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var n Notification
+		var announcement, seen int
+		if err := rows.Scan(&n.ID, &n.Value, &n.at, &announcement, &seen); err != nil {
+			return nil, "", fmt.Errorf("inbox: list notifications: %w", err)
+		}
+		n.Announcement, n.Read = announcement == 1, seen == 1
+		list = append(list, n)
+	}
+	if len(list) > limit {
+		list = list[:limit]
+		next = writeCursor(list[limit-1].at, list[limit-1].ID)
+	}
+	return list, next, rows.Err()
+}
+
+// Unread counts a user's unread notifications and announcements.
+func (i *Inbox) Unread(ctx context.Context, user string) (n int, err error) {
+	err = i.db.Read.QueryRowContext(ctx, `SELECT count(*) FROM `+visible+` WHERE seen=0`, user).Scan(&n)
+	if err != nil {
+		err = fmt.Errorf("inbox: count unread: %w", err)
+	}
+	return n, err
+}
+
+// Newest is the record time, in Unix milliseconds, of the newest thing that Notifications would list; ErrNotFound where
+// there is none.
+func (i *Inbox) Newest(ctx context.Context, user string) (int64, error) {
+	var at sql.NullInt64
+	if err := i.db.Read.QueryRowContext(ctx, `SELECT max(at) FROM `+visible, user).Scan(&at); err != nil {
+		return 0, fmt.Errorf("inbox: newest: %w", err)
+	}
+	if !at.Valid {
+		return 0, ErrNotFound
+	}
+	return at.Int64, nil
+}
+
+// HasNotification tells whether the user has this notification, or it is an announcement: nil or ErrNotFound.
+func (i *Inbox) HasNotification(ctx context.Context, user, id string) error {
+	var n int
+	err := i.db.Read.QueryRowContext(ctx, `SELECT count(*) FROM `+visible+` WHERE id=$2`, user, id).Scan(&n)
+	if err != nil {
+		return fmt.Errorf("inbox: find notification: %w", err)
+	}
+	if n == 0 {
+		return ErrNotFound
+	}
+	return nil
+}
+
+// Message is a chat message as its two participants see it.
+type Message struct {
+	ID, Sender, Receiver string
+	Value                []byte
+	Read                 bool
+	pos                  int64
+}
+
+// Messages lists the conversation of two users in log order, the newest page first: at most limit messages before
+// cursor (empty: the latest). next is the cursor of the page before, empty on the first.
+func (i *Inbox) Messages(ctx context.Context, a, b string, limit int, cursor string) (list []Message, next string, err error) {
+	query, args := `SELECT id, sender, receiver, value, read_at, pos FROM messages WHERE conversation=$1`, []any{topics.ConversationKey(a, b)}
+	if cursor != "" {
+		pos, _, err := readCursor(cursor)
+		if err != nil {
+			return nil, "", err
+		}
+		query += ` AND pos < $2`
+		args = append(args, pos)
+	}
+	query += ` ORDER BY part DESC, pos DESC LIMIT ` + strconv.Itoa(limit+1)
+	rows, err := i.db.Read.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, "", fmt.Errorf("inbox: list messages: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		m, err := scanMessage(rows)
+		if err != nil {
+			return nil, "", err
+		}
+		list = append(list, m)
+	}
+	if len(list) > limit {
+		list = list[:limit]
+		next = writeCursor(list[limit-1].pos, "")
+	}
+	for l, r := 0, len(list)-1; l < r; l, r = l+1, r-1 {
+		list[l], list[r] = list[r], list[l]
+	}
+	return list, next, rows.Err()
+}
+
+// Message finds a message by its id; ErrNotFound where user is not one of its two participants.
+func (i *Inbox) Message(ctx context.Context, user, id string) (Message, error) {
+	m, err := scanMessage(i.db.Read.QueryRowContext(ctx,
+		`SELECT id, sender, receiver, value, read_at, pos FROM messages WHERE id=$1 AND (sender=$2 OR receiver=$2)`, id, user))
+	if errors.Is(err, sql.ErrNoRows) {
+		return Message{}, ErrNotFound
+	}
+	return m, err
+}
+
+func scanMessage(row interface{ Scan(...any) error }) (m Message, err error) {
+	var read sql.NullInt64
+	if err := row.Scan(&m.ID, &m.Sender, &m.Receiver, &m.Value, &read, &m.pos); err != nil {
+		return m, fmt.Errorf("inbox: read message: %w", err)
+	}
+	m.Read = read.Valid
+	return m, nil
+}
+
+// Device is a registered device token.
+type Device struct{ Token, Platform string }
+
+// Devices lists a user's registered device tokens.
+func (i *Inbox) Devices(ctx context.Context, user string) (list []Device, err error) {
+	rows, err := i.db.Read.QueryContext(ctx, `SELECT token, platform FROM devices WHERE user_id=$1 AND registered=1 ORDER BY token`, user)
+	if err != nil {
+		return nil, fmt.Errorf("inbox: list devices: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var d Device
+		if err := rows.Scan(&d.Token, &d.Platform); err != nil {
+			return nil, fmt.Errorf("inbox: list devices: %w", err)
+		}
+		list = append(list, d)
+	}
+	return list, rows.Err()
+}
+
+func writeCursor(n int64, id string) string {
+	return base64.RawURLEncoding.EncodeToString([]byte(strconv.FormatInt(n, 10) + " " + id))
+}
+
+func readCursor(cursor string) (int64, string, error) {
+	b, err := base64.RawURLEncoding.DecodeString(cursor)
+	number, id, ok := strings.Cut(string(b), " ")
+	n, parseErr := strconv.ParseInt(number, 10, 64)
+	if err != nil || !ok || parseErr != nil {
+		return 0, "", ErrCursor
+	}
+	return n, id, nil
+}

@@ -1,0 +1,285 @@
+// Package presence folds topic presence, in memory, into who is online. Every edge folds the same records in the same
+// order, so all agree; nothing is written back.
+package presence
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/nexus/nexus/pipeline"
+	"github.com/nexus/nexus/topics"
+)
+
+// Namespace is a WebSocket namespace: a user is online in each by itself.
+type Namespace string
+
+// The namespaces.
+const (
+	Dashboard Namespace = "/dashboard"
+	Messaging Namespace = "/ws"
+)
+
+// Change says that a user came online or went offline in a namespace.
+type Change struct {
+	User      string
+	Namespace Namespace
+	Online    bool
+	At        int64 // record time of the cause, Unix milliseconds
+}
+
+// Options of a fold.
+type Options struct {
+	// Start is where to read from: far enough back to meet every live session's last record.
+	Start func(ctx context.Context) (int64, error)
+	// End is the offset up to which the fold must have read before it shows anything.
+	End func(ctx context.Context) (int64, error)
+	// Grace is how long a user who is gone is still shown as online.
+	Grace time.Duration
+	// Changed is told what is to be shown, from Run's goroutine, at most every 250 ms.
+	Changed func([]Change)
+}
+
+// Keep is how far back a fold reads: sessions are repeated more often than that.
+const Keep = 5 * time.Minute
+
+// deadAfter is how many heartbeats of some single other node without a record of a node's own mean that it is dead.
+const deadAfter = 4
+
+const coalesce = 250 * time.Millisecond
+
+// Fold is the state. It is safe for concurrent use; a pipeline.Consumer feeds it.
+type Fold struct {
+	o     Options
+	ready chan struct{} // closed once End has been reached
+
+	mu       sync.Mutex
+	goal     int64
+	nodes    map[string]*node   // by id
+	ended    map[string]bool    // ids of earlier boots
+	sessions map[string]session // by id
+	counts   map[place]int
+	shown    map[place]bool
+	dirty    map[place]departure
+}
+
+type node struct {
+	name  string
+	beats map[string]int // other node → its heartbeats since this node's last record
+}
+
+type session struct {
+	node string
+	at   place
+}
+
+type place struct {
+	namespace Namespace
+	user      string
+}
+
+// departure is a change that waits to be shown.
+type departure struct {
+	since time.Time
+	at    int64
+}
+
+// New makes an empty fold.
+func New(o Options) *Fold {
+	return &Fold{o: o, ready: make(chan struct{}), goal: -1, nodes: make(map[string]*node), ended: make(map[string]bool),
+		sessions: make(map[string]session), counts: make(map[place]int), shown: make(map[place]bool), dirty: make(map[place]departure)}
+}
+
+// Ready is closed once the fold has read what stood in the log when it began.
+func (f *Fold) Ready() <-chan struct{} { return f.ready }
+
+// Position begins where every live session will be met (pipeline.Sink).
+func (f *Fold) Position(ctx context.Context, _ topics.Topic, _ int32) (int64, error) {
+	start, err := f.o.Start(ctx)
+	if err != nil {
+		return 0, err
+	}
+	end, err := f.o.End(ctx)
+	if err != nil {
+		return 0, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.goal = end
+	f.reach(start)
+	return start, nil
+}
+
+// Apply folds a batch (pipeline.Sink).
+func (f *Fold) Apply(_ context.Context, b pipeline.Batch) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for e := range b.Live {
+		f.fold(e)
+	}
+	f.reach(b.To)
+	return nil
+}
+
+// reach shows what has been folded once the goal is met. f.mu is held.
+func (f *Fold) reach(next int64) {
+	select {
+	case <-f.ready:
+		return
+	default:
+	}
+	if next < f.goal {
+		return
+	}
+	for p := range f.counts {
+		f.shown[p] = true
+	}
+	clear(f.dirty)
+	close(f.ready)
+}
+
+func (f *Fold) fold(e *topics.Event) {
+	id, name := e.Body.Text("node"), e.Body.Text("name")
+	if f.ended[id] {
+		return
+	}
+	f.alive(e, id, name)
+	switch e.Type {
+	case topics.NodeHeartbeat:
+		f.heartbeat(e, id)
+	case topics.Connected:
+		f.connect(e, id)
+	case topics.Disconnected:
+		f.disconnect(e.Body.Text("session"), e.Time)
+	}
+}
+
+// alive notes a record of a node; the first of a new boot ends the earlier ones of its name.
+func (f *Fold) alive(e *topics.Event, id, name string) {
+	if n := f.nodes[id]; n != nil {
+		clear(n.beats)
+		return
+	}
+	for other, n := range f.nodes {
+		if n.name == name {
+			f.ended[other] = true
+			f.end(other, e.Time)
+		}
+	}
+	f.nodes[id] = &node{name: name, beats: make(map[string]int)}
+}
+
+func (f *Fold) heartbeat(e *topics.Event, id string) {
+	for other, n := range f.nodes {
+		if other == id {
+			continue
+		}
+		if n.beats[id]++; n.beats[id] >= deadAfter {
+			f.end(other, e.Time)
+		}
+	}
+}
+
+// end removes a node and its sessions.
+func (f *Fold) end(id string, at int64) {
+	delete(f.nodes, id)
+	for s, v := range f.sessions {
+		if v.node == id {
+			f.disconnect(s, at)
+		}
+	}
+}
+
+func (f *Fold) connect(e *topics.Event, node string) {
+	id := e.Body.Text("session")
+	if _, known := f.sessions[id]; known {
+		return
+	}
+	p := place{Namespace(e.Body.Text("namespace")), e.Body.Text("userId")}
+	f.sessions[id] = session{node, p}
+	f.counts[p]++
+	f.touch(p, e.Time)
+}
+
+func (f *Fold) disconnect(id string, at int64) {
+	s, known := f.sessions[id]
+	if !known {
+		return
+	}
+	delete(f.sessions, id)
+	if f.counts[s.at]--; f.counts[s.at] == 0 {
+		delete(f.counts, s.at)
+	}
+	f.touch(s.at, at)
+}
+
+func (f *Fold) touch(p place, at int64) { f.dirty[p] = departure{time.Now(), at} }
+
+// Run shows changes until ctx ends.
+func (f *Fold) Run(ctx context.Context) error {
+	tick := time.NewTicker(coalesce)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if changes := f.due(time.Now()); len(changes) > 0 {
+			f.o.Changed(changes)
+		}
+	}
+}
+
+// due takes the changes that are to be shown now: who came, and who has been gone for the grace.
+func (f *Fold) due(now time.Time) (changes []Change) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	select {
+	case <-f.ready:
+	default:
+		return nil
+	}
+	for p, d := range f.dirty {
+		online := f.counts[p] > 0
+		if !online && f.shown[p] && now.Sub(d.since) < f.o.Grace {
+			continue
+		}
+		delete(f.dirty, p)
+		if online == f.shown[p] {
+			continue
+		}
+		if online {
+			f.shown[p] = true
+		} else {
+			delete(f.shown, p)
+		}
+		changes = append(changes, Change{User: p.user, Namespace: p.namespace, Online: online, At: d.at})
+	}
+	return changes
+}
+
+// Online tells whether a user is online in a namespace; one who left within the grace still is.
+func (f *Fold) Online(ns Namespace, user string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := place{ns, user}
+	return f.counts[p] > 0 || f.shown[p]
+}
+
+// OnlineUsers is how many users are online in a namespace.
+func (f *Fold) OnlineUsers(ns Namespace) (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for p := range f.counts {
+		if p.namespace == ns {
+			n++
+		}
+	}
+	for p := range f.shown {
+		if p.namespace == ns && f.counts[p] == 0 {
+			n++
+		}
+	}
+	return n
+}

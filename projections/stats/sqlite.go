@@ -1,0 +1,82 @@
+package stats
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"fmt"
+
+	"github.com/nexus/nexus/pipeline"
+	"github.com/nexus/nexus/projections/sqldb"
+	"github.com/nexus/nexus/topics"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// SQLite keeps the statistics in an embedded database. It is safe for concurrent use.
+type SQLite struct {
+	db        *sqldb.DB
+	positions sqldb.Positions
+}
+
+// OpenSQLite prepares the tables. The caller closes db.
+func OpenSQLite(ctx context.Context, db *sqldb.DB) (*SQLite, error) {
+	s := &SQLite{db: db, positions: sqldb.Positions{DB: db, Projection: "stats"}}
+	if err := s.positions.Create(ctx); err != nil {
+		return nil, fmt.Errorf("stats: %w", err)
+	}
+	if err := db.Migrate(ctx, "stats", migrations); err != nil {
+		return nil, fmt.Errorf("stats: %w", err)
+	}
+	return s, nil
+}
+
+// Ping answers whether the database can be used.
+func (s *SQLite) Ping(ctx context.Context) error { return s.db.Read.PingContext(ctx) }
+
+// Position is the next offset to fold (pipeline.Sink).
+func (s *SQLite) Position(ctx context.Context, t topics.Topic, p int32) (int64, error) {
+	return s.positions.Next(ctx, t, p)
+}
+
+// Reached tells whether everything below end of a partition is counted.
+func (s *SQLite) Reached(ctx context.Context, t topics.Topic, p int32, end int64) (bool, error) {
+	next, err := s.positions.Next(ctx, t, p)
+	return next >= end, err
+}
+
+var eventsTable = sqldb.Table{Name: "events", Columns: []string{
+	"user_id text", "type text", "topic text", "part bigint", "pos bigint", "at bigint", "detail text"}}
+
+// Apply folds a batch (pipeline.Sink).
+func (s *SQLite) Apply(ctx context.Context, b pipeline.Batch) error {
+	var rows [][]any
+	for _, r := range rowsOf(b) {
+		rows = append(rows, []any{r.user, r.typ, r.topic, int64(r.part), r.pos, r.at, r.detail})
+	}
+	return s.db.Tx(ctx, func(tx *sql.Tx) error {
+		if err := s.positions.Move(ctx, tx, b.Topic, b.Partition, b.From, b.To); err != nil {
+			return err
+		}
+		return s.db.Insert(ctx, tx, eventsTable, rows)
+	})
+}
+
+// Counts answers for each of the users; one without events has zeros.
+func (s *SQLite) Counts(ctx context.Context, users []string) (map[string]Counts, error) {
+	out := make(map[string]Counts, len(users))
+	for _, u := range users {
+		var c Counts
+		err := s.db.Read.QueryRowContext(ctx, `SELECT
+			(SELECT count(*) FROM events WHERE user_id=$1 AND type='notification' AND detail=$2),
+			(SELECT count(*) FROM events WHERE user_id=$1 AND type='message'),
+			(SELECT count(*) FROM events WHERE user_id=$1 AND type='activity' AND detail=$3)`,
+			u, detailConnection, detailPost).Scan(&c.Connections, &c.Messages, &c.Posts)
+		if err != nil {
+			return nil, fmt.Errorf("stats: counts: %w", err)
+		}
+		out[u] = c
+	}
+	return out, nil
+}

@@ -1,0 +1,137 @@
+package topics
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+
+	"github.com/google/uuid"
+)
+
+// Draft is a chat message before it is sent.
+type Draft struct {
+	ReceiverID      string          `json:"receiverId"`
+	Content         string          `json:"content"`
+	Encrypted       json.RawMessage `json:"encrypted"`
+	ClientMessageID string          `json:"clientMessageId"`
+}
+
+// Receipt tells a sender what became of an event: its id, and whether the log had it already.
+type Receipt struct {
+	ID        string
+	Duplicate bool
+}
+
+// contentKeyPrefix sets keys made of content apart from those that clients choose.
+const contentKeyPrefix = "sha256:"
+
+// ContentKey is the idempotency key of a message whose sender named none: a hash of sender, receiver and content.
+func (d Draft) ContentKey(sender string) string {
+	h := sha256.New()
+	for _, s := range [...]string{sender, d.ReceiverID, d.Content, string(d.Encrypted)} {
+		sum := sha256.Sum256([]byte(s))
+		h.Write(sum[:])
+	}
+	return contentKeyPrefix + hex.EncodeToString(h.Sum(nil))
+}
+
+// Message makes the event of a draft. Where the draft names its clientMessageId the id follows from it; else the key is
+// the content's hash and the id is a new UUIDv7, or firstID where a copy was sent before.
+func (d Draft) Message(sender, firstID string) *Event {
+	key := ConversationKey(sender, d.ReceiverID)
+	m := Meta{Source: SourceOf(sender), Type: Message}
+	switch {
+	case d.ClientMessageID != "":
+		m.IdempotencyKey = d.ClientMessageID
+		m.NexusID = EventID(key, m.Type, m.Source, m.IdempotencyKey)
+	case firstID != "":
+		m.IdempotencyKey, m.NexusID = d.ContentKey(sender), firstID
+	default:
+		m.IdempotencyKey, m.NexusID = d.ContentKey(sender), NewID()
+	}
+	o := newObject()
+	o.text("id", m.NexusID)
+	o.text("senderId", sender)
+	o.text("receiverId", d.ReceiverID)
+	if len(d.Encrypted) > 0 {
+		o.raw("encrypted", d.Encrypted)
+	} else {
+		o.text("content", d.Content)
+	}
+	if d.ClientMessageID != "" {
+		o.text("clientMessageId", d.ClientMessageID)
+	}
+	return New(Messages, key, m, o.bytes())
+}
+
+// New makes an event that Nexus appends; ce_id is the idempotency key or else the id.
+func New(t Topic, key string, m Meta, value []byte) *Event {
+	if m.ID == "" {
+		m.ID = m.NexusID
+	}
+	return &Event{Topic: t, Key: []byte(key), Meta: m, Value: value}
+}
+
+// NewID is an id of an event whose sender named no key: a UUIDv7 (RFC 9562, section 5.7).
+func NewID() string { return uuid.Must(uuid.NewV7()).String() }
+
+// Fields builds a JSON object from name and value pairs, in order, leaving out values that are nil. Strings keep <, >
+// and & as they are.
+func Fields(pairs ...any) []byte {
+	o := newObject()
+	for i := 0; i+1 < len(pairs); i += 2 {
+		name := pairs[i].(string)
+		switch v := pairs[i+1].(type) {
+		case nil:
+		case json.RawMessage:
+			if len(v) > 0 {
+				o.raw(name, v)
+			}
+		case string:
+			o.text(name, v)
+		default:
+			b, err := json.Marshal(v)
+			if err == nil {
+				o.raw(name, b)
+			}
+		}
+	}
+	return o.bytes()
+}
+
+type object struct {
+	b   bytes.Buffer
+	enc *json.Encoder
+}
+
+func newObject() *object {
+	o := &object{}
+	o.b.WriteByte('{')
+	o.enc = json.NewEncoder(&o.b)
+	o.enc.SetEscapeHTML(false)
+	return o
+}
+
+func (o *object) name(name string) {
+	if o.b.Len() > 1 {
+		o.b.WriteByte(',')
+	}
+	o.b.WriteString(`"` + name + `":`)
+}
+
+func (o *object) text(name, v string) {
+	o.name(name)
+	_ = o.enc.Encode(v)         // a string always encodes
+	o.b.Truncate(o.b.Len() - 1) // the encoder's newline
+}
+
+func (o *object) raw(name string, v []byte) {
+	o.name(name)
+	o.b.Write(v)
+}
+
+func (o *object) bytes() []byte {
+	o.b.WriteByte('}')
+	return o.b.Bytes()
+}

@@ -1,0 +1,40 @@
+package topics
+
+import "time"
+
+// Error is what a client is told of a refusal, on a socket and by REST alike. The codes are part of the contract.
+type Error struct {
+	Code    string
+	Message string
+	// RetryAfter is set where waiting helps.
+	RetryAfter time.Duration
+}
+
+// The codes of an Error.
+const (
+	CodeBadFrame           = "bad_frame"
+	CodeUnknownEvent       = "unknown_event"
+	CodeInvalidPayload     = "invalid_payload"
+	CodeRateLimited        = "rate_limited"
+	CodeTokenExpired       = "token_expired"
+	CodeTokenInvalid       = "token_invalid"
+	CodeForbidden          = "forbidden"
+	CodeTooManyConnections = "too_many_connections"
+	CodeTooLarge           = "too_large"
+	CodeNotFound           = "not_found"
+	CodeUnavailable        = "unavailable"
+)
+
+func (e *Error) Error() string { return e.Code + ": " + e.Message }
+
+// Invalid is an Error for a payload that is not what it must be.
+func Invalid(message string) *Error { return &Error{Code: CodeInvalidPayload, Message: message} }
+
+// Unavailable is an Error for an engine that cannot be reached: whether the event was taken is unknown, and sending it
+// again with the same id is harmless.
+func Unavailable() *Error {
+	return &Error{Code: CodeUnavailable, Message: "the log or a store cannot be reached; try again with the same id", RetryAfter: time.Second}
+}
+
+// NotFound is the answer for what does not exist and for what is not the asking user's.
+func NotFound() *Error { return &Error{Code: CodeNotFound, Message: "there is no such thing"} }

@@ -1,0 +1,291 @@
+package topics
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Event is a record of one of our topics, as consumers and producers see it. It is not safe for concurrent use until
+// Decode has run; afterwards it may be read by many.
+type Event struct {
+	Topic     Topic
+	Partition int32
+	Offset    int64
+	Time      int64 // record time, Unix milliseconds
+	Key       []byte
+	Value     []byte
+	Meta
+
+	// Audience and Body are filled by Decode.
+	Audience Audience
+	Body     Body
+
+	// Duplicate is the dedup window's verdict, Stray says that the record stands in a partition its key does not belong
+	// to. Both are set by the consumer that polled the record.
+	Duplicate, Stray bool
+
+	decoded bool
+	err     error
+}
+
+// MaxValue bounds a record's value, in bytes.
+const MaxValue = 256 << 10
+
+// Valid is the one judge of validity: it reads the event's key and value once and says what is wrong with them.
+// The error is fit to be shown to whoever wrote the record; it never quotes the value.
+func Valid(e *Event) error {
+	if e.decoded {
+		return e.err
+	}
+	e.decoded = true
+	e.err = e.decode()
+	return e.err
+}
+
+func (e *Event) decode() error {
+	aud, keyErr := ParseAudience(string(e.Key))
+	if e.Type == "" {
+		e.Type = DefaultType(e.Topic, aud.Kind)
+	}
+	if e.Type == "" && keyErr != nil && e.Topic != Presence {
+		return keyErr
+	}
+	s := schemaOf(e.Type, e.Topic)
+	if s == nil {
+		return fmt.Errorf("ce_type %q is not one of topic %s", clip(e.Type), e.Topic)
+	}
+	if slices.Contains(s.keys, NoAudience) {
+		aud, keyErr = Audience{}, nil
+	}
+	if keyErr != nil {
+		return keyErr
+	}
+	if s.keys != nil && !slices.Contains(s.keys, aud.Kind) {
+		return fmt.Errorf("the key does not suit a %s", s.typ)
+	}
+	e.Audience = aud
+	if len(e.Value) > MaxValue {
+		return fmt.Errorf("the value has %d bytes; %d are allowed", len(e.Value), MaxValue)
+	}
+	body, err := scanBody(e.Value)
+	if err != nil {
+		return err
+	}
+	e.Body = body
+	if err := s.check(e); err != nil {
+		return err
+	}
+	return e.checkID()
+}
+
+// checkID: what Nexus mints stands in the value and in header nexus-id; a record of others has neither.
+func (e *Event) checkID() error {
+	id := e.Body.Text("id")
+	switch {
+	case e.Body.Has("id") && e.NexusID == "":
+		return errors.New("a record must not have a top-level id; Nexus gives it one")
+	case e.NexusID != "" && id != e.NexusID:
+		return errors.New("header nexus-id and the value's id differ")
+	}
+	return nil
+}
+
+func schemaOf(typ string, t Topic) *schema {
+	for i := range schemas {
+		if schemas[i].typ == typ && slices.Contains(schemas[i].topics, t) {
+			return &schemas[i]
+		}
+	}
+	return nil
+}
+
+func (s *schema) check(e *Event) error {
+	for _, m := range e.Body.members {
+		if m.name == "id" {
+			if err := checkKind("id", aString, m.raw); err != nil {
+				return err
+			}
+			continue
+		}
+		i := slices.IndexFunc(s.fields, func(f field) bool { return f.name == m.name })
+		if i < 0 {
+			return fmt.Errorf("unknown field %q of a %s; put it in data", clip(m.name), s.typ)
+		}
+		f := s.fields[i]
+		if err := checkKind(f.name, f.kind, m.raw); err != nil {
+			return err
+		}
+		if f.check == nil {
+			continue
+		}
+		if err := f.check(unquote(m.raw)); err != nil {
+			return fmt.Errorf("field %s: %w", f.name, err)
+		}
+	}
+	for _, f := range s.fields {
+		if f.required && !e.Body.Has(f.name) {
+			return fmt.Errorf("field %s of a %s is missing", f.name, s.typ)
+		}
+	}
+	if s.extra == nil {
+		return nil
+	}
+	return s.extra(e)
+}
+
+func checkKind(name string, k kind, raw []byte) error {
+	ok := true
+	switch c := raw[0]; k {
+	case aString:
+		ok = c == '"'
+	case anObject:
+		ok = c == '{'
+	case anArray:
+		ok = c == '['
+	case aBool:
+		ok = c == 't' || c == 'f'
+	case aNumber:
+		ok = c == '-' || '0' <= c && c <= '9'
+	}
+	if !ok {
+		return fmt.Errorf("field %s must be %s", name, k)
+	}
+	return nil
+}
+
+func checkMessage(e *Event) error {
+	s, r := e.Body.Text("senderId"), e.Body.Text("receiverId")
+	if ConversationKey(s, r) != string(e.Key) {
+		return errors.New("senderId and receiverId are not those of the key")
+	}
+	if e.Body.Has("content") == e.Body.Has("encrypted") {
+		return errors.New("a message has either content or encrypted")
+	}
+	if u := UserOf(e.Source); u != "" && u != s {
+		return errors.New("senderId is not the user of ce_source")
+	}
+	return nil
+}
+
+func checkParticipant(e *Event) error {
+	if !e.Audience.Has(e.Body.Text("userId")) {
+		return errors.New("userId is not one of the key's two users")
+	}
+	return nil
+}
+
+func checkAudience(e *Event) error {
+	want := User
+	if e.Topic == Broadcasts {
+		want = Channel
+	}
+	if e.Audience.Kind != want {
+		return fmt.Errorf("the key of a %s in %s must be %s", e.Type, e.Topic,
+			map[AudienceKind]string{User: "user:<id>", Channel: "channel:<name>"}[want])
+	}
+	return nil
+}
+
+func checkTarget(e *Event) error {
+	if e.Body.Has("notificationId") == e.Body.Has("upTo") {
+		return errors.New("either notificationId or upTo must be given")
+	}
+	return nil
+}
+
+func notEmpty(s string) error {
+	if s == "" {
+		return errors.New("must not be empty")
+	}
+	return nil
+}
+
+func length(least, most int) func(string) error {
+	return func(s string) error {
+		if n := utf8.RuneCountInString(s); n < least || n > most {
+			return fmt.Errorf("must have %d to %d characters", least, most)
+		}
+		return nil
+	}
+}
+
+func oneOf(allowed ...string) func(string) error {
+	return func(s string) error {
+		if !slices.Contains(allowed, s) {
+			return fmt.Errorf("must be one of %s", strings.Join(allowed, ", "))
+		}
+		return nil
+	}
+}
+
+// TimeLayout is how Nexus writes timestamps: RFC 3339, UTC, milliseconds, Z.
+const TimeLayout = "2006-01-02T15:04:05.000Z"
+
+// CheckTimestamp accepts RFC 3339 timestamps in UTC, written with Z.
+func CheckTimestamp(s string) error {
+	if _, err := time.Parse(time.RFC3339Nano, s); err != nil || !strings.HasSuffix(s, "Z") {
+		return errors.New("must be an RFC 3339 timestamp in UTC, like 2025-12-01T10:00:00.000Z")
+	}
+	return nil
+}
+
+// FormatTime writes Unix milliseconds as Nexus writes timestamps.
+func FormatTime(ms int64) string { return time.UnixMilli(ms).UTC().Format(TimeLayout) }
+
+// EventID is the event's id: the one that Nexus minted, else <topic letter><partition>-<offset>.
+func (e *Event) EventID() string {
+	if e.NexusID != "" {
+		return e.NexusID
+	}
+	s, _ := Of(e.Topic)
+	b := append(make([]byte, 0, 24), s.Letter)
+	b = strconv.AppendInt(b, int64(e.Partition), 10)
+	b = append(b, '-')
+	return string(strconv.AppendInt(b, e.Offset, 10))
+}
+
+// Data is what clients receive as the event's data: the value with what it leaves out spliced in before its last
+// brace. withID adds the id, which only feed events carry. The event must be valid.
+func (e *Event) Data(withID bool, extra ...string) []byte {
+	v := e.Body.value
+	b := append(make([]byte, 0, len(v)+96), v[:len(v)-1]...)
+	empty := len(e.Body.members) == 0
+	add := func(s string) {
+		if !empty {
+			b = append(b, ',')
+		}
+		empty = false
+		b = append(b, s...)
+	}
+	if withID && !e.Body.Has("id") {
+		add(`"id":"` + e.EventID() + `"`)
+	}
+	if e.Type == Notification {
+		if !e.Body.Has("priority") {
+			add(`"priority":"normal"`)
+		}
+		if !e.Body.Has("data") {
+			add(`"data":{}`)
+		}
+	}
+	if !e.Body.Has("timestamp") {
+		add(`"timestamp":"` + FormatTime(e.Time) + `"`)
+	}
+	for _, s := range extra {
+		add(s)
+	}
+	return append(b, '}')
+}
+
+// clip bounds what an error repeats of its input.
+func clip(s string) string {
+	if len(s) > 64 {
+		s = strings.ToValidUTF8(s[:64], "") + "…"
+	}
+	return s
+}

@@ -1,0 +1,133 @@
+package topics
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"strings"
+)
+
+// Header is a record header. It has the shape of a Kafka client's own.
+type Header struct {
+	Key   string
+	Value []byte
+}
+
+// Header names: CloudEvents 1.0 Kafka protocol binding, section 3.2 (binary content mode), and our own.
+const (
+	HeaderID             = "ce_id"
+	HeaderSource         = "ce_source"
+	HeaderType           = "ce_type"
+	HeaderTime           = "ce_time"
+	HeaderSpecVersion    = "ce_specversion"
+	HeaderContentType    = "content-type"
+	HeaderIdempotencyKey = "idempotency-key"
+	HeaderTraceParent    = "traceparent"
+	HeaderNexusID        = "nexus-id"
+	// On dead letters: where the record stood, why it was refused, and whether its value was cut.
+	HeaderOrigin    = "nexus-origin"
+	HeaderReason    = "nexus-reason"
+	HeaderTruncated = "nexus-truncated"
+)
+
+// Meta is what a record's headers say. Of a header that stands twice the last counts.
+type Meta struct {
+	ID, Source, Type, Time, ContentType, IdempotencyKey, TraceParent, NexusID string
+}
+
+// Set takes in one header; unknown ones are ignored.
+func (m *Meta) Set(key string, value []byte) {
+	switch key {
+	case HeaderID:
+		m.ID = string(value)
+	case HeaderSource:
+		m.Source = string(value)
+	case HeaderType:
+		m.Type = internType(value)
+	case HeaderTime:
+		m.Time = string(value)
+	case HeaderContentType:
+		m.ContentType = string(value)
+	case HeaderIdempotencyKey:
+		m.IdempotencyKey = string(value)
+	case HeaderTraceParent:
+		m.TraceParent = string(value)
+	case HeaderNexusID:
+		m.NexusID = string(value)
+	}
+}
+
+// Headers writes m as headers, leaving out what is empty.
+func (m *Meta) Headers() []Header {
+	h := make([]Header, 0, 8)
+	add := func(k, v string) {
+		if v != "" {
+			h = append(h, Header{k, []byte(v)})
+		}
+	}
+	add(HeaderSpecVersion, "1.0")
+	add(HeaderID, m.ID)
+	add(HeaderSource, m.Source)
+	add(HeaderType, m.Type)
+	add(HeaderTime, m.Time)
+	add(HeaderContentType, m.ContentType)
+	add(HeaderIdempotencyKey, m.IdempotencyKey)
+	add(HeaderTraceParent, m.TraceParent)
+	add(HeaderNexusID, m.NexusID)
+	return h
+}
+
+// Identity tells two records of one event. The zero Identity is none: such a record is never a duplicate.
+type Identity [16]byte
+
+// Identity hashes the record's key, its type, its source and its idempotency key (or else its ce_id). Without either of
+// the last two there is none.
+func (m *Meta) Identity(key []byte) (Identity, bool) {
+	idem := m.IdempotencyKey
+	if idem == "" {
+		idem = m.ID
+	}
+	if idem == "" {
+		return Identity{}, false
+	}
+	sum := identitySum(key, m.Type, m.Source, idem)
+	return Identity(sum[:16]), true
+}
+
+func identitySum(key []byte, typ, source, idem string) [sha256.Size]byte {
+	b := make([]byte, 0, 256)
+	for _, s := range [...]string{string(key), typ, source, idem} {
+		b = binary.AppendUvarint(b, uint64(len(s)))
+		b = append(b, s...)
+	}
+	return sha256.Sum256(b)
+}
+
+// EventID is the id of an event whose sender named its idempotency key: a UUIDv8 (RFC 9562, section 5.8) of the
+// identity, so that a repeat has the same one for ever.
+func EventID(key, typ, source, idem string) string {
+	s := identitySum([]byte(key), typ, source, idem)
+	s[6] = s[6]&0x0f | 0x80
+	s[8] = s[8]&0x3f | 0x80
+	var b [36]byte
+	hex.Encode(b[:8], s[:4])
+	hex.Encode(b[9:13], s[4:6])
+	hex.Encode(b[14:18], s[6:8])
+	hex.Encode(b[19:23], s[8:10])
+	hex.Encode(b[24:], s[10:16])
+	b[8], b[13], b[18], b[23] = '-', '-', '-', '-'
+	return string(b[:])
+}
+
+// SourceOf is the ce_source of what a token of user sends.
+func SourceOf(user string) string { return "/users/" + user }
+
+// UserOf is the user whose token sent what has this source; empty for any other source.
+func UserOf(source string) string {
+	u, ok := strings.CutPrefix(source, "/users/")
+	if !ok {
+		return ""
+	}
+	u, _, _ = strings.Cut(u, "#")
+	return u
+}

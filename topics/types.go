@@ -1,0 +1,126 @@
+package topics
+
+// Event types (ce_type).
+const (
+	Message             = "message"
+	MessageRead         = "message.read"
+	Notification        = "notification"
+	Activity            = "activity"
+	NotificationRead    = "notification.read"
+	NotificationDeleted = "notification.deleted"
+	Announcement        = "announcement"
+	NodeHeartbeat       = "node.heartbeat"
+	Connected           = "presence.connected"
+	Disconnected        = "presence.disconnected"
+	SessionChannels     = "session.channels"
+	TypingStart         = "typing.start"
+	TypingStop          = "typing.stop"
+	DeviceRegistered    = "device.registered"
+	DeviceUnregistered  = "device.unregistered"
+	DedupWindow         = "dedup.window"
+)
+
+// NotificationTypes are the guide's eight.
+func NotificationTypes() []string {
+	return []string{"MESSAGE", "CONNECTION_REQUEST", "CONNECTION_ACCEPTED", "POST_COMMENT", "COMMENT_MENTION",
+		"REFERRAL_APPLICATION", "PROJECT_UPDATE", "SYSTEM"}
+}
+
+// internType saves a string for each record of a known type.
+func internType(b []byte) string {
+	for i := range schemas {
+		if schemas[i].typ == string(b) {
+			return schemas[i].typ
+		}
+	}
+	return string(b)
+}
+
+// kind is the JSON kind of a field.
+type kind uint8
+
+const (
+	aString kind = iota
+	anObject
+	aBool
+	aNumber
+	anArray
+	anything
+)
+
+func (k kind) String() string {
+	return [...]string{"a string", "an object", "true or false", "a number", "an array", "any value"}[k]
+}
+
+type field struct {
+	name     string
+	kind     kind
+	required bool
+	check    func(string) error // of a string's text
+}
+
+// schema is what a type of event requires of its record.
+type schema struct {
+	typ    string
+	topics []Topic
+	keys   []AudienceKind
+	fields []field
+	// extra judges what no single field shows.
+	extra func(*Event) error
+}
+
+// The vocabulary, read-only. timestamp may be left out everywhere: the record's time is spliced in.
+var schemas = []schema{
+	{typ: Message, topics: []Topic{Messages}, keys: []AudienceKind{Conversation}, extra: checkMessage, fields: []field{
+		{"senderId", aString, true, CheckUserID}, {"receiverId", aString, true, CheckUserID},
+		{"content", aString, false, notEmpty}, {"encrypted", anything, false, nil},
+		{"clientMessageId", aString, false, length(1, 256)}, timestamp}},
+	{typ: MessageRead, topics: []Topic{Messages}, keys: []AudienceKind{Conversation}, extra: checkParticipant, fields: []field{
+		{"messageId", aString, true, length(1, 128)}, {"userId", aString, true, CheckUserID}, timestamp}},
+	{typ: Notification, topics: []Topic{Notifications, Broadcasts}, extra: checkAudience, fields: []field{
+		{"title", aString, true, notEmpty}, {"body", aString, true, nil},
+		{"type", aString, true, oneOf(NotificationTypes()...)}, {"priority", aString, false, oneOf("low", "normal", "high")},
+		{"data", anObject, false, nil}, {"icon", aString, false, nil}, {"badge", aString, false, nil}, timestamp}},
+	{typ: Activity, topics: []Topic{Notifications, Broadcasts}, extra: checkAudience, fields: []field{
+		{"type", aString, true, length(1, 64)}, {"userId", aString, true, CheckUserID}, {"message", aString, true, nil},
+		{"data", anObject, false, nil}, timestamp}},
+	{typ: NotificationRead, topics: []Topic{Notifications}, keys: []AudienceKind{User}, extra: checkTarget, fields: target},
+	{typ: NotificationDeleted, topics: []Topic{Notifications}, keys: []AudienceKind{User}, extra: checkTarget, fields: target},
+	{typ: Announcement, topics: []Topic{Broadcasts}, keys: []AudienceKind{Everyone}, fields: []field{
+		{"title", aString, true, notEmpty}, {"body", aString, true, nil}, timestamp}},
+	{typ: TypingStart, topics: []Topic{Signals}, keys: []AudienceKind{Conversation}, extra: checkParticipant, fields: typing},
+	{typ: TypingStop, topics: []Topic{Signals}, keys: []AudienceKind{Conversation}, extra: checkParticipant, fields: typing},
+	{typ: DeviceRegistered, topics: []Topic{Devices}, keys: []AudienceKind{User}, fields: []field{
+		{"token", aString, true, length(1, 4096)}, {"platform", aString, false, length(1, 32)}, timestamp}},
+	{typ: DeviceUnregistered, topics: []Topic{Devices}, keys: []AudienceKind{User}, fields: []field{
+		{"token", aString, false, length(1, 4096)}, timestamp}},
+	{typ: NodeHeartbeat, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: []field{
+		{"node", aString, true, notEmpty}, {"name", aString, true, notEmpty}, timestamp}},
+	{typ: Connected, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: session},
+	{typ: Disconnected, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: session},
+	{typ: SessionChannels, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: session},
+	{typ: DedupWindow, topics: []Topic{Control}, keys: []AudienceKind{Everyone}, fields: []field{
+		{"window", aString, true, notEmpty}, timestamp}},
+}
+
+var (
+	timestamp = field{"timestamp", aString, false, CheckTimestamp}
+	target    = []field{{"notificationId", aString, false, length(1, 128)}, {"upTo", aString, false, CheckTimestamp}, timestamp}
+	typing    = []field{{"userId", aString, true, CheckUserID}, {"isTyping", aBool, true, nil}, timestamp}
+	session   = []field{{"session", aString, true, notEmpty}, {"node", aString, true, notEmpty}, {"name", aString, true, notEmpty},
+		{"userId", aString, true, CheckUserID}, {"namespace", aString, true, oneOf("/dashboard", "/ws")},
+		{"pid", aString, false, nil}, {"repeated", aBool, false, nil}, {"channels", anArray, false, nil}, timestamp}
+)
+
+// DefaultType is the type of a record without ce_type: product services may send a key and a value alone.
+func DefaultType(t Topic, key AudienceKind) string {
+	switch {
+	case t == Notifications:
+		return Notification
+	case t == Broadcasts && key == Everyone:
+		return Announcement
+	case t == Broadcasts && key == Channel:
+		return Notification
+	}
+	return ""
+}
