@@ -1,0 +1,163 @@
+// Package services gives tests real Kafka, PostgreSQL and ClickHouse. Each comes from an address in the environment, or
+// from a container (testcontainers-go) where NEXUS_TEST_SERVICES=containers, or from a local program on a free port. It
+// is started once for a test binary and stopped by Run.
+//
+// Where one cannot be had the test is skipped and says why; with NEXUS_TEST_REQUIRE_REAL=1 it fails.
+package services
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// service is one running server.
+type service struct {
+	addr string // host:port
+	how  string // where it came from
+}
+
+var (
+	mu      sync.Mutex
+	running = map[string]service{}
+	missing = map[string]error{}
+	stops   []func()
+)
+
+// Run runs a package's tests, stops what they started and looks for goroutines left behind: the body of TestMain.
+func Run(m *testing.M) int {
+	code := m.Run()
+	mu.Lock()
+	defer mu.Unlock()
+	for i := len(stops) - 1; i >= 0; i-- {
+		stops[i]()
+	}
+	if code == 0 {
+		if err := goleak.Find(leaksOfOthers()...); err != nil {
+			fmt.Fprintln(os.Stderr, "goroutines were left behind:", err)
+			return 1
+		}
+	}
+	return code
+}
+
+// leaksOfOthers are goroutines that libraries keep for the life of a process.
+func leaksOfOthers() []goleak.Option {
+	return []goleak.Option{
+		goleak.IgnoreTopFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"),
+		goleak.IgnoreTopFunction("internal/poll.runtime_pollWait"),
+		goleak.IgnoreAnyFunction("github.com/testcontainers/testcontainers-go.(*Reaper).connect.func1"),
+	}
+}
+
+// Kafka is the address of an Apache Kafka broker.
+func Kafka(t testing.TB) string {
+	return get(t, "kafka", "NEXUS_TEST_KAFKA", localKafka, kafkaContainer).addr
+}
+
+// obtain is how a service is started; the stop function may be nil.
+type obtain func(ctx context.Context) (addr string, stop func(), err error)
+
+func get(t testing.TB, name, env string, local, container obtain) service {
+	t.Helper()
+	mu.Lock()
+	defer mu.Unlock()
+	s, ok := running[name]
+	if !ok && missing[name] == nil {
+		var err error
+		if s, err = start(env, local, container); err == nil {
+			running[name] = s
+		} else {
+			missing[name] = err
+		}
+		report(name, s, err)
+	}
+	if err := missing[name]; err != nil {
+		if os.Getenv("NEXUS_TEST_REQUIRE_REAL") == "1" {
+			t.Fatalf("real %s is required and cannot be had: %v", name, err)
+		}
+		t.Skipf("no real %s: %v", name, err)
+	}
+	t.Logf("%s: %s", name, running[name].how)
+	return running[name]
+}
+
+func start(env string, local, container obtain) (service, error) {
+	if addr := os.Getenv(env); addr != "" {
+		return service{addr, "given by " + env}, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	from, how := local, "local program"
+	if os.Getenv("NEXUS_TEST_SERVICES") == "containers" {
+		from, how = container, "container"
+	}
+	addr, stop, err := from(ctx)
+	if stop != nil {
+		stops = append(stops, stop)
+	}
+	return service{addr, how}, err
+}
+
+// report notes for the last line of make test how a service was obtained.
+func report(name string, s service, err error) {
+	file := os.Getenv("NEXUS_TEST_REPORT")
+	if file == "" {
+		return
+	}
+	line := name + " (" + s.how + ")"
+	if err != nil {
+		line = "no " + name + ": " + err.Error()
+	}
+	f, openErr := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if openErr != nil {
+		return
+	}
+	defer f.Close()
+	fmt.Fprintln(f, line)
+}
+
+// Root is the repository's top folder.
+func Root() (string, error) {
+	dir, err := os.Getwd()
+	for ; err == nil && dir != "/"; dir = filepath.Dir(dir) {
+		if _, statErr := os.Stat(filepath.Join(dir, "go.mod")); statErr == nil {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("no go.mod above the working directory")
+}
+
+// FreePort is a port of loopback on which nothing listens.
+func FreePort() (int, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).Port, nil
+}
+
+// awaitPort returns once something accepts connections at addr, or when it is over.
+func awaitPort(ctx context.Context, addr string, over <-chan error) error {
+	for {
+		c, err := net.DialTimeout("tcp", addr, time.Second)
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case err := <-over:
+			return fmt.Errorf("it ended at its start: %w", err)
+		case <-ctx.Done():
+			return fmt.Errorf("nothing listens on %s: %w", addr, ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}

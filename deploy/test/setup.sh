@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Fetches what the tests need beyond Go: real Kafka, PostgreSQL, ClickHouse, kcat, Node clients, and the container image.
+# On Debian as root it installs what is missing; elsewhere it says what it could not. Safe to run again.
+#   setup.sh          everything but the image
+#   setup.sh image    the container image (needs a Docker engine; starts dockerd as root where none runs)
+set -u
+cd "$(dirname "$0")/../.."
+CACHE=$PWD/.cache
+IMAGE=nexus-test/services:1
+mkdir -p "$CACHE"
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+have() { command -v "$1" >/dev/null 2>&1; }
+retry() { # retry WHAT COMMAND…: five tries, the last one's error is shown
+  local what=$1 n; shift
+  for n in 1 2 3 4 5; do
+    "$@" >"$CACHE/setup.log" 2>&1 && return 0
+    say "$what failed (try $n of 5)"; sleep $((n * 3))
+  done
+  tail -n 20 "$CACHE/setup.log" >&2
+  return 1
+}
+debian_root() { [ "$(id -u)" = 0 ] && have apt-get; }
+
+packages() {
+  local need=()
+  have java || need+=(openjdk-17-jre-headless)
+  have mvn || need+=(maven)
+  have kcat || need+=(kafkacat)
+  have node || need+=(nodejs)
+  have npm || need+=(npm)
+  ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || have initdb || need+=(postgresql)
+  have clickhouse-server || need+=(clickhouse-server)
+  [ "${1:-}" = image ] && { have debootstrap || need+=(debootstrap); have dockerd || need+=(docker.io); }
+  [ ${#need[@]} = 0 ] && return 0
+  if ! debian_root; then say "not installed, and this is not Debian as root: ${need[*]}"; return 0; fi
+  say "installing ${need[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  # No package may start a server of its own on this machine while it is installed.
+  local guard=/usr/sbin/policy-rc.d made=
+  [ -e $guard ] || { printf '#!/bin/sh\nexit 101\n' >$guard; chmod +x $guard; made=1; }
+  retry "apt-get update" apt-get update -qq
+  retry "apt-get install" apt-get install -y -qq --no-install-recommends "${need[@]}"
+  [ -n "$made" ] && rm -f $guard
+  return 0
+}
+
+kafka() {
+  ls "$CACHE"/kafka/libs/kafka_2.13-*.jar >/dev/null 2>&1 && return 0
+  have mvn || { say "no mvn: Apache Kafka cannot be fetched"; return 0; }
+  say "fetching Apache Kafka 4.1"
+  rm -rf "$CACHE/kafka"
+  retry "mvn" mvn -B -q -f deploy/test/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory="$CACHE/kafka/part" &&
+    mkdir -p "$CACHE/kafka" && mv "$CACHE/kafka/part" "$CACHE/kafka/libs"
+}
+
+clients() {
+  [ deploy/test/client/node_modules/.package-lock.json -nt deploy/test/client/package-lock.json ] && return 0
+  have npm || { say "no npm: the Node clients cannot be fetched"; return 0; }
+  say "fetching socket.io-client, wscat and typescript"
+  retry "npm ci" npm --prefix deploy/test/client ci --no-audit --no-fund
+}
+
+engine() { # a Docker engine that answers
+  docker info >/dev/null 2>&1 && return 0
+  [ "$(id -u)" = 0 ] && have dockerd || { say "no Docker engine"; return 1; }
+  say "starting dockerd"
+  (setsid dockerd >"$CACHE/dockerd.log" 2>&1 &)
+  for _ in $(seq 100); do docker info >/dev/null 2>&1 && return 0; sleep 0.2; done
+  tail -n 5 "$CACHE/dockerd.log" >&2
+  return 1
+}
+
+image() {
+  engine || return 1
+  docker image inspect $IMAGE >/dev/null 2>&1 && return 0
+  { debian_root && have debootstrap; } || { say "the image is made with debootstrap, as root on Debian"; return 1; }
+  local root=$CACHE/image-root
+  say "making the image $IMAGE (about 90 s)"
+  rm -rf "$root"
+  retry "debootstrap" debootstrap --variant=minbase --include=postgresql,clickhouse-server,openjdk-17-jre-headless bookworm "$root" || return 1
+  mkdir -p "$root/opt/kafka" && cp -r "$CACHE/kafka/libs" "$root/opt/kafka/libs" || return 1
+  install -m 755 deploy/test/image/run-* "$root/usr/local/bin/"
+  rm -rf "$root"/var/cache/apt/archives/*.deb
+  tar -C "$root" --numeric-owner --exclude='./proc/*' --exclude='./sys/*' -c . | docker import - $IMAGE >/dev/null || return 1
+  rm -rf "$root"
+}
+
+packages "${1:-}"
+kafka
+if [ "${1:-}" = image ]; then image; else clients; fi
