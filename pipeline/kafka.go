@@ -76,7 +76,8 @@ type Log struct {
 
 // OpenLog connects to the cluster; Close releases it.
 func OpenLog(k Kafka) (*Log, error) {
-	cl, err := k.Client()
+	// Answers on topics come from the client's cache: it must not outlive what EnsureTopics has just made.
+	cl, err := k.Client(kgo.MetadataMinAge(10 * time.Millisecond))
 	if err != nil {
 		return nil, err
 	}

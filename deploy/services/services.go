@@ -1,6 +1,6 @@
 // Package services gives tests real Kafka, PostgreSQL and ClickHouse. Each comes from an address in the environment, or
 // from a container (testcontainers-go) where NEXUS_TEST_SERVICES=containers, or from a local program on a free port. It
-// is started once for a test binary and stopped by Run.
+// is started once for a test binary and stopped by Exit.
 //
 // Where one cannot be had the test is skipped and says why; with NEXUS_TEST_REQUIRE_REAL=1 it fails.
 package services
@@ -31,8 +31,11 @@ var (
 	stops   []func()
 )
 
-// Run runs a package's tests, stops what they started and looks for goroutines left behind: the body of TestMain.
-func Run(m *testing.M) int {
+// Exit runs a package's tests, stops what they started, looks for goroutines left behind and ends the process: the body
+// of TestMain.
+func Exit(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
 	code := m.Run()
 	mu.Lock()
 	defer mu.Unlock()
@@ -52,7 +55,6 @@ func Run(m *testing.M) int {
 func leaksOfOthers() []goleak.Option {
 	return []goleak.Option{
 		goleak.IgnoreTopFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"),
-		goleak.IgnoreTopFunction("internal/poll.runtime_pollWait"),
 		goleak.IgnoreAnyFunction("github.com/testcontainers/testcontainers-go.(*Reaper).connect.func1"),
 	}
 }

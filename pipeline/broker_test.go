@@ -1,0 +1,68 @@
+package pipeline
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+func TestOneBrokerForADirectory(t *testing.T) {
+	o := BrokerOptions{Dir: t.TempDir(), Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	b, err := StartBroker(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := StartBroker(o); err == nil || !strings.Contains(err.Error(), "in use by process") {
+		t.Errorf("a second broker on the directory: %v", err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b, err = StartBroker(o)
+	if err != nil {
+		t.Fatalf("after the first has gone: %v", err)
+	}
+	b.Close()
+}
+
+func batch(first, last int64, attrs int16) []byte {
+	b := kmsg.RecordBatch{Magic: 2, Attributes: attrs, FirstTimestamp: first, MaxTimestamp: last, NumRecords: 1, Records: []byte("records")}
+	raw := b.AppendTo(nil)
+	binary.BigEndian.PutUint32(raw[8:], uint32(len(raw)-12))
+	binary.BigEndian.PutUint32(raw[batchCRC:], crc32.Checksum(raw[batchAttributes:], castagnoli))
+	return raw
+}
+
+func TestStampBatch(t *testing.T) {
+	now := time.Now().UnixMilli()
+	raw := batch(1000, 1400, attrLogAppendTime|4)
+	stampBatch(raw, now)
+	var b kmsg.RecordBatch
+	if err := b.ReadFrom(raw); err != nil {
+		t.Fatal(err)
+	}
+	if b.FirstTimestamp != now-400 || b.MaxTimestamp != now || b.Attributes != 4 {
+		t.Errorf("got first %d max %d attributes %d", b.FirstTimestamp-now, b.MaxTimestamp-now, b.Attributes)
+	}
+	if uint32(b.CRC) != crc32.Checksum(raw[batchAttributes:], castagnoli) {
+		t.Error("the checksum was not mended")
+	}
+	broken := batch(1, 2, 0)
+	broken[len(broken)-1] ^= 1
+	before := string(broken)
+	if stampBatch(broken, now); string(broken) != before {
+		t.Error("a batch with a wrong checksum was touched: the broker could no longer refuse it")
+	}
+}
+
+func FuzzStampBatch(f *testing.F) {
+	f.Add(batch(1, 2, 0))
+	f.Add([]byte{})
+	f.Fuzz(func(_ *testing.T, b []byte) { stampBatch(b, 1) })
+}
