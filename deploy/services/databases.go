@@ -24,7 +24,7 @@ func Postgres(t testing.TB) string {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	database := name("nexus_")
+	database := Name("nexus_")
 	until(t, func(ctx context.Context) error {
 		_, err := db.ExecContext(ctx, "CREATE DATABASE "+database)
 		return err
@@ -41,7 +41,7 @@ func ClickHouse(t testing.TB) string {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	database := name("nexus_")
+	database := Name("nexus_")
 	until(t, func(ctx context.Context) error { return conn.Exec(ctx, "CREATE DATABASE "+database) })
 	return "clickhouse://" + addr + "/" + database
 }

@@ -192,7 +192,7 @@ func localClickHouse(ctx context.Context) (string, func(), error) {
 	return addr, stop, err
 }
 
-// name makes an identifier that no other test uses.
-func name(prefix string) string {
+// Name makes an identifier that no other test uses.
+func Name(prefix string) string {
 	return prefix + strings.ReplaceAll(strconv.FormatInt(time.Now().UnixNano(), 36), "-", "")
 }

@@ -7,6 +7,7 @@ package services
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -92,6 +93,9 @@ func get(t testing.TB, name, env string, local, container obtain) service {
 }
 
 func start(env string, local, container obtain) (service, error) {
+	if os.Getenv("NEXUS_TEST_EMBEDDED") == "1" {
+		return service{}, errors.New("left out by make test-embedded")
+	}
 	if addr := os.Getenv(env); addr != "" {
 		return service{addr, "given by " + env}, nil
 	}
@@ -110,16 +114,21 @@ func start(env string, local, container obtain) (service, error) {
 
 // report notes for the last line of make test how a service was obtained.
 func report(name string, s service, err error) {
+	if err != nil {
+		Note("no " + name + ": " + err.Error())
+		return
+	}
+	Note(name + " (" + s.how + ")")
+}
+
+// Note adds a line to what make test says in the end.
+func Note(line string) {
 	file := os.Getenv("NEXUS_TEST_REPORT")
 	if file == "" {
 		return
 	}
-	line := name + " (" + s.how + ")"
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
-		line = "no " + name + ": " + err.Error()
-	}
-	f, openErr := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-	if openErr != nil {
 		return
 	}
 	defer f.Close()

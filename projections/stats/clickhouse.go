@@ -166,14 +166,16 @@ func send(b driver.Batch) error {
 // Counts answers for each of the users; one without events has zeros.
 func (c *ClickHouse) Counts(ctx context.Context, users []string) (map[string]Counts, error) {
 	out := make(map[string]Counts, len(users))
+	set := clickhouse.GroupSet{Value: make([]any, 0, len(users))} // an array would be one value to 18.16
 	for _, u := range users {
 		out[u] = Counts{}
+		set.Value = append(set.Value, u)
 	}
 	rows, err := c.conn.Query(ctx, `SELECT user_id,
 		uniqExactIf(topic, part, pos, type='notification' AND detail=?),
 		uniqExactIf(topic, part, pos, type='message'),
 		uniqExactIf(topic, part, pos, type='activity' AND detail=?)
-		FROM nexus_events WHERE user_id IN (?) GROUP BY user_id`, detailConnection, detailPost, users)
+		FROM nexus_events WHERE user_id IN ? GROUP BY user_id`, detailConnection, detailPost, set)
 	if err != nil {
 		return nil, fmt.Errorf("stats: counts: %w", err)
 	}

@@ -1,0 +1,34 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+REPORT := $(CURDIR)/.cache/report
+
+.PHONY: help build run test test-embedded test-containers fuzz bench lint
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+build: ## the binary, bin/nexus
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -o bin/nexus ./cmd/nexus
+
+run: build ## start it on embedded engines, with two demo users and lines to try
+	@exec ./bin/nexus serve --demo
+
+test: ## everything, on real Kafka, PostgreSQL, ClickHouse, kcat and Node clients; fetches what is missing
+	@deploy/test/run.sh all
+
+test-embedded: ## what needs Go and a C compiler only
+	@deploy/test/run.sh embedded
+
+test-containers: ## the conformance suites on services in containers (testcontainers-go)
+	@deploy/test/run.sh containers
+
+fuzz: ## every decoder for 20 s each
+	@deploy/test/fuzz.sh 20s
+
+bench: ## benchmarks beside the code
+	go test -run '^$$' -bench . -benchmem ./...
+
+lint: ## formatting and vet
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
+	go vet ./...

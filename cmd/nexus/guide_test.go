@@ -1,0 +1,157 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nexus/nexus/deploy/services"
+)
+
+// engines are the two ways to run Nexus; the same scenarios hold on both.
+func engines(t *testing.T, scenario func(*testing.T, *instance)) {
+	t.Run("embedded", func(t *testing.T) { scenario(t, start(t, nil)) })
+	t.Run("distributed", func(t *testing.T) {
+		scenario(t, start(t, map[string]string{"KAFKA_BROKERS": services.Kafka(t), "DATABASE_URL": services.Postgres(t),
+			"CLICKHOUSE_URL": services.ClickHouse(t), "NEXUS_TOPIC_PREFIX": services.Name("t") + "."}))
+	})
+}
+
+// The guide's DashboardService and MessagingService, with the real socket.io-client.
+func TestGuideServices(t *testing.T) {
+	node, dir := tool(t, "node"), clientDir(t)
+	engines(t, func(t *testing.T, i *instance) {
+		tokens, err := json.Marshal(map[string]string{"alice": tokenFor(t, "alice"), "bob": tokenFor(t, "bob"), "service": tokenFor(t, "service", "publish")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(node, dir+"/guide.mjs", "http://"+i.base, guide(t), string(tokens))
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "all seen") {
+			t.Fatalf("%v\n%s\n%s", err, out, i.log)
+		}
+		noSecrets(t, i, "Hello, Bob", "named", tokenFor(t, "alice"))
+	})
+}
+
+// noSecrets: tokens and contents never reach a log.
+func noSecrets(t *testing.T, i *instance, secrets ...string) {
+	t.Helper()
+	for _, s := range append(secrets, testSecret, "eyJ") {
+		if strings.Contains(i.log.String(), s) {
+			t.Errorf("the log contains %q:\n%s", s, i.log)
+		}
+	}
+}
+
+// The guide's wscat commands, as they are written there.
+func TestGuideWscat(t *testing.T) {
+	wscat := clientDir(t) + "/node_modules/.bin/wscat"
+	tool(t, "node")
+	text, err := os.ReadFile(guide(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	commands := regexp.MustCompile(`(?m)^wscat -c "(.*)"$`).FindAllStringSubmatch(string(text), -1)
+	inputs := regexp.MustCompile(`(?m)^> (.*)$`).FindAllStringSubmatch(string(text), -1)
+	if len(commands) != 2 || len(inputs) != 2 {
+		t.Fatalf("the guide has %d wscat commands and %d inputs", len(commands), len(inputs))
+	}
+	i := start(t, nil)
+	url := func(s string) string {
+		return strings.NewReplacer("localhost:3000", i.base, "your-jwt-token", tokenFor(t, "user-uuid")).Replace(s)
+	}
+	dashboard := wscatSession(t, wscat, url(commands[0][1]))
+	dashboard.line(t, `"event":"connected","data":{"userId":"user-uuid"`)
+	dashboard.send(t, inputs[0][1])
+	chat := wscatSession(t, wscat, url(commands[1][1]))
+	chat.line(t, "Messaging connection established")
+	chat.send(t, inputs[1][1])
+	chat.line(t, `"event":"message:sent"`)
+	service := tokenFor(t, "service", "publish")
+	// The subscription was sent before; it is not acknowledged, so publish until it shows.
+	deadline := time.Now().Add(patience)
+	for !dashboard.has(`"title":"to events"`) {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing of the subscribed channel arrives")
+		}
+		i.must(202, "POST", "/notifications", service, `{"channel":"events","title":"to events","body":"","type":"SYSTEM"}`)
+	}
+}
+
+type wscatProcess struct {
+	in    io.Writer
+	lines chan string
+}
+
+func wscatSession(t *testing.T, wscat, url string) *wscatProcess {
+	t.Helper()
+	cmd := exec.Command(wscat, "-c", url)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p := &wscatProcess{in: in, lines: make(chan string, 1000)}
+	go func() {
+		for s := bufio.NewScanner(out); s.Scan(); {
+			p.lines <- s.Text()
+		}
+		close(p.lines)
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return p
+}
+
+func (p *wscatProcess) send(t *testing.T, line string) {
+	t.Helper()
+	if _, err := io.WriteString(p.in, line+"\n"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (p *wscatProcess) line(t *testing.T, part string) {
+	t.Helper()
+	deadline := time.After(patience)
+	for {
+		select {
+		case l, open := <-p.lines:
+			if !open {
+				t.Fatalf("wscat ended before %s", part)
+			}
+			if strings.Contains(l, part) {
+				return
+			}
+		case <-deadline:
+			t.Fatalf("wscat shows no %s", part)
+		}
+	}
+}
+
+// has looks, for a moment, for a line.
+func (p *wscatProcess) has(part string) bool {
+	for {
+		select {
+		case l := <-p.lines:
+			if strings.Contains(l, part) {
+				return true
+			}
+		case <-time.After(200 * time.Millisecond):
+			return false
+		}
+	}
+}
