@@ -1,0 +1,441 @@
+package inbox_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/pipeline"
+	"github.com/nexus/nexus/projections/inbox"
+	"github.com/nexus/nexus/projections/sqldb"
+	"github.com/nexus/nexus/topics"
+)
+
+func TestMain(m *testing.M) { services.Exit(m) }
+
+// TestStore runs one suite on both stores.
+func TestStore(t *testing.T) {
+	t.Run("sqlite", func(t *testing.T) {
+		testStore(t, func(t *testing.T) *sqldb.DB {
+			db, err := sqldb.OpenSQLite(filepath.Join(t.TempDir(), "a b.db"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return db
+		})
+	})
+	t.Run("postgres", func(t *testing.T) {
+		testStore(t, func(t *testing.T) *sqldb.DB {
+			db, err := sqldb.OpenPostgres(services.Postgres(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return db
+		})
+	})
+}
+
+// store is an inbox and a partition of each topic to fold into it.
+type store struct {
+	t    *testing.T
+	db   *sqldb.DB
+	in   *inbox.Inbox
+	next map[topics.Topic]int64
+}
+
+func newStore(t *testing.T, db *sqldb.DB) *store {
+	t.Helper()
+	t.Cleanup(func() { db.Close() })
+	in, err := inbox.Open(t.Context(), db, time.Hour, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &store{t: t, db: db, in: in, next: make(map[topics.Topic]int64)}
+}
+
+// fold applies events of a topic as the next batch of partition 0. An event without a time gets offset seconds.
+func (s *store) fold(topic topics.Topic, events ...*topics.Event) {
+	s.t.Helper()
+	if err := s.in.Apply(s.t.Context(), s.batch(topic, events...)); err != nil {
+		s.t.Fatal(err)
+	}
+	s.next[topic] += int64(len(events))
+}
+
+func (s *store) batch(topic topics.Topic, events ...*topics.Event) pipeline.Batch {
+	s.t.Helper()
+	from, err := s.in.Position(s.t.Context(), topic, 0)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for i, e := range events {
+		e.Topic, e.Offset = topic, from+int64(i)
+		if e.Time == 0 {
+			e.Time = 1764583200000 + e.Offset*1000
+		}
+		if err := topics.Valid(e); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	return pipeline.Batch{Topic: topic, From: from, To: from + int64(len(events)), Events: events}
+}
+
+func event(key, typ string, fields ...any) *topics.Event {
+	return &topics.Event{Topic: topics.Notifications, Key: []byte(key), Meta: topics.Meta{Type: typ}, Value: topics.Fields(fields...)}
+}
+
+func notification(user, title string) *topics.Event {
+	return event(topics.UserKey(user), topics.Notification, "title", title, "body", "b", "type", "SYSTEM")
+}
+
+func (s *store) titles(user string, unread bool) string {
+	s.t.Helper()
+	var out []string
+	cursor := ""
+	for {
+		list, next, err := s.in.Notifications(s.t.Context(), user, unread, 2, cursor)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for _, n := range list {
+			var title string
+			_, _ = fmt.Sscanf(string(n.Value), `{"title":%q`, &title)
+			out = append(out, title)
+		}
+		if cursor = next; cursor == "" {
+			return strings.Join(out, " ")
+		}
+	}
+}
+
+func (s *store) want(user, all, unread string) {
+	s.t.Helper()
+	if got := s.titles(user, false); got != all {
+		s.t.Errorf("%s sees %q, want %q", user, got, all)
+	}
+	if got := s.titles(user, true); got != unread {
+		s.t.Errorf("unread of %s: %q, want %q", user, got, unread)
+	}
+	n, err := s.in.Unread(s.t.Context(), user)
+	if want := len(strings.Fields(unread)); err != nil || n != want {
+		s.t.Errorf("unread count of %s: %d, %v; want %d", user, n, err, want)
+	}
+}
+
+func testStore(t *testing.T, open func(*testing.T) *sqldb.DB) {
+	for name, test := range map[string]func(*testing.T, *store){
+		"notifications and read state":     testNotifications,
+		"announcements are joined on read": testAnnouncements,
+		"messages":                         testMessages,
+		"devices":                          testDevices,
+		"feed":                             testFeed,
+		"bytes are kept":                   testBytes,
+		"position and rows move as one":    testPositions,
+		"batches do not matter":            testBatches,
+		"await":                            testAwait,
+		"opened twice":                     testReopen,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, newStore(t, open(t))) })
+	}
+}
+
+func testNotifications(t *testing.T, s *store) {
+	s.fold(topics.Notifications, notification("a", "1"), notification("a", "2"), notification("b", "other"), notification("a", "3"))
+	s.want("a", "3 2 1", "3 2 1")
+	s.fold(topics.Notifications, event("user:a", topics.NotificationRead, "notificationId", "n0-1"))
+	s.want("a", "3 2 1", "3 1")
+	s.fold(topics.Notifications, event("user:b", topics.NotificationRead, "notificationId", "n0-0")) // not b's
+	s.want("a", "3 2 1", "3 1")
+	s.fold(topics.Notifications, event("user:a", topics.NotificationDeleted, "notificationId", "n0-0"))
+	s.want("a", "3 2", "3")
+	s.fold(topics.Notifications, notification("a", "4"), event("user:a", topics.NotificationRead, "upTo", topics.FormatTime(1764583200000+3000)), notification("a", "5"))
+	s.want("a", "5 4 3 2", "5 4")
+	s.want("b", "other", "other")
+	if err := s.in.HasNotification(t.Context(), "b", "n0-1"); !errors.Is(err, inbox.ErrNotFound) {
+		t.Errorf("b sees a notification of a: %v", err)
+	}
+	if _, _, err := s.in.Notifications(t.Context(), "a", false, 2, "nonsense"); !errors.Is(err, inbox.ErrCursor) {
+		t.Errorf("a wrong cursor: %v", err)
+	}
+	// A duplicate, a stray and what is not valid change nothing.
+	dup, stray, bad := notification("a", "dup"), notification("a", "stray"), notification("a", "bad")
+	b := s.batch(topics.Notifications, dup, stray, bad)
+	dup.Duplicate, stray.Stray = true, true
+	b.Events[2] = &topics.Event{Topic: topics.Notifications, Offset: bad.Offset, Key: []byte("user:a"), Value: []byte("garbage")}
+	if err := s.in.Apply(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	s.want("a", "5 4 3 2", "5 4")
+}
+
+func testAnnouncements(t *testing.T, s *store) {
+	announce := func(title string) *topics.Event {
+		return event(topics.EveryoneKey, topics.Announcement, "title", title, "body", "b")
+	}
+	s.fold(topics.Broadcasts, announce("A"), announce("B"))
+	first := notification("a", "1")
+	first.Time = 1764583199000
+	s.fold(topics.Notifications, first)
+	s.want("a", "B A 1", "B A 1")
+	s.fold(topics.Notifications, event("user:a", topics.NotificationRead, "notificationId", "b0-0"), event("user:a", topics.NotificationDeleted, "notificationId", "b0-1"))
+	s.want("a", "A 1", "1")
+	s.want("b", "B A", "B A")
+	s.fold(topics.Notifications, event("user:b", topics.NotificationRead, "upTo", topics.FormatTime(1764583200000)))
+	s.want("b", "B A", "B")
+	s.fold(topics.Notifications, event("user:b", topics.NotificationDeleted, "upTo", topics.FormatTime(1764583200000)))
+	s.want("b", "B", "B")
+	if at, err := s.in.Newest(t.Context(), "b"); err != nil || at != 1764583201000 {
+		t.Errorf("Newest = %d, %v", at, err)
+	}
+}
+
+func chat(from, to, content string) *topics.Event {
+	d := topics.Draft{ReceiverID: to, Content: content, ClientMessageID: content}
+	return d.Message(from, "")
+}
+
+func testMessages(t *testing.T, s *store) {
+	one, two := chat("a", "b", "1"), chat("b", "a", "2")
+	s.fold(topics.Messages, one, two, chat("a", "c", "elsewhere"), chat("a", "b", "3"))
+	contents := func(limit int, cursor string) (string, string) {
+		list, next, err := s.in.Messages(t.Context(), "b", "a", limit, cursor)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, m := range list {
+			out = append(out, fmt.Sprint(m.Sender, m.Read))
+		}
+		return strings.Join(out, " "), next
+	}
+	got, next := contents(2, "")
+	if got != "bfalse afalse" {
+		t.Errorf("the latest page: %q", got)
+	}
+	if got, next = contents(2, next); got != "afalse" || next != "" {
+		t.Errorf("the page before: %q %q", got, next)
+	}
+	s.fold(topics.Messages, event("dm:a:b", topics.MessageRead, "messageId", one.NexusID, "userId", "a"), // the sender cannot
+		event("dm:a:b", topics.MessageRead, "messageId", two.NexusID, "userId", "a"),
+		event("dm:a:b", topics.MessageRead, "messageId", two.NexusID, "userId", "a"))
+	if got, _ := contents(5, ""); got != "afalse btrue afalse" {
+		t.Errorf("after the receipt: %q", got)
+	}
+	// The same event again, after its window: one row for ever.
+	s.fold(topics.Messages, chat("a", "b", "1"))
+	if got, _ := contents(5, ""); got != "afalse btrue afalse" {
+		t.Errorf("after a repeat: %q", got)
+	}
+	if _, err := s.in.Message(t.Context(), "c", one.NexusID); !errors.Is(err, inbox.ErrNotFound) {
+		t.Errorf("a stranger finds a message: %v", err)
+	}
+	if m, err := s.in.Message(t.Context(), "b", one.NexusID); err != nil || m.Receiver != "b" {
+		t.Errorf("Message = %+v, %v", m, err)
+	}
+}
+
+func testDevices(t *testing.T, s *store) {
+	device := func(user, typ, token string, at int64) *topics.Event {
+		var tok any
+		if token != "" {
+			tok = token
+		}
+		e := event(topics.UserKey(user), typ, "token", tok)
+		e.Time = at
+		return e
+	}
+	tokens := func(user string) string {
+		list, err := s.in.Devices(t.Context(), user)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, d := range list {
+			out = append(out, d.Token)
+		}
+		return strings.Join(out, " ")
+	}
+	s.fold(topics.Devices, device("a", topics.DeviceRegistered, "t1", 10), device("a", topics.DeviceRegistered, "t2", 20))
+	s.fold(topics.Devices, device("b", topics.DeviceRegistered, "t1", 30))
+	if tokens("a") != "t2" || tokens("b") != "t1" {
+		t.Errorf("a token stays with its former user: a %q b %q", tokens("a"), tokens("b"))
+	}
+	// Read later, but earlier in record time (another partition): it changes nothing.
+	s.fold(topics.Devices, device("a", topics.DeviceRegistered, "t1", 25), device("b", topics.DeviceUnregistered, "", 28))
+	if tokens("a") != "t2" || tokens("b") != "t1" {
+		t.Errorf("an earlier record wins: a %q b %q", tokens("a"), tokens("b"))
+	}
+	s.fold(topics.Devices, device("a", topics.DeviceUnregistered, "t1", 35)) // not a's any more
+	s.fold(topics.Devices, device("a", topics.DeviceUnregistered, "", 40))
+	if tokens("a") != "" || tokens("b") != "t1" {
+		t.Errorf("after unregistering all of a: a %q b %q", tokens("a"), tokens("b"))
+	}
+	s.fold(topics.Devices, device("b", topics.DeviceUnregistered, "t1", 50))
+	if tokens("b") != "" {
+		t.Errorf("b still has %q", tokens("b"))
+	}
+}
+
+func testFeed(t *testing.T, s *store) {
+	s.fold(topics.Messages, chat("a", "b", "1"))
+	s.fold(topics.Notifications, notification("a", "n"))
+	s.fold(topics.Broadcasts, event(topics.EveryoneKey, topics.Announcement, "title", "x", "body", ""),
+		event(topics.ChannelKey("c"), topics.Activity, "type", "x", "userId", "u", "message", ""))
+	rows, err := s.db.Read.QueryContext(t.Context(), `SELECT audience, topic, type FROM feed ORDER BY audience, topic`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	var got []string
+	for rows.Next() {
+		var audience, topic, typ string
+		if err := rows.Scan(&audience, &topic, &typ); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, audience+" "+topic+" "+typ)
+	}
+	want := []string{"all broadcasts announcement", "channel:c broadcasts activity", "user:a messages message", "user:a notifications notification", "user:b messages message"}
+	if slices.Sort(got); !slices.Equal(got, want) {
+		t.Errorf("feed %q, want %q", got, want)
+	}
+}
+
+// Stores keep what clients got, byte for byte.
+func testBytes(t *testing.T, s *store) {
+	value := `{"title":"\u00e9 é 😀 ' \" \\","body":"` + "\u2028" + `","type":"SYSTEM","data":{"n":1.0e2, "z":[ ]}}`
+	e := &topics.Event{Key: []byte("user:ü"), Meta: topics.Meta{Type: topics.Notification}, Value: []byte(value)}
+	s.fold(topics.Notifications, e)
+	list, _, err := s.in.Notifications(t.Context(), "ü", false, 5, "")
+	if err != nil || len(list) != 1 || string(list[0].Value) != string(e.Data(true)) {
+		t.Errorf("got %v, %v; want %s", list, err, e.Data(true))
+	}
+}
+
+func testPositions(t *testing.T, s *store) {
+	b := s.batch(topics.Notifications, notification("a", "1"))
+	if err := s.in.Apply(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.in.Apply(t.Context(), b); !errors.Is(err, pipeline.ErrMoved) {
+		t.Errorf("the same batch again: %v, want ErrMoved", err)
+	}
+	ahead := s.batch(topics.Notifications, notification("a", "2"))
+	ahead.From++
+	if err := s.in.Apply(t.Context(), ahead); !errors.Is(err, pipeline.ErrMoved) {
+		t.Errorf("a batch from another position: %v, want ErrMoved", err)
+	}
+	s.want("a", "1", "1")
+	// What fails on the way leaves nothing behind.
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.in.Apply(ctx, s.batch(topics.Notifications, notification("a", "2"))); err == nil {
+		t.Error("a cancelled batch was applied")
+	}
+	if next, err := s.in.Position(t.Context(), topics.Notifications, 0); err != nil || next != 1 {
+		t.Errorf("position %d, %v; want 1", next, err)
+	}
+	s.want("a", "1", "1")
+}
+
+// The tables depend on the log alone, not on where batches are cut.
+func testBatches(t *testing.T, s *store) {
+	r := rand.New(rand.NewPCG(1, 2))
+	history := func() []*topics.Event {
+		r := rand.New(rand.NewPCG(3, 4))
+		var out []*topics.Event
+		for i := range 200 {
+			user := string(rune('a' + r.IntN(3)))
+			switch id := fmt.Sprintf("n0-%d", r.IntN(i+20)); r.IntN(5) {
+			case 0:
+				out = append(out, event(topics.UserKey(user), topics.NotificationRead, "notificationId", id))
+			case 1:
+				out = append(out, event(topics.UserKey(user), topics.NotificationDeleted, "notificationId", id))
+			case 2:
+				out = append(out, event(topics.UserKey(user), topics.NotificationRead, "upTo", topics.FormatTime(1764583200000+int64(r.IntN(220))*1000)))
+			default:
+				out = append(out, notification(user, fmt.Sprint(i)))
+			}
+		}
+		return out
+	}
+	for rest := history(); len(rest) > 0; {
+		n := min(len(rest), 1+r.IntN(40))
+		s.fold(topics.Notifications, rest[:n]...)
+		rest = rest[n:]
+	}
+	file, err := sqldb.OpenSQLite(filepath.Join(t.TempDir(), "reference.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reference := newStore(t, file)
+	for _, e := range history() {
+		reference.fold(topics.Notifications, e)
+	}
+	for _, user := range []string{"a", "b", "c"} {
+		s.want(user, reference.titles(user, false), reference.titles(user, true))
+	}
+}
+
+func testAwait(t *testing.T, s *store) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	defer cancel()
+	if err := s.in.Await(ctx, topics.Messages, map[int32]int64{0: 1}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Await of what is not there: %v", err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.in.Await(t.Context(), topics.Messages, map[int32]int64{0: 1}) }()
+	s.fold(topics.Messages, chat("a", "b", "1"))
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func testReopen(t *testing.T, s *store) {
+	s.fold(topics.Notifications, notification("a", "1"))
+	again, err := inbox.Open(t.Context(), s.db, time.Hour, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.in = again
+	s.fold(topics.Notifications, notification("a", "2"))
+	s.want("a", "2 1", "2 1")
+}
+
+func BenchmarkApply(b *testing.B) {
+	db, err := sqldb.OpenSQLite(filepath.Join(b.TempDir(), "b.db"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer db.Close()
+	in, err := inbox.Open(b.Context(), db, time.Hour, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := in.Position(b.Context(), topics.Notifications, 0); err != nil {
+		b.Fatal(err)
+	}
+	const batch = 1000
+	b.ReportAllocs()
+	n := int64(0)
+	for b.Loop() {
+		events := make([]*topics.Event, batch)
+		for i := range events {
+			events[i] = notification(fmt.Sprint("u", i%100), "t")
+			events[i].Offset, events[i].Time = n+int64(i), n
+		}
+		if err := in.Apply(b.Context(), pipeline.Batch{Topic: topics.Notifications, From: n, To: n + batch, Events: events}); err != nil {
+			b.Fatal(err)
+		}
+		n += batch
+	}
+	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "events/s")
+}

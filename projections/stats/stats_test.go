@@ -1,0 +1,130 @@
+package stats_test
+
+import (
+	"context"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/pipeline"
+	"github.com/nexus/nexus/projections/sqldb"
+	"github.com/nexus/nexus/projections/stats"
+	"github.com/nexus/nexus/topics"
+)
+
+func TestMain(m *testing.M) { services.Exit(m) }
+
+type store interface {
+	pipeline.Sink
+	Counts(ctx context.Context, users []string) (map[string]stats.Counts, error)
+	Reached(ctx context.Context, t topics.Topic, p int32, end int64) (bool, error)
+}
+
+// TestStats runs one suite on both stores.
+func TestStats(t *testing.T) {
+	t.Run("sqlite", func(t *testing.T) {
+		testStats(t, func(t *testing.T) store {
+			db, err := sqldb.OpenSQLite(filepath.Join(t.TempDir(), "s.db"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { db.Close() })
+			s, err := stats.OpenSQLite(t.Context(), db)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		})
+	})
+	t.Run("clickhouse", func(t *testing.T) {
+		testStats(t, func(t *testing.T) store {
+			s, err := stats.OpenClickHouse(t.Context(), services.ClickHouse(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { s.Close() })
+			return s
+		})
+	})
+}
+
+func event(t topics.Topic, partition int32, offset int64, key, typ string, fields ...any) *topics.Event {
+	return &topics.Event{Topic: t, Partition: partition, Offset: offset, Time: 1764583200000 + offset, Key: []byte(key), Meta: topics.Meta{Type: typ}, Value: topics.Fields(fields...)}
+}
+
+func batch(events ...*topics.Event) pipeline.Batch {
+	first, last := events[0], events[len(events)-1]
+	return pipeline.Batch{Topic: first.Topic, Partition: first.Partition, From: first.Offset, To: last.Offset + 1, Events: events}
+}
+
+func testStats(t *testing.T, open func(*testing.T) store) {
+	t.Run("counts", func(t *testing.T) {
+		s := open(t)
+		for _, topic := range stats.Topics() {
+			for p := range int32(2) {
+				if next, err := s.Position(t.Context(), topic, p); err != nil || next != 0 {
+					t.Fatalf("a new store stands at %d, %v", next, err)
+				}
+			}
+		}
+		duplicate := event(topics.Messages, 0, 2, "dm:a:b", topics.Message, "senderId", "a", "receiverId", "b", "content", "x")
+		duplicate.Duplicate = true
+		batches := []pipeline.Batch{
+			batch(event(topics.Messages, 0, 0, "dm:a:b", topics.Message, "senderId", "a", "receiverId", "b", "content", "x"),
+				event(topics.Messages, 0, 1, "dm:a:a", topics.Message, "senderId", "a", "receiverId", "a", "content", "x"),
+				duplicate,
+				event(topics.Messages, 0, 3, "dm:a:b", topics.MessageRead, "messageId", "1", "userId", "b")),
+			batch(event(topics.Notifications, 1, 0, "user:a", topics.Notification, "title", "t", "body", "", "type", "CONNECTION_ACCEPTED"),
+				event(topics.Notifications, 1, 1, "user:a", topics.Notification, "title", "t", "body", "", "type", "SYSTEM"),
+				event(topics.Notifications, 1, 2, "user:a", topics.Activity, "type", "post_created", "userId", "a", "message", ""),
+				event(topics.Notifications, 1, 3, "user:a", topics.Activity, "type", "other", "userId", "a", "message", "")),
+			batch(event(topics.Broadcasts, 0, 0, "all", topics.Announcement, "title", "t", "body", "")),
+		}
+		var wg sync.WaitGroup
+		for _, b := range batches { // workers of different partitions apply at the same time
+			wg.Go(func() {
+				if err := s.Apply(t.Context(), b); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		got, err := s.Counts(t.Context(), []string{"a", "b", "nobody"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for user, want := range map[string]stats.Counts{"a": {Connections: 1, Messages: 2, Posts: 1}, "b": {Messages: 1}, "nobody": {}} {
+			if got[user] != want {
+				t.Errorf("counts of %s: %+v, want %+v", user, got[user], want)
+			}
+		}
+		for _, b := range batches {
+			if next, err := s.Position(t.Context(), b.Topic, b.Partition); err != nil || next != b.To {
+				t.Errorf("position of %s/%d: %d, %v; want %d", b.Topic, b.Partition, next, err, b.To)
+			}
+			if ok, err := s.Reached(t.Context(), b.Topic, b.Partition, b.To); err != nil || !ok {
+				t.Errorf("Reached(%d) = %v, %v", b.To, ok, err)
+			}
+			if ok, err := s.Reached(t.Context(), b.Topic, b.Partition, b.To+1); err != nil || ok {
+				t.Errorf("Reached(%d) = %v, %v", b.To+1, ok, err)
+			}
+		}
+	})
+	// After a crash between rows and position the batch comes again; it must not count twice. Where the store moves both
+	// at once it refuses.
+	t.Run("a batch twice", func(t *testing.T) {
+		s := open(t)
+		b := batch(event(topics.Messages, 0, 0, "dm:a:b", topics.Message, "senderId", "a", "receiverId", "b", "content", "x"))
+		if _, err := s.Position(t.Context(), b.Topic, b.Partition); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			_ = s.Apply(t.Context(), b)
+		}
+		got, err := s.Counts(t.Context(), []string{"a"})
+		if err != nil || got["a"].Messages != 1 {
+			t.Errorf("counts %+v, %v; want one message", got["a"], err)
+		}
+	})
+}
