@@ -1,0 +1,97 @@
+package edge
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/topics"
+)
+
+func member(user string, ns presence.Namespace) *session {
+	return &session{id: user, user: user, namespace: ns, conn: &conn{writing: true, maxQueue: 1 << 20}}
+}
+
+// got is what waits in a session's queue.
+func got(t *testing.T, s *session) (out []string) {
+	for _, f := range s.conn.queue {
+		texts, _ := unframe(t, f)
+		out = append(out, texts...)
+	}
+	return out
+}
+
+func TestHubFindsWhomAnEventConcerns(t *testing.T) {
+	h := newHub(5, 100)
+	a1, a2, b, chat := member("a", presence.Dashboard), member("a", presence.Dashboard), member("b", presence.Dashboard), member("a", presence.Messaging)
+	for _, s := range []*session{a1, a2, b, chat} {
+		h.join(s, func() {})
+	}
+	h.subscribe(a1, "c")
+	h.subscribe(b, "c")
+	h.unsubscribe(b, "c")
+	send := func(to func(m *message)) {
+		to(&message{namespace: presence.Dashboard, event: "e", data: []byte(`{}`)})
+	}
+	send(func(m *message) { h.toUser("a", m) })
+	send(func(m *message) { h.toChannel("c", m) })
+	send(func(m *message) { h.toAll(m, "") })
+	send(func(m *message) { h.toAll(m, "a") })
+	for want, s := range map[int]*session{3: a1, 0: chat} {
+		if n := len(got(t, s)); n != want {
+			t.Errorf("%s in %s got %d, want %d", s.user, s.namespace, n, want)
+		}
+	}
+	if n := len(got(t, a2)); n != 2 {
+		t.Errorf("the second session of a got %d, want 2", n)
+	}
+	if n := len(got(t, b)); n != 2 {
+		t.Errorf("b got %d, want 2", n)
+	}
+	for key, want := range map[string]bool{"user:a": true, "user:x": false, "dm:a:x": true, "dm:x:y": false, "channel:c": true, "channel:d": false, "all": true} {
+		a, err := topics.ParseAudience(key)
+		if err != nil || h.concerns(a) != want {
+			t.Errorf("concerns(%s) = %v, want %v", key, !want, want)
+		}
+	}
+	for _, s := range []*session{a1, a2, b, chat} {
+		h.leave(s)
+		h.leave(s)
+	}
+	if len(h.users)+len(h.channels)+len(h.sessions()) != 0 {
+		t.Error("sessions that left are still indexed")
+	}
+}
+
+func TestHubBoundsChannels(t *testing.T) {
+	h, s := newHub(5, 100), member("a", presence.Dashboard)
+	h.join(s, func() {})
+	for i := range maxChannels {
+		if !h.subscribe(s, fmt.Sprint(i)) {
+			t.Fatalf("channel %d refused", i)
+		}
+	}
+	if h.subscribe(s, "one more") {
+		t.Error("one channel too many")
+	}
+	if !h.subscribe(s, "0") {
+		t.Error("a channel that was joined already is refused")
+	}
+}
+
+// A client that does not read is closed as too slow; nothing is dropped silently.
+func TestQueueIsBounded(t *testing.T) {
+	c := &conn{writing: true, maxQueue: 1000}
+	for range 11 {
+		c.send(make([]byte, 100))
+	}
+	if !c.closing || len(c.queue) != 1 {
+		t.Fatalf("closing %v with %d frames queued, want the close frame alone", c.closing, len(c.queue))
+	}
+	if code := int(c.queue[0][2])<<8 | int(c.queue[0][3]); code != closeTooSlow {
+		t.Errorf("close code %d, want %d", code, closeTooSlow)
+	}
+	if c.send(make([]byte, 10)); len(c.queue) != 1 {
+		t.Error("something follows the close frame")
+	}
+}
