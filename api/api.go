@@ -4,13 +4,11 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -84,6 +82,7 @@ func New(o Options) *API {
 	e.IPExtractor = echo.ExtractIPDirect()
 	e.HTTPErrorHandler = a.fail
 	e.Server.ReadHeaderTimeout = 5 * time.Second
+	e.Server.ReadTimeout = 30 * time.Second // lifted where a connection becomes a WebSocket
 	e.Server.IdleTimeout = 2 * time.Minute
 	e.Server.MaxHeaderBytes = 32 << 10
 	e.Server.ErrorLog = slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug)
@@ -199,62 +198,36 @@ func claimsOf(c echo.Context) Claims { return c.Get(keyClaims).(Claims) }
 
 func userOf(c echo.Context) string { return claimsOf(c).User }
 
-// fail answers with an error; unknown ones are internal, and only logged.
+// fail answers with an error (echo.HTTPErrorHandler).
 func (a *API) fail(err error, c echo.Context) {
 	if c.Response().Committed {
 		return
 	}
-	known, status := a.explain(err)
-	if status == http.StatusUnauthorized {
-		c.Response().Header().Set("WWW-Authenticate", "Bearer")
-	}
-	if known.RetryAfter > 0 {
-		c.Response().Header().Set("Retry-After", strconv.Itoa(int((known.RetryAfter+time.Second-1)/time.Second)))
-	}
-	body := topics.Fields("error", json.RawMessage(topics.Fields("code", known.Code, "message", known.Message)))
-	_ = c.Blob(status, echo.MIMEApplicationJSON, body)
+	a.explain(err).WriteHTTP(c.Response())
 }
 
-func (a *API) explain(err error) (*topics.Error, int) {
+// explain finds what may be said of an error. Unknown ones are logged, and an engine's being away is what they nearly
+// always are.
+func (a *API) explain(err error) *topics.Error {
 	var known *topics.Error
 	var tooBig *http.MaxBytesError
 	var he *echo.HTTPError
 	switch {
 	case errors.As(err, &known):
-		return known, statusOf(known.Code)
+		return known
 	case errors.As(err, &tooBig):
-		return &topics.Error{Code: topics.CodeTooLarge, Message: "the body is too large"}, http.StatusRequestEntityTooLarge
+		return &topics.Error{Code: topics.CodeTooLarge, Message: "the body is too large"}
 	case errors.Is(err, inbox.ErrNotFound):
-		return topics.NotFound(), http.StatusNotFound
+		return topics.NotFound()
 	case errors.Is(err, inbox.ErrCursor):
-		return topics.Invalid("cursor: not one that this server gave out"), http.StatusBadRequest
+		return topics.Invalid("cursor: not one that this server gave out")
 	case pipeline.TooLarge(err):
-		return &topics.Error{Code: topics.CodeTooLarge, Message: "the event is larger than the log takes"}, http.StatusRequestEntityTooLarge
-	case errors.As(err, &he) && he.Code == http.StatusNotFound:
-		return &topics.Error{Code: topics.CodeNotFound, Message: "there is no such route"}, he.Code
-	case errors.As(err, &he) && he.Code == http.StatusMethodNotAllowed:
-		return &topics.Error{Code: "method_not_allowed", Message: "the route has no such method"}, he.Code
+		return &topics.Error{Code: topics.CodeTooLarge, Message: "the event is larger than the log takes"}
+	case errors.As(err, &he) && he.Code < http.StatusInternalServerError:
+		return &topics.Error{Code: topics.CodeNotFound, Message: "there is no such route"}
 	}
 	a.o.Logger.Warn("a request failed", "err", err)
-	return topics.Unavailable(), http.StatusServiceUnavailable
-}
-
-func statusOf(code string) int {
-	switch code {
-	case topics.CodeTokenExpired, topics.CodeTokenInvalid:
-		return http.StatusUnauthorized
-	case topics.CodeForbidden:
-		return http.StatusForbidden
-	case topics.CodeNotFound:
-		return http.StatusNotFound
-	case topics.CodeTooLarge:
-		return http.StatusRequestEntityTooLarge
-	case topics.CodeRateLimited, topics.CodeTooManyConnections:
-		return http.StatusTooManyRequests
-	case topics.CodeUnavailable:
-		return http.StatusServiceUnavailable
-	}
-	return http.StatusBadRequest
+	return topics.Unavailable()
 }
 
 func (a *API) ready(c echo.Context) error {

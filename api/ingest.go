@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -48,7 +49,9 @@ func userKeys(users []string) ([]string, error) {
 		if err := topics.CheckUserID(u); err != nil {
 			return nil, topics.Invalid("userId: " + err.Error())
 		}
-		keys = append(keys, topics.UserKey(u))
+		if key := topics.UserKey(u); !slices.Contains(keys, key) {
+			keys = append(keys, key)
+		}
 	}
 	return keys, nil
 }
@@ -144,7 +147,7 @@ func (a *API) publish(c echo.Context, typ string, keys []string, many bool, valu
 	events := make([]*topics.Event, 0, len(keys))
 	ids := make(map[string]string)
 	for _, key := range keys {
-		m := topics.Meta{Type: typ, Source: topics.SourceOf(userOf(c)), IdempotencyKey: idem, TraceParent: c.Request().Header.Get("traceparent")}
+		m := topics.Meta{Type: typ, Source: topics.SourceOf(userOf(c)), IdempotencyKey: idem, TraceParent: traceParent(c)}
 		if m.NexusID = topics.NewID(); idem != "" {
 			m.NexusID = topics.EventID(key, typ, m.Source, idem)
 		}
@@ -158,6 +161,14 @@ func (a *API) publish(c echo.Context, typ string, keys []string, many bool, valu
 		return c.JSON(http.StatusAccepted, map[string]any{"ids": ids})
 	}
 	return c.JSON(http.StatusAccepted, map[string]any{"id": events[0].NexusID})
+}
+
+// traceParent is the request's trace context (W3C Trace Context: 55 bytes), if it is one.
+func traceParent(c echo.Context) string {
+	if h := c.Request().Header.Get("traceparent"); len(h) == 55 {
+		return h
+	}
+	return ""
 }
 
 // appendAll judges all events, then appends them side by side.
@@ -188,6 +199,9 @@ type cloudEvent struct {
 	TraceParent     string          `json:"traceparent"`
 	Data            json.RawMessage `json:"data"`
 }
+
+// maxAttributes bounds what a CloudEvent puts into a record's headers, in bytes.
+const maxAttributes = 2048
 
 // publishEvents takes CloudEvents in the three content modes of the HTTP protocol binding.
 func (a *API) publishEvents(c echo.Context) error {
@@ -238,6 +252,9 @@ func cloudEvents(c echo.Context) (events []cloudEvent, batch bool, err error) {
 func (ce cloudEvent) event(user, idem string) (*topics.Event, error) {
 	if ce.SpecVersion != "1.0" || ce.ID == "" || ce.Source == "" || ce.Type == "" || ce.Subject == "" {
 		return nil, topics.Invalid("a CloudEvent needs specversion 1.0, id, source, type, and the audience key as its subject")
+	}
+	if len(ce.ID)+len(ce.Source)+len(ce.IdempotencyKey)+len(ce.Time)+len(ce.TraceParent) > maxAttributes {
+		return nil, topics.Invalid("the attributes of a CloudEvent have at most 2048 bytes together")
 	}
 	if ce.Type != topics.Notification && ce.Type != topics.Activity && ce.Type != topics.Announcement {
 		return nil, topics.Invalid("type must be notification, activity or announcement")

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -181,8 +180,8 @@ func every(ctx context.Context, interval time.Duration, fn func()) error {
 // Drain stops admitting, closes every session as going away, and waits for them or for ctx. The clients come back
 // elsewhere.
 func (e *Edge) Drain(ctx context.Context) {
-	e.draining.Store(true)
 	e.mu.Lock()
+	e.draining.Store(true)
 	for c := range e.conns {
 		c.close(websocket.CloseGoingAway, "the server is going away")
 	}
@@ -322,5 +321,3 @@ func checked(ev *topics.Event) error {
 	}
 	return nil
 }
-
-func (e *Edge) String() string { return fmt.Sprintf("edge %s (%s)", e.o.NodeName, e.node) }

@@ -2,12 +2,10 @@ package edge
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -32,41 +30,16 @@ func AllowedOrigin(r *http.Request, allowed []string) bool {
 	return slices.ContainsFunc(allowed, func(a string) bool { return strings.EqualFold(a, origin) })
 }
 
-// httpStatus is the status of a refused handshake.
-func httpStatus(code string) int {
-	switch code {
-	case topics.CodeTokenExpired, topics.CodeTokenInvalid:
-		return http.StatusUnauthorized
-	case topics.CodeForbidden:
-		return http.StatusForbidden
-	case topics.CodeTooManyConnections:
-		return http.StatusTooManyRequests
-	case topics.CodeUnavailable:
-		return http.StatusServiceUnavailable
-	}
-	return http.StatusBadRequest
-}
-
-func refuseHTTP(w http.ResponseWriter, status int, err *topics.Error) {
-	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	if err.RetryAfter > 0 {
-		h.Set("Retry-After", strconv.Itoa(int((err.RetryAfter+time.Second-1)/time.Second)))
-	}
-	w.WriteHeader(status)
-	_, _ = w.Write(topics.Fields("error", json.RawMessage(topics.Fields("code", err.Code, "message", err.Message))))
-}
-
 // precheck refuses what is no WebSocket handshake or comes from a page that may not connect.
 func (e *Edge) precheck(w http.ResponseWriter, r *http.Request) bool {
 	switch {
 	case !AllowedOrigin(r, e.o.Origins):
-		refuseHTTP(w, http.StatusForbidden, &topics.Error{Code: topics.CodeForbidden, Message: "this origin is not allowed (ALLOWED_ORIGIN)"})
+		(&topics.Error{Code: topics.CodeForbidden, Message: "this origin is not allowed (ALLOWED_ORIGIN)"}).WriteHTTP(w)
 	case !websocket.IsWebSocketUpgrade(r) || r.Method != http.MethodGet || r.Header.Get("Sec-Websocket-Version") != "13":
 		w.Header().Set("Upgrade", "websocket")
-		refuseHTTP(w, http.StatusUpgradeRequired, &topics.Error{Code: topics.CodeInvalidPayload, Message: "this is a WebSocket endpoint (RFC 6455, version 13)"})
+		(&topics.Error{Code: topics.CodeUpgrade, Message: "this is a WebSocket endpoint (RFC 6455, version 13)"}).WriteHTTP(w)
 	case !e.Ready():
-		refuseHTTP(w, http.StatusServiceUnavailable, topics.Unavailable())
+		topics.Unavailable().WriteHTTP(w)
 	default:
 		return true
 	}
@@ -102,7 +75,7 @@ func (e *Edge) Raw(ns presence.Namespace) http.Handler {
 			s, refusal = e.admit(r.Context(), ns, id)
 		}
 		if refusal != nil {
-			refuseHTTP(w, httpStatus(refusal.Code), refusal)
+			refusal.WriteHTTP(w)
 			return
 		}
 		defer e.dismiss(s)
@@ -113,10 +86,13 @@ func (e *Edge) Raw(ns presence.Namespace) http.Handler {
 
 // upgrade makes the request a WebSocket connection and has serve use it until it ends.
 func (e *Edge) upgrade(w http.ResponseWriter, r *http.Request, serve func(*conn)) {
+	if !e.begin() {
+		topics.Unavailable().WriteHTTP(w)
+		return
+	}
+	defer e.closed.Done()
 	clear(w.Header()) // melody would send them with the 101
 	deflated := negotiateDeflate(r.Header)
-	e.closed.Add(1)
-	defer e.closed.Done()
 	// An error has been answered by the upgrader.
 	_ = e.melody.HandleRequestWithKeys(w, r, map[string]any{keyServe: func(m *melody.Session) {
 		ws := m.WebsocketConnection()
@@ -125,6 +101,17 @@ func (e *Edge) upgrade(w http.ResponseWriter, r *http.Request, serve func(*conn)
 		c.lastPing.Store(c.opened.UnixNano())
 		serve(c)
 	}})
+}
+
+// begin counts a connection in, unless the edge is draining.
+func (e *Edge) begin() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.draining.Load() {
+		return false
+	}
+	e.closed.Add(1)
+	return true
 }
 
 // negotiateDeflate accepts an offer of permessage-deflate without a bound on our window (RFC 7692, section 7.1), and

@@ -1,6 +1,11 @@
 package topics
 
-import "time"
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"time"
+)
 
 // Error is what a client is told of a refusal, on a socket and by REST alike. The codes are part of the contract.
 type Error struct {
@@ -23,6 +28,7 @@ const (
 	CodeTooLarge           = "too_large"
 	CodeNotFound           = "not_found"
 	CodeUnavailable        = "unavailable"
+	CodeUpgrade            = "upgrade_required"
 )
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
@@ -38,3 +44,38 @@ func Unavailable() *Error {
 
 // NotFound is the answer for what does not exist and for what is not the asking user's.
 func NotFound() *Error { return &Error{Code: CodeNotFound, Message: "there is no such thing"} }
+
+// WriteHTTP answers a request with the error: its status, Retry-After where waiting helps, {"error":{"code","message"}}.
+func (e *Error) WriteHTTP(w http.ResponseWriter) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	if e.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))
+	}
+	status := e.status()
+	if status == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", "Bearer")
+	}
+	w.WriteHeader(status)
+	_, _ = w.Write(Fields("error", json.RawMessage(Fields("code", e.Code, "message", e.Message))))
+}
+
+func (e *Error) status() int {
+	switch e.Code {
+	case CodeTokenExpired, CodeTokenInvalid:
+		return http.StatusUnauthorized
+	case CodeForbidden:
+		return http.StatusForbidden
+	case CodeNotFound:
+		return http.StatusNotFound
+	case CodeTooLarge:
+		return http.StatusRequestEntityTooLarge
+	case CodeRateLimited, CodeTooManyConnections:
+		return http.StatusTooManyRequests
+	case CodeUnavailable:
+		return http.StatusServiceUnavailable
+	case CodeUpgrade:
+		return http.StatusUpgradeRequired
+	}
+	return http.StatusBadRequest
+}
