@@ -15,7 +15,7 @@ func image() string {
 	if i := os.Getenv("NEXUS_TEST_IMAGE"); i != "" {
 		return i
 	}
-	return "nexus-test/services:1"
+	return "nexus-test/services:2"
 }
 
 // container starts a service of the image and returns where it is reached.

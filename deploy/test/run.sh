@@ -9,6 +9,7 @@ export NEXUS_TEST_REPORT=$PWD/.cache/report
 # In CI a real service that is missing is a failure.
 [ -n "${CI:-}" ] && [ "$mode" != embedded ] && export NEXUS_TEST_REQUIRE_REAL=1
 failed=0
+trap 'if [ -s .cache/dockerd.pid ]; then kill "$(cat .cache/dockerd.pid)"; rm .cache/dockerd.pid; fi' EXIT
 
 go_test() { go test -race -timeout 12m "$@" || failed=1; }
 

@@ -6,7 +6,7 @@
 set -u
 cd "$(dirname "$0")/../.."
 CACHE=$PWD/.cache
-IMAGE=nexus-test/services:1
+IMAGE=nexus-test/services:2
 mkdir -p "$CACHE"
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -65,7 +65,8 @@ engine() { # a Docker engine that answers
   docker info >/dev/null 2>&1 && return 0
   [ "$(id -u)" = 0 ] && have dockerd || { say "no Docker engine"; return 1; }
   say "starting dockerd"
-  (setsid dockerd >"$CACHE/dockerd.log" 2>&1 &)
+  nohup dockerd >"$CACHE/dockerd.log" 2>&1 &
+  echo $! >"$CACHE/dockerd.pid" # run.sh ends it
   for _ in $(seq 100); do docker info >/dev/null 2>&1 && return 0; sleep 0.2; done
   tail -n 5 "$CACHE/dockerd.log" >&2
   return 1
