@@ -16,6 +16,10 @@ import (
 // handle does what a client's event asks for.
 func (e *Edge) handle(s *session, c command) {
 	now := time.Now()
+	if e.draining.Load() {
+		s.refuse(c, topics.Unavailable())
+		return
+	}
 	if s.expired(now) && c.event != "authenticate" {
 		s.refuse(c, tokenExpired())
 		return
@@ -154,7 +158,7 @@ func (e *Edge) trySend(sender string, d topics.Draft, done func(topics.Receipt, 
 		return
 	}
 	e.ids.note(ev)
-	e.tail.TryAppend(ev, func(duplicate bool, err error) { done(topics.Receipt{ID: ev.NexusID, Duplicate: duplicate}, err) })
+	e.tryAppend(ev, func(duplicate bool, err error) { done(topics.Receipt{ID: ev.NexusID, Duplicate: duplicate}, err) })
 }
 
 func (e *Edge) draft(sender string, d topics.Draft, now time.Time) (*topics.Event, error) {
@@ -233,7 +237,7 @@ func (e *Edge) markAsRead(s *session, c command) {
 	ev := topics.New(topics.Messages, topics.ConversationKey(m.Sender, m.Receiver),
 		topics.Meta{Type: topics.MessageRead, Source: topics.SourceOf(s.user), ID: topics.NewID(), IdempotencyKey: m.ID},
 		topics.Fields("messageId", m.ID, "userId", s.user))
-	e.tail.TryAppend(ev, func(duplicate bool, err error) {
+	e.tryAppend(ev, func(duplicate bool, err error) {
 		if err != nil {
 			s.refuse(c, problem(err))
 			return

@@ -80,6 +80,7 @@ type Edge struct {
 
 	melody   *melody.Melody
 	draining atomic.Bool
+	unacked  atomic.Int64 // appends of clients that wait for their answer
 
 	mu     sync.Mutex
 	conns  map[*conn]func(now time.Time) // what to do with each connection every second
@@ -177,11 +178,16 @@ func every(ctx context.Context, interval time.Duration, fn func()) error {
 	}
 }
 
-// Drain stops admitting, closes every session as going away, and waits for them or for ctx. The clients come back
-// elsewhere.
+// Drain stops admitting, answers what was sent, closes every session as going away, and waits for them or for ctx. The
+// clients come back elsewhere.
 func (e *Edge) Drain(ctx context.Context) {
 	e.mu.Lock()
 	e.draining.Store(true)
+	e.mu.Unlock()
+	for e.unacked.Load() > 0 && ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	e.mu.Lock()
 	for c := range e.conns {
 		c.close(websocket.CloseGoingAway, "the server is going away")
 	}
@@ -271,6 +277,15 @@ func (e *Edge) presenceEvent(typ string, s *session, repeated bool) *topics.Even
 }
 
 func (e *Edge) source() string { return "/nodes/" + e.node }
+
+// tryAppend appends a client's event; Drain waits for its answer.
+func (e *Edge) tryAppend(ev *topics.Event, done func(duplicate bool, err error)) {
+	e.unacked.Add(1)
+	e.tail.TryAppend(ev, func(duplicate bool, err error) {
+		done(duplicate, err)
+		e.unacked.Add(-1)
+	})
+}
 
 // appendLater appends what nobody waits for.
 func (e *Edge) appendLater(ev *topics.Event) {

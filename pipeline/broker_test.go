@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/nexus/nexus/topics"
 )
 
 func TestOneBrokerForADirectory(t *testing.T) {
@@ -65,4 +67,43 @@ func FuzzStampBatch(f *testing.F) {
 	f.Add(batch(1, 2, 0))
 	f.Add([]byte{})
 	f.Fuzz(func(_ *testing.T, b []byte) { stampBatch(b, 1) })
+}
+
+// An append to a log that is away is answered, as unknown, within its time.
+func TestAppendIsBounded(t *testing.T) {
+	t.Parallel()
+	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	b, err := StartBroker(BrokerOptions{Dir: t.TempDir(), Log: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := Kafka{Brokers: []string{b.Addr()}, Log: quiet}
+	l, err := OpenLog(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := l.EnsureTopics(t.Context(), TopicOptions{Partitions: 1}); err != nil {
+		t.Fatal(err)
+	}
+	p, err := NewProducer(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close(quiet)
+	event := func() *topics.Event { return topics.New(topics.Signals, "all", topics.Meta{}, []byte("{}")) }
+	if err := p.Append(t.Context(), event()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	answer := make(chan error, 1)
+	p.TryAppend(event(), func(err error) { answer <- err })
+	if err := p.Append(t.Context(), event()); err == nil {
+		t.Error("Append to a log that is away succeeded")
+	}
+	if err := <-answer; err == nil {
+		t.Error("TryAppend to a log that is away succeeded")
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -46,27 +47,61 @@ func NewProducer(k Kafka) (*Producer, error) {
 	return &Producer{cl: cl, names: k.Names}, nil
 }
 
+// AnswerTimeout bounds how long anybody waits for the answer to an append. A record that is under way to a broker that
+// has gone cannot be recalled: the answer is then ErrUnanswered, and the record may appear later.
+const AnswerTimeout = DeliveryTimeout + 3*time.Second
+
+// ErrUnanswered reports that the log did not answer in time: it is unknown whether it has the event.
+var ErrUnanswered = errors.New("pipeline: the log did not answer in time")
+
 // Append appends the event and returns once the log has it, with its partition, offset and time filled in.
 func (p *Producer) Append(ctx context.Context, e *topics.Event) error {
 	done := make(chan error, 1)
-	p.TryAppend(e, func(err error) { done <- err })
+	p.append(e, func(err error) { done <- err })
+	return await(ctx, done)
+}
+
+// await waits for the answer to an append, no longer than AnswerTimeout.
+func await(ctx context.Context, done <-chan error) error {
+	t := time.NewTimer(AnswerTimeout)
+	defer t.Stop()
 	select {
 	case err := <-done:
 		return err
+	case <-t.C:
+		return ErrUnanswered
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
 // TryAppend appends the event without ever blocking: where too much waits already, done gets ErrOverloaded. done is
-// called once, on another goroutine, with the event's partition and offset filled in.
+// called once, within AnswerTimeout, on another goroutine.
 func (p *Producer) TryAppend(e *topics.Event, done func(error)) {
+	answer := bounded(func(_ bool, err error) { done(err) })
+	p.append(e, func(err error) { answer(false, err) })
+}
+
+// bounded makes sure that done is called once, at the latest after AnswerTimeout.
+func bounded(done func(duplicate bool, err error)) func(bool, error) {
+	var once sync.Once
+	late := time.AfterFunc(AnswerTimeout, func() { once.Do(func() { done(false, ErrUnanswered) }) })
+	return func(duplicate bool, err error) {
+		late.Stop()
+		once.Do(func() { done(duplicate, err) })
+	}
+}
+
+// append appends the event; its partition, offset and time are filled in before done is called.
+func (p *Producer) append(e *topics.Event, done func(error)) {
 	r := &kgo.Record{Topic: p.names.Name(e.Topic), Key: e.Key, Value: e.Value}
 	for _, h := range e.Headers() {
 		r.Headers = append(r.Headers, kgo.RecordHeader(h))
 	}
 	p.tryProduce(r, func(r *kgo.Record, err error) {
-		e.Partition, e.Offset, e.Time = r.Partition, r.Offset, r.Timestamp.UnixMilli()
+		if err == nil {
+			e.Partition, e.Offset, e.Time = r.Partition, r.Offset, r.Timestamp.UnixMilli()
+		}
 		done(err)
 	})
 }
@@ -87,12 +122,7 @@ func (p *Producer) tryProduce(r *kgo.Record, done func(*kgo.Record, error)) {
 func (p *Producer) produce(ctx context.Context, r *kgo.Record) error {
 	done := make(chan error, 1)
 	p.tryProduce(r, func(_ *kgo.Record, err error) { done <- err })
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return await(ctx, done)
 }
 
 // Flush waits until everything appended so far has its answer, or ctx ends.

@@ -128,34 +128,31 @@ func (p *tailPart) await(offset int64, done func(duplicate bool)) {
 	done(duplicate)
 }
 
-// TryAppend appends an event without blocking and calls done once, on another goroutine: with an error (it is unknown
-// whether the log has the event), or when the tail has read the event, with its verdict.
+// TryAppend appends an event without blocking and calls done once, within AnswerTimeout, on another goroutine: with an
+// error (it is unknown whether the log has the event), or when the tail has read the event, with its verdict.
 func (t *Tail) TryAppend(e *topics.Event, done func(duplicate bool, err error)) {
-	t.producer.TryAppend(e, func(err error) {
+	answer := bounded(done)
+	t.producer.append(e, func(err error) {
 		if err != nil {
-			done(false, err)
+			answer(false, err)
 			return
 		}
-		t.parts[e.Topic][e.Partition].await(e.Offset, func(duplicate bool) { done(duplicate, nil) })
+		t.parts[e.Topic][e.Partition].await(e.Offset, func(duplicate bool) { answer(duplicate, nil) })
 	})
 }
 
 // Append appends an event and returns when the tail has read it, with its verdict.
 func (t *Tail) Append(ctx context.Context, e *topics.Event) (duplicate bool, err error) {
-	type verdict struct {
-		duplicate bool
-		err       error
+	done := make(chan error, 1)
+	var verdict bool
+	t.TryAppend(e, func(d bool, err error) {
+		verdict = d
+		done <- err
+	})
+	if err := await(ctx, done); err != nil {
+		return false, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, DeliveryTimeout+3*time.Second)
-	defer cancel()
-	c := make(chan verdict, 1)
-	t.TryAppend(e, func(duplicate bool, err error) { c <- verdict{duplicate, err} })
-	select {
-	case v := <-c:
-		return v.duplicate, v.err
-	case <-ctx.Done():
-		return false, ctx.Err()
-	}
+	return verdict, nil
 }
 
 // Next is the tail's position in every partition of a topic.

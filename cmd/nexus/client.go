@@ -96,7 +96,8 @@ func publish(ctx context.Context, args []string, getenv func(string) string, std
 	}
 	what := args[0]
 	tokens, err := signer(f, args[1:], getenv)
-	if err != nil && *bearer == "" {
+	var wrong usageError
+	if err != nil && (*bearer == "" || errors.As(err, &wrong) || errors.Is(err, flag.ErrHelp)) {
 		return err
 	}
 	set := func(s string) any {

@@ -283,3 +283,61 @@ func TestConfigProblems(t *testing.T) {
 		t.Error("a password was printed")
 	}
 }
+
+// A client that answers pings stays; one that is silent is gone after PING_INTERVAL and PING_TIMEOUT.
+func TestHeartbeat(t *testing.T) {
+	i := start(t, map[string]string{"PING_INTERVAL": "1s", "PING_TIMEOUT": "1s"})
+	silent, _, err := websocket.DefaultDialer.Dial(i.url("/ws", "silent", tokenFor(t, "silent")), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	silent.SetPingHandler(func(string) error { return nil })
+	lively := i.open("/ws", "lively")
+	_ = silent.SetReadDeadline(time.Now().Add(patience))
+	for err == nil {
+		_, _, err = silent.ReadMessage()
+	}
+	if e, timeout := err.(net.Error); timeout && e.Timeout() {
+		t.Error("a client that answers no ping was not closed")
+	}
+	lively.send(`{"event":"typing","data":{"receiverId":"x","isTyping":false},"id":1}`)
+	lively.expect("ack", map[string]any{"ok": true})
+}
+
+// SIGTERM under load: what was sent is answered before the close, and what was answered is kept.
+func TestDrain(t *testing.T) {
+	dir := t.TempDir()
+	i := start(t, map[string]string{"DATA_DIR": dir, "RATE_LIMIT_MESSAGES": "100000"})
+	s := i.open("/ws", "alice")
+	const n = 500
+	for k := range n {
+		s.send(fmt.Sprintf(`{"event":"sendMessage","data":{"receiverId":"bob","content":"c","clientMessageId":"%d"},"id":%d}`, k, k))
+	}
+	s.expect("ack", nil)
+	i.stop()
+	acked := 1
+	for f := range s.frames {
+		if f.Event == "ack" && f.Data["ok"] == true {
+			acked++
+		}
+	}
+	if err := <-s.closed; !websocket.IsCloseError(err, websocket.CloseGoingAway) {
+		t.Errorf("closed with %v, want 1001", err)
+	}
+	again := start(t, map[string]string{"DATA_DIR": dir})
+	have, cursor := 0, ""
+	for {
+		page := again.must(200, "GET", "/messages?with=alice&limit=200&cursor="+cursor, tokenFor(t, "bob"), "")
+		have += len(page["messages"].([]any))
+		next, more := page["next"].(string)
+		if !more {
+			break
+		}
+		cursor = next
+	}
+	if have < acked {
+		t.Errorf("%d messages were acknowledged and %d kept", acked, have)
+	}
+	t.Logf("%d of %d acknowledged before the close, %d kept", acked, n, have)
+}

@@ -397,7 +397,9 @@ func (s *server) run(ctx context.Context) error {
 	g.Go(func() error { return s.edge.Run(work) })
 	serving, stopServing := context.WithCancel(work)
 	defer stopServing()
+	served := make(chan struct{})
 	g.Go(func() error {
+		defer close(served)
 		if err := s.api.Serve(serving, s.listener, s.c.ShutdownTimeout); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve HTTP: %w", err)
 		}
@@ -417,6 +419,7 @@ func (s *server) run(ctx context.Context) error {
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.c.ShutdownTimeout)
 		defer cancel()
 		s.edge.Drain(drain)
+		<-served // requests under way need the tail; Serve waits for them within the same time
 		s.producer.Flush(drain)
 		stop()
 		return nil
