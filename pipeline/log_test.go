@@ -400,6 +400,13 @@ func testGate(t *testing.T, b *bench) {
 	if n := letters(); n != 4 {
 		t.Errorf("%d dead letters, want 4", n)
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.all { // appended again after a crash, a stray must be the same event
+		if want := fmt.Sprintf("notifications/%d/0", astray); topics.Valid(e) == nil && e.Body.Text("title") == "stray" && !e.Stray && e.IdempotencyKey != want {
+			t.Errorf("a stray without identity was carried over with key %q, want %q", e.IdempotencyKey, want)
+		}
+	}
 	for _, e := range dead.all {
 		if len(e.Value) > 64<<10 {
 			t.Errorf("a dead letter keeps %d bytes", len(e.Value))

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -185,8 +186,13 @@ func TestBadFrames(t *testing.T) {
 		w, _ := flate.NewWriter(&b, flate.BestCompression)
 		_, _ = w.Write(make([]byte, 60<<20))
 		_ = w.Flush()
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		writeCompressed(t, s.ws.NetConn(), bytes.TrimSuffix(b.Bytes(), []byte{0, 0, 0xff, 0xff}))
 		s.expectClose(websocket.CloseMessageTooBig)
+		if runtime.ReadMemStats(&after); after.TotalAlloc-before.TotalAlloc > 20<<20 {
+			t.Errorf("a frame of %d bytes had %d MB allocated", b.Len(), (after.TotalAlloc-before.TotalAlloc)>>20)
+		}
 	})
 	t.Run("broken frames", func(t *testing.T) {
 		for _, raw := range [][]byte{{0xff, 0xff, 0xff}, {0x81, 0x01, 'x'}, {0x83, 0x80, 0, 0, 0, 0}, {0x89, 0xfe, 1, 0, 0, 0, 0, 0}} {
