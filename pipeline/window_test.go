@@ -71,3 +71,26 @@ func BenchmarkWindow(b *testing.B) {
 		w.Observe(int64(i)/10, topics.Identity{byte(i), byte(i >> 8), byte(i >> 16), byte(i >> 24)}, true)
 	}
 }
+
+// The answer to an append and the tail's reading of it race: either order must give the verdict.
+func TestTailPartAnswersInEitherOrder(t *testing.T) {
+	for _, readFirst := range []bool{true, false} {
+		p := &tailPart{waiting: make(map[int64]func(bool)), duplicates: make(map[int64]bool)}
+		got := make(map[int64]bool)
+		await := func() {
+			for o := range int64(2) {
+				p.await(o, func(duplicate bool) { got[o] = duplicate })
+			}
+		}
+		if !readFirst {
+			await()
+		}
+		p.passed(Batch{To: 2, Events: []*topics.Event{{Offset: 0}, {Offset: 1, Duplicate: true}}})
+		if readFirst {
+			await()
+		}
+		if len(got) != 2 || got[0] || !got[1] {
+			t.Errorf("read first %v: verdicts %v, want the second a duplicate", readFirst, got)
+		}
+	}
+}
