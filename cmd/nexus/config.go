@@ -207,7 +207,11 @@ func load(fs *flag.FlagSet, args []string, getenv func(string) string) (*Config,
 	all := settings()
 	given := make(map[string]*string)
 	for _, s := range all {
-		given[s.name] = fs.String(s.flag(), "", fmt.Sprintf("%s [%s]", s.usage, s.name))
+		usage := fmt.Sprintf("%s [%s]", s.usage, s.name)
+		if s.fallback != "" {
+			usage += fmt.Sprintf(" (default %s)", s.fallback)
+		}
+		given[s.name] = fs.String(s.flag(), "", usage)
 	}
 	if err := fs.Parse(args); err != nil {
 		return nil, err
