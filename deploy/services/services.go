@@ -1,6 +1,6 @@
-// Package services gives tests real Kafka, PostgreSQL and ClickHouse. Each comes from an address in the environment, or
-// from a container (testcontainers-go) where NEXUS_TEST_SERVICES=containers, or from a local program on a free port. It
-// is started once for a test binary and stopped by Exit.
+// Package services gives tests real Kafka, PostgreSQL and ClickHouse. Each comes from an address in the environment, else
+// from a local program on a free port, else from a container (testcontainers-go); NEXUS_TEST_SERVICES=local or containers
+// allows one of the two only. It is started once for a test binary and stopped by Exit.
 //
 // Where one cannot be had the test is skipped and says why; with NEXUS_TEST_REQUIRE_REAL=1 it fails.
 package services
@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -101,21 +102,36 @@ func start(env string, local, container obtain) (service, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	from, how := local, "local program"
-	if os.Getenv("NEXUS_TEST_SERVICES") == "containers" {
-		from, how = container, "container"
+	ways := []way{{local, "local program"}, {container, "container"}}
+	switch os.Getenv("NEXUS_TEST_SERVICES") {
+	case "containers":
+		ways = ways[1:]
+	case "local":
+		ways = ways[:1]
 	}
-	addr, stop, err := from(ctx)
-	if stop != nil {
-		stops = append(stops, stop)
+	var errs []error
+	for _, w := range ways {
+		addr, stop, err := w.obtain(ctx)
+		if stop != nil {
+			stops = append(stops, stop)
+		}
+		if err == nil {
+			return service{addr, w.name}, nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", w.name, err))
 	}
-	return service{addr, how}, err
+	return service{}, errors.Join(errs...)
+}
+
+type way struct {
+	obtain obtain
+	name   string
 }
 
 // report notes for the last line of make test how a service was obtained.
 func report(name string, s service, err error) {
 	if err != nil {
-		Note("no " + name + ": " + err.Error())
+		Note("no " + name + ": " + strings.ReplaceAll(err.Error(), "\n", " / "))
 		return
 	}
 	Note(name + " (" + s.how + ")")
