@@ -24,11 +24,9 @@ func (e *Edge) handle(s *session, c command) {
 		s.refuse(c, tokenExpired())
 		return
 	}
-	if c.event != "sendMessage" {
-		if wait, ok := s.frames.allow(now); !ok {
-			s.refuse(c, rateLimited(wait))
-			return
-		}
+	if wait, ok := s.frames.allow(now); !ok {
+		s.refuse(c, rateLimited(wait))
+		return
 	}
 	switch {
 	case c.event == "authenticate":

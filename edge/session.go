@@ -29,7 +29,7 @@ type session struct {
 	allowed   []string      // channels the token allows; nil: all
 	expires   atomic.Int64  // Unix milliseconds
 	told      atomic.Bool   // that its token has expired
-	frames    *bucketWindow // of everything but messages, local
+	frames    *bucketWindow // of all frames, valid or not; local
 
 	channels map[string]bool // guarded by hub.mu
 	left     bool            // guarded by hub.mu
