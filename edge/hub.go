@@ -221,14 +221,41 @@ func (h *hub) toChannel(name string, m *message) {
 	}
 }
 
-// toAll sends to every session of the message's namespace but those of one user (empty: to all).
-func (h *hub) toAll(m *message, except string) {
+// toAll sends to every session of the message's namespace.
+func (h *hub) toAll(m *message) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	for _, s := range h.namespaces[m.namespace].list {
-		if s.user != except || except == "" {
-			s.send(m)
+		s.send(m)
+	}
+}
+
+// toOthers sends messages about users, users[i] being whom ms[i] is about, to every session of a namespace but that
+// user's own. When many come at once each session still gets them as one piece.
+func (h *hub) toOthers(ns presence.Namespace, ms []*message, users []string) {
+	about := make(map[string]bool, len(users))
+	for _, u := range users {
+		about[u] = true
+	}
+	var joined [styles][]byte
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, s := range h.namespaces[ns].list {
+		if about[s.user] {
+			for i, m := range ms {
+				if users[i] != s.user {
+					s.send(m)
+				}
+			}
+			continue
 		}
+		all := &joined[s.style.index()]
+		if *all == nil {
+			for _, m := range ms {
+				*all = append(*all, m.frame(s.style)...)
+			}
+		}
+		s.conn.send(*all)
 	}
 }
 

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/nexus/nexus/projections/presence"
@@ -35,18 +36,16 @@ func TestHubFindsWhomAnEventConcerns(t *testing.T) {
 	}
 	send(func(m *message) { h.toUser("a", m) })
 	send(func(m *message) { h.toChannel("c", m) })
-	send(func(m *message) { h.toAll(m, "") })
-	send(func(m *message) { h.toAll(m, "a") })
-	for want, s := range map[int]*session{3: a1, 0: chat} {
-		if n := len(got(t, s)); n != want {
-			t.Errorf("%s in %s got %d, want %d", s.user, s.namespace, n, want)
+	send(func(m *message) { h.toAll(m) })
+	status := func(user string) *message {
+		return &message{namespace: presence.Dashboard, event: "status", data: topics.Fields("userId", user)}
+	}
+	h.toOthers(presence.Dashboard, []*message{status("a"), status("x")}, []string{"a", "x"})
+	event, aboutA, aboutX := `{"event":"e","data":{}}`, `{"event":"status","data":{"userId":"a"}}`, `{"event":"status","data":{"userId":"x"}}`
+	for s, want := range map[*session][]string{a1: {event, event, event, aboutX}, a2: {event, event, aboutX}, b: {event, aboutA, aboutX}, chat: nil} {
+		if got := got(t, s); !slices.Equal(got, want) {
+			t.Errorf("%s in %s got %q, want %q", s.user, s.namespace, got, want)
 		}
-	}
-	if n := len(got(t, a2)); n != 2 {
-		t.Errorf("the second session of a got %d, want 2", n)
-	}
-	if n := len(got(t, b)); n != 2 {
-		t.Errorf("b got %d, want 2", n)
 	}
 	for key, want := range map[string]bool{"user:a": true, "user:x": false, "dm:a:x": true, "dm:x:y": false, "channel:c": true, "channel:d": false, "all": true} {
 		a, err := topics.ParseAudience(key)

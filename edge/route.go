@@ -80,7 +80,7 @@ func (e *Edge) deliverNotice(ev *topics.Event) {
 	case topics.Channel:
 		e.hub.toChannel(ev.Audience.A, m)
 	case topics.Everyone:
-		e.hub.toAll(m, "")
+		e.hub.toAll(m)
 	}
 }
 
@@ -128,18 +128,29 @@ func (e *Edge) sendTyping(to string, start bool, data []byte) {
 
 // presenceChanged shows who came and who went (presence.Options.Changed).
 func (e *Edge) presenceChanged(changes []presence.Change) {
-	for _, c := range changes {
-		at := topics.FormatTime(c.At)
-		status := "offline"
-		if c.Online {
-			status = "online"
+	for _, ns := range []presence.Namespace{presence.Dashboard, presence.Messaging} {
+		var ms []*message
+		var users []string
+		for _, c := range changes {
+			if c.Namespace == ns {
+				ms, users = append(ms, e.status(c)), append(users, c.User)
+			}
 		}
-		if c.Namespace == presence.Dashboard {
-			e.hub.toAll(e.plain(c.Namespace, "user_status", topics.Fields("userId", c.User, "status", status, "timestamp", at)), c.User)
-			continue
+		if len(ms) > 0 {
+			e.hub.toOthers(ns, ms, users)
 		}
-		e.hub.toAll(e.plain(c.Namespace, "presence:"+status, topics.Fields("userId", c.User, "timestamp", at)), c.User)
 	}
+}
+
+func (e *Edge) status(c presence.Change) *message {
+	status, at := "offline", topics.FormatTime(c.At)
+	if c.Online {
+		status = "online"
+	}
+	if c.Namespace == presence.Dashboard {
+		return e.plain(c.Namespace, "user_status", topics.Fields("userId", c.User, "status", status, "timestamp", at))
+	}
+	return e.plain(c.Namespace, "presence:"+status, topics.Fields("userId", c.User, "timestamp", at))
 }
 
 // plain is a message that is not resumed.
