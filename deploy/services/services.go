@@ -9,9 +9,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -111,12 +113,17 @@ func start(env string, local, container obtain) (service, error) {
 	}
 	var errs []error
 	for _, w := range ways {
-		addr, stop, err := w.obtain(ctx)
-		if stop != nil {
-			stops = append(stops, stop)
-		}
-		if err == nil {
-			return service{addr, w.name}, nil
+		var err error
+		for range 2 { // a port that was free may be taken by now
+			var addr string
+			var stop func()
+			addr, stop, err = w.obtain(ctx)
+			if stop != nil {
+				stops = append(stops, stop)
+			}
+			if err == nil {
+				return service{addr, w.name}, nil
+			}
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", w.name, err))
 	}
@@ -162,14 +169,17 @@ func Root() (string, error) {
 	return "", fmt.Errorf("no go.mod above the working directory")
 }
 
-// FreePort is a port of loopback on which nothing listens.
+// FreePort is a port of loopback on which nothing listens, below those that the system gives to outgoing connections: a
+// server that is started again must find it free again.
 func FreePort() (int, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	for range 1000 {
+		port := 20_000 + rand.IntN(12_000)
+		ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err == nil {
+			return port, ln.Close()
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port, nil
+	return 0, errors.New("no free port between 20000 and 32000")
 }
 
 // awaitPort returns once something accepts connections at addr, or when it is over.
