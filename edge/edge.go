@@ -108,7 +108,7 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 			}
 		}
 	}
-	e.fold = presence.New(presence.Options{Grace: o.PresenceGrace, Changed: e.presenceChanged,
+	e.fold = presence.New(presence.Options{Grace: o.PresenceGrace, Changed: e.presenceChanged, Lost: e.takenForDead,
 		Start: e.presenceStart, End: func(ctx context.Context) (int64, error) {
 			ends, err := o.Log.Ends(ctx, topics.Presence)
 			return ends[0], err
@@ -305,6 +305,15 @@ func (e *Edge) heartbeat() {
 func (e *Edge) repeatSessions() {
 	for _, s := range e.hub.sessions() {
 		e.appendLater(e.presenceEvent(topics.Connected, s, true))
+	}
+}
+
+// takenForDead says again which sessions live, where the others took this node for dead: it was paused, or cut off from
+// the log, for longer than their patience.
+func (e *Edge) takenForDead(node string) {
+	if node == e.node {
+		e.heartbeat()
+		e.repeatSessions()
 	}
 }
 

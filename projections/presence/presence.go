@@ -36,6 +36,9 @@ type Options struct {
 	End func(ctx context.Context) (int64, error)
 	// Grace is how long a user who is gone is still shown as online.
 	Grace time.Duration
+	// Lost is told of a node that others took for dead, from Apply's goroutine; one that lives says again what sessions it
+	// has. May be nil.
+	Lost func(node string)
 	// Changed is told what is to be shown, from Run's goroutine, at most every 250 ms.
 	Changed func([]Change)
 }
@@ -112,13 +115,23 @@ func (f *Fold) Position(ctx context.Context, _ topics.Topic, _ int32) (int64, er
 
 // Apply folds a batch (pipeline.Sink).
 func (f *Fold) Apply(_ context.Context, b pipeline.Batch) error {
+	for _, node := range f.foldAll(b) {
+		if f.o.Lost != nil {
+			f.o.Lost(node)
+		}
+	}
+	return nil
+}
+
+// foldAll folds a batch and returns the nodes that it showed to be dead.
+func (f *Fold) foldAll(b pipeline.Batch) (lost []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for e := range b.Live {
-		f.fold(e)
+		lost = append(lost, f.fold(e)...)
 	}
 	f.reach(b.To)
-	return nil
+	return lost
 }
 
 // reach shows what has been folded once the goal is met. f.mu is held.
@@ -138,20 +151,21 @@ func (f *Fold) reach(next int64) {
 	close(f.ready)
 }
 
-func (f *Fold) fold(e *topics.Event) {
+func (f *Fold) fold(e *topics.Event) (lost []string) {
 	id, name := e.Body.Text("node"), e.Body.Text("name")
 	if f.ended[id] {
-		return
+		return nil
 	}
 	f.alive(e, id, name)
 	switch e.Type {
 	case topics.NodeHeartbeat:
-		f.heartbeat(e, id)
+		return f.heartbeat(e, id)
 	case topics.Connected:
 		f.connect(e, id)
 	case topics.Disconnected:
 		f.disconnect(e.Body.Text("session"), e.Time)
 	}
+	return nil
 }
 
 // alive notes a record of a node; the first of a new boot ends the earlier ones of its name.
@@ -169,15 +183,17 @@ func (f *Fold) alive(e *topics.Event, id, name string) {
 	f.nodes[id] = &node{name: name, beats: make(map[string]int)}
 }
 
-func (f *Fold) heartbeat(e *topics.Event, id string) {
+func (f *Fold) heartbeat(e *topics.Event, id string) (lost []string) {
 	for other, n := range f.nodes {
 		if other == id {
 			continue
 		}
 		if n.beats[id]++; n.beats[id] >= deadAfter {
 			f.end(other, e.Time)
+			lost = append(lost, other)
 		}
 	}
+	return lost
 }
 
 // end removes a node and its sessions.

@@ -3,6 +3,7 @@ package presence_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ type fold struct {
 	t *testing.T
 	*presence.Fold
 	next    int64
+	lost    []string
 	changes chan presence.Change
 }
 
@@ -26,6 +28,7 @@ func newFold(t *testing.T, end int64) *fold {
 	f := &fold{t: t, changes: make(chan presence.Change, 100)}
 	f.Fold = presence.New(presence.Options{Grace: 300 * time.Millisecond,
 		Start: func(context.Context) (int64, error) { return 0, nil }, End: func(context.Context) (int64, error) { return end, nil },
+		Lost: func(node string) { f.lost = append(f.lost, node) },
 		Changed: func(cs []presence.Change) {
 			for _, c := range cs {
 				f.changes <- c
@@ -92,6 +95,11 @@ func TestSessionsAndNodes(t *testing.T) {
 	f.want("carol")
 	f.apply(topics.NodeHeartbeat, "n1", "A", "", "")
 	f.want()
+	if !slices.Contains(f.lost, "n3") || slices.Contains(f.lost, "n1") {
+		t.Errorf("lost nodes: %v, want n3", f.lost)
+	}
+	f.apply(topics.Connected, "n3", "B", "s4", "carol") // it was alive after all
+	f.want("carol")
 }
 
 // What is shown: arrivals soon, departures after the grace, flaps and history not at all.
