@@ -137,9 +137,6 @@ func (a *API) Serve(ctx context.Context, ln net.Listener, grace time.Duration) e
 	return err
 }
 
-// Handler is the server as a handler, for tests.
-func (a *API) Handler() http.Handler { return a.echo }
-
 // cors refuses foreign origins and answers preflights (Fetch standard, "CORS protocol").
 func (a *API) cors(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {

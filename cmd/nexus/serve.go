@@ -377,6 +377,9 @@ func (s *server) ready(ctx context.Context) error {
 			return errors.New("a projection has not caught up with the log yet")
 		}
 	}
+	if !s.gate.CaughtUp() {
+		return errors.New("the gate has not caught up with the log yet")
+	}
 	if !s.edge.Ready() {
 		return errors.New("the edge is not reading the log yet, or is draining")
 	}

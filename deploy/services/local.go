@@ -92,7 +92,7 @@ func localKafka(ctx context.Context) (string, func(), error) {
 	}
 	libs := filepath.Join(root, ".cache/kafka/libs")
 	if _, err := os.Stat(libs); err != nil {
-		return "", nil, errors.New("Apache Kafka is not fetched; run deploy/test/setup.sh (needs Maven)")
+		return "", nil, errors.New("no jars of Apache Kafka; run deploy/test/setup.sh (needs Maven)")
 	}
 	java, err := exec.LookPath("java")
 	if err != nil {
@@ -127,7 +127,7 @@ func localPostgres(ctx context.Context) (string, func(), error) {
 	} else if initdb, err := exec.LookPath("initdb"); err == nil {
 		bin = filepath.Dir(initdb)
 	} else {
-		return "", nil, errors.New("PostgreSQL is not installed")
+		return "", nil, errors.New("no PostgreSQL is installed")
 	}
 	dir, err := os.MkdirTemp("", "nexus-postgres")
 	if err != nil {

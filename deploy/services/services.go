@@ -75,10 +75,9 @@ func get(t testing.TB, name, env string, local, container obtain) service {
 	t.Helper()
 	mu.Lock()
 	defer mu.Unlock()
-	s, ok := running[name]
-	if !ok && missing[name] == nil {
-		var err error
-		if s, err = start(env, local, container); err == nil {
+	if _, ok := running[name]; !ok && missing[name] == nil {
+		s, err := start(env, local, container)
+		if err == nil {
 			running[name] = s
 		} else {
 			missing[name] = err
