@@ -25,7 +25,13 @@ containers() {
 }
 
 case $mode in
-  all) deploy/test/setup.sh; go_test -count=1 -p 2 ./...; containers ;;
+  all)
+    deploy/test/setup.sh
+    # Where the servers cannot be installed they come from the image, so that is made first.
+    { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; } || deploy/test/setup.sh image
+    go_test -count=1 -p 2 ./...
+    containers
+    ;;
   embedded) export NEXUS_TEST_EMBEDDED=1; go_test -count=1 ./... ;;
   containers) deploy/test/setup.sh; containers ;;
   *) echo "run.sh all | embedded | containers" >&2; exit 2 ;;

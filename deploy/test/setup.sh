@@ -75,7 +75,11 @@ engine() { # a Docker engine that answers
 image() {
   engine || return 1
   docker image inspect $IMAGE >/dev/null 2>&1 && return 0
-  { debian_root && have debootstrap; } || { say "the image is made with debootstrap, as root on Debian"; return 1; }
+  if ! { debian_root && have debootstrap; }; then
+    say "building the image $IMAGE (some minutes)"
+    retry "docker build" docker build -q -t $IMAGE -f deploy/test/image/Dockerfile .
+    return
+  fi
   local root=$CACHE/image-root
   say "making the image $IMAGE (about 90 s)"
   rm -rf "$root"
