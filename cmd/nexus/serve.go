@@ -409,17 +409,20 @@ func (s *server) run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error {
-		if err := s.announce(work); err != nil {
+		ending, end := context.WithCancel(work) // by a signal or by a part that failed
+		defer end()
+		defer context.AfterFunc(ctx, end)()
+		if err := s.announce(ending); err != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-		case <-work.Done():
-			return nil
-		}
+		<-ending.Done()
 		s.log.Info("shutting down")
 		stopServing()
-		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.c.ShutdownTimeout)
+		grace := s.c.ShutdownTimeout
+		if work.Err() != nil {
+			grace = time.Second // nothing will be answered any more
+		}
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 		defer cancel()
 		s.edge.Drain(drain)
 		<-served // requests under way need the tail; Serve waits for them within the same time
@@ -434,11 +437,17 @@ func (s *server) run(ctx context.Context) error {
 	return err
 }
 
-// announce prints where the server is, once it admits sessions.
+// announce prints where the server is, once it admits sessions; while that takes long it logs what is waited for.
 func (s *server) announce(ctx context.Context) error {
+	told := time.Now()
 	for {
-		if s.ready(ctx) == nil {
+		err := s.ready(ctx)
+		if err == nil {
 			break
+		}
+		if time.Since(told) > 5*time.Second {
+			told = time.Now()
+			s.log.Info("not ready yet", "reason", err)
 		}
 		select {
 		case <-ctx.Done():
