@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -49,9 +48,7 @@ func userKeys(users []string) ([]string, error) {
 		if err := topics.CheckUserID(u); err != nil {
 			return nil, topics.Invalid("userId: " + err.Error())
 		}
-		if key := topics.UserKey(u); !slices.Contains(keys, key) {
-			keys = append(keys, key)
-		}
+		keys = append(keys, topics.UserKey(u))
 	}
 	return keys, nil
 }
@@ -147,11 +144,15 @@ func (a *API) publish(c echo.Context, typ string, keys []string, many bool, valu
 	events := make([]*topics.Event, 0, len(keys))
 	ids := make(map[string]string)
 	for _, key := range keys {
+		user := strings.TrimPrefix(key, "user:")
+		if ids[user] != "" { // named twice
+			continue
+		}
 		m := topics.Meta{Type: typ, Source: topics.SourceOf(userOf(c)), IdempotencyKey: idem, TraceParent: traceParent(c)}
 		if m.NexusID = topics.NewID(); idem != "" {
 			m.NexusID = topics.EventID(key, typ, m.Source, idem)
 		}
-		ids[strings.TrimPrefix(key, "user:")] = m.NexusID
+		ids[user] = m.NexusID
 		events = append(events, topics.New(topicOf(key), key, m, value(key, m.NexusID)))
 	}
 	if err := a.appendAll(c, events); err != nil {

@@ -131,21 +131,14 @@ func (p *tailPart) await(offset int64, done func(duplicate bool)) {
 // TryAppend appends an event without blocking and calls done once, within AnswerTimeout, on another goroutine: with an
 // error (it is unknown whether the log has the event), or when the tail has read the event, with its verdict.
 func (t *Tail) TryAppend(e *topics.Event, done func(duplicate bool, err error)) {
-	answer := bounded(done)
-	t.producer.append(e, func(err error) {
-		if err != nil {
-			answer(false, err)
-			return
-		}
-		t.parts[e.Topic][e.Partition].await(e.Offset, func(duplicate bool) { answer(duplicate, nil) })
-	})
+	t.append(e, bounded(done))
 }
 
 // Append appends an event and returns when the tail has read it, with its verdict.
 func (t *Tail) Append(ctx context.Context, e *topics.Event) (duplicate bool, err error) {
 	done := make(chan error, 1)
 	var verdict bool
-	t.TryAppend(e, func(d bool, err error) {
+	t.append(e, func(d bool, err error) {
 		verdict = d
 		done <- err
 	})
@@ -153,6 +146,16 @@ func (t *Tail) Append(ctx context.Context, e *topics.Event) (duplicate bool, err
 		return false, err
 	}
 	return verdict, nil
+}
+
+func (t *Tail) append(e *topics.Event, done func(duplicate bool, err error)) {
+	t.producer.append(e, func(err error) {
+		if err != nil {
+			done(false, err)
+			return
+		}
+		t.parts[e.Topic][e.Partition].await(e.Offset, func(duplicate bool) { done(duplicate, nil) })
+	})
 }
 
 // Next is the tail's position in every partition of a topic.

@@ -29,7 +29,7 @@ func TestIngestByREST(t *testing.T) {
 			t.Errorf("the same key got the ids %s and %s", first, again)
 		}
 		s.expect("notification", map[string]any{"id": first, "priority": "normal"})
-		ids := i.must(202, "POST", "/notifications", service, `{"userIds":["alice","bob"],"title":"many","body":"","type":"SYSTEM"}`)["ids"].(map[string]any)
+		ids := i.must(202, "POST", "/notifications", service, `{"userIds":["alice","bob","alice"],"title":"many","body":"","type":"SYSTEM"}`)["ids"].(map[string]any)
 		s.expect("notification", map[string]any{"id": ids["alice"], "title": "many"})
 		post("/activities", `{"userId":"alice","type":"x","message":"m","data":{"a":1}}`)
 		s.expect("activity", map[string]any{"type": "x", "userId": "alice"})

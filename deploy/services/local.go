@@ -28,28 +28,25 @@ func launch(ctx context.Context, dir, addr string, name string, args ...string) 
 		out.Close()
 		return nil, err
 	}
-	over := make(chan error, 1)
+	ended := make(chan struct{})
 	go func() {
-		over <- cmd.Wait()
+		defer close(ended)
+		_ = cmd.Wait() // its output tells why it ended
 		out.Close()
 	}()
 	stop := func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
-		case <-over:
+		case <-ended:
 		case <-time.After(10 * time.Second):
 			_ = cmd.Process.Kill()
-			<-over
+			<-ended
 		}
 		os.RemoveAll(dir)
 	}
-	if err := awaitPort(ctx, addr, over); err != nil {
+	if err := awaitPort(ctx, addr, ended); err != nil {
 		tail, _ := os.ReadFile(filepath.Join(dir, "output"))
 		tail = tail[max(0, len(tail)-2000):]
-		select {
-		case over <- nil: // so that stop does not wait for what has ended
-		default:
-		}
 		return stop, fmt.Errorf("%s: %w\n%s", name, err, bytes.TrimSpace(tail))
 	}
 	return stop, nil

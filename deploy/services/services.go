@@ -181,16 +181,16 @@ func FreePort() (int, error) {
 	return 0, errors.New("no free port between 20000 and 32000")
 }
 
-// awaitPort returns once something accepts connections at addr, or when it is over.
-func awaitPort(ctx context.Context, addr string, over <-chan error) error {
+// awaitPort returns once something accepts connections at addr, or with an error once the program has ended.
+func awaitPort(ctx context.Context, addr string, ended <-chan struct{}) error {
 	for {
 		c, err := net.DialTimeout("tcp", addr, time.Second)
 		if err == nil {
 			return c.Close()
 		}
 		select {
-		case err := <-over:
-			return fmt.Errorf("it ended at its start: %w", err)
+		case <-ended:
+			return errors.New("it ended at its start")
 		case <-ctx.Done():
 			return fmt.Errorf("nothing listens on %s: %w", addr, ctx.Err())
 		case <-time.After(50 * time.Millisecond):

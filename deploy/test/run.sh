@@ -37,7 +37,7 @@ case $mode in
   *) echo "run.sh all | embedded | containers" >&2; exit 2 ;;
 esac
 
-ran=$(grep -v '^no ' "$NEXUS_TEST_REPORT" | sort -u | paste -sd, | sed 's/,/, /g')
+ran=$(grep -v '^no ' "$NEXUS_TEST_REPORT" | sort -u | paste -sd, - | sed 's/,/, /g')
 not=$(grep '^no ' "$NEXUS_TEST_REPORT" | sort -u | tr '\n' ';' | sed 's/;$//; s/;/; /g')
 result=passed; [ $failed = 0 ] || result=FAILED
 echo "tests $result; real: ${ran:-none}; could not run: ${not:-nothing}"
