@@ -59,17 +59,20 @@ func (a *API) append(c echo.Context, ev *topics.Event) error {
 }
 
 // settled waits until the inbox has what this node has read of a key's partition. One that is further behind is read
-// as it is.
+// as it is, and the answer says that it is stale.
 func (a *API) settled(c echo.Context, t topics.Topic, key string) error {
 	request := c.Request().Context()
 	ctx, cancel := context.WithTimeout(request, settleWait)
 	defer cancel()
 	err := a.o.Inbox.Await(ctx, t, a.o.Tail.NextOf(t, key))
 	if ctx.Err() != nil && request.Err() == nil {
+		c.Set(keyStale, true)
 		return nil
 	}
 	return err
 }
+
+const keyStale = "stale"
 
 // settleWait bounds how long a read waits for the projection.
 const settleWait = 2 * time.Second
@@ -160,7 +163,7 @@ func page(c echo.Context, name string, items []json.RawMessage, next string) err
 	if next != "" {
 		cursor = next
 	}
-	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, topics.Fields(name, items, "next", cursor))
+	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, topics.Fields(name, items, "next", cursor, keyStale, c.Get(keyStale)))
 }
 
 func limitOf(c echo.Context) (int, error) {
@@ -183,7 +186,7 @@ func (a *API) unreadCount(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, map[string]int{"count": n})
+	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, topics.Fields("count", n, keyStale, c.Get(keyStale)))
 }
 
 // markNotification appends that the user read or deleted one of its notifications.

@@ -224,8 +224,8 @@ func (r *killRun) untilAcked(n int) {
 	}
 }
 
-// watch is a client that comes back whenever it is cut off. Told recovered:false it reads what it has missed from the
-// inbox, as the contract wants.
+// watch is a client that comes back whenever it is cut off. Unless told recovered:true it reads what it has missed from
+// the inbox, as the contract wants.
 func (r *killRun) watch(ctx context.Context, u int, ns string) {
 	user := killUser(u)
 	token := tokenFor(r.t, user)
@@ -260,9 +260,9 @@ func (r *killRun) follow(ctx context.Context, ws *websocket.Conn, u int, ns, tok
 		}
 		switch f.Event {
 		case "connected":
-			if f.Data["recovered"] == false {
+			if f.Data["recovered"] != true {
 				if _, err := r.read(u, ns, token); err != nil {
-					return "" // cut off again: the next connection reads
+					return "" // the next connection has no cursor, and so reads
 				}
 			}
 		case "message:new":
@@ -302,8 +302,8 @@ func (r *killRun) read(u int, ns, token string) (map[string]int, error) {
 		var page map[string]any
 		err = json.NewDecoder(resp.Body).Decode(&page)
 		resp.Body.Close()
-		if err != nil || resp.StatusCode != http.StatusOK {
-			return nil, fmt.Errorf("status %d %v", resp.StatusCode, err)
+		if err != nil || resp.StatusCode != http.StatusOK || page["stale"] == true {
+			return nil, fmt.Errorf("status %d, stale %v: %v", resp.StatusCode, page["stale"], err)
 		}
 		for _, item := range page[list].([]any) {
 			data := item.(map[string]any)
