@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,8 +59,8 @@ type Options struct {
 	Presence Presence
 	Stats    Stats
 	Logger   *slog.Logger
-	// AllowedOrigin judges a request's Origin.
-	AllowedOrigin func(*http.Request) bool
+	// Origins that browsers may come from; nil lets any in.
+	Origins []string
 	// Ready says what is not ready yet, or nil.
 	Ready func(ctx context.Context) error
 	// Handlers are served beside REST, by path: the edge's.
@@ -87,7 +89,7 @@ func New(o Options) *API {
 	e.Server.MaxHeaderBytes = 32 << 10
 	e.Server.ErrorLog = slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug)
 	for path, h := range o.Handlers {
-		e.Any(path, echo.WrapHandler(h))
+		e.Any(path, echo.WrapHandler(h), a.cors)
 	}
 	for _, prefix := range []string{"", "/api"} {
 		a.routes(e.Group(prefix, a.cors, a.bounded))
@@ -146,7 +148,7 @@ func (a *API) cors(next echo.HandlerFunc) echo.HandlerFunc {
 			return next(c)
 		}
 		h.Add("Vary", "Origin")
-		if !a.o.AllowedOrigin(r) {
+		if !allowedOrigin(r, a.o.Origins) {
 			return &topics.Error{Code: topics.CodeForbidden, Message: "this origin is not allowed (ALLOWED_ORIGIN)"}
 		}
 		h.Set("Access-Control-Allow-Origin", origin)
@@ -154,9 +156,24 @@ func (a *API) cors(next echo.HandlerFunc) echo.HandlerFunc {
 			h.Set("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE")
 			h.Set("Access-Control-Allow-Headers", "authorization, content-type, idempotency-key")
 			h.Set("Access-Control-Max-Age", "600")
+			return c.NoContent(http.StatusNoContent)
 		}
 		return next(c)
 	}
+}
+
+// allowedOrigin tells whether a page may use the server: one of no Origin (not a browser), the server's own, or one of
+// allowed; nil allows any.
+func allowedOrigin(r *http.Request, allowed []string) bool {
+	origin := r.Header.Get("Origin")
+	if allowed == nil {
+		return true
+	}
+	u, err := url.Parse(origin)
+	if err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host) {
+		return true
+	}
+	return slices.ContainsFunc(allowed, func(a string) bool { return strings.EqualFold(a, origin) })
 }
 
 // bounded bounds the body.

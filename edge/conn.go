@@ -7,7 +7,6 @@ import (
 	"net"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -26,14 +25,13 @@ type conn struct {
 	ws           *websocket.Conn
 	net          net.Conn
 	log          *slog.Logger
-	deflated     bool
+	wire         wire
 	deflateAbove int // bytes
 	maxQueue     int
 	maxRead      int64
 	patience     time.Duration // without anything from the client for so long, it is gone
 
-	lastPing atomic.Int64 // Unix nanoseconds
-	opened   time.Time
+	heart heart
 
 	mu      sync.Mutex
 	queue   [][]byte
@@ -49,18 +47,25 @@ const (
 	closeWait = 2 * time.Second
 )
 
-// send queues frames. A client that lets more than maxQueue bytes wait is closed as too slow: nothing is dropped
+// deliver queues what f makes for this wire (transport).
+func (c *conn) deliver(f framer, s style) {
+	s.wire = c.wire
+	c.send(f.frame(s))
+}
+
+// text queues a text of this connection alone (transport).
+func (c *conn) text(b []byte) { c.send(appendText(nil, b, c.wire, c.deflateAbove)) }
+
+// send queues a frame. A client that lets more than maxQueue bytes wait is closed as too slow: nothing is dropped
 // silently.
-func (c *conn) send(frames ...[]byte) {
+func (c *conn) send(frame []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closing || c.dead {
 		return
 	}
-	for _, f := range frames {
-		c.queue = append(c.queue, f)
-		c.queued += len(f)
-	}
+	c.queue = append(c.queue, frame)
+	c.queued += len(frame)
 	if c.queued > c.maxQueue {
 		c.queue = nil
 		c.closeLocked(closeTooSlow, "the client reads too slowly; it may resume")

@@ -6,7 +6,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,8 +51,6 @@ type Options struct {
 	Verify func(token string) (Identity, error)
 	// NodeName is the same at every start of this node.
 	NodeName string
-	// Origins that browsers may come from; nil lets any in.
-	Origins []string
 
 	MaxPerUser, MaxPerNamespace       int
 	RateLimit                         int
@@ -83,16 +83,17 @@ type Edge struct {
 	unacked  atomic.Int64 // appends of clients that wait for their answer
 
 	mu     sync.Mutex
-	conns  map[*conn]func(now time.Time) // what to do with each connection every second
-	typing map[typingPair]*time.Timer
-	closed sync.WaitGroup // connections being served
+	open    map[transport]func(now time.Time) // what to do for each every second
+	engines map[string]*engine                // Engine.IO sessions that began with long-polling, by sid
+	typing  map[typingPair]*time.Timer
+	closed  sync.WaitGroup // connections being served
 }
 
 // New prepares an edge: it notes where the log ends, from where on it delivers.
 func New(ctx context.Context, o Options) (*Edge, error) {
 	e := &Edge{o: o, node: randomID(), hub: newHub(o.MaxPerUser, o.MaxPerNamespace), rates: newLimiter(o.RateLimit, o.RateWindow),
 		ids: newContentIDs(o.ContentWindow), topicIDs: make(map[topics.Topic][4]byte),
-		conns: make(map[*conn]func(time.Time)), typing: make(map[typingPair]*time.Timer)}
+		open: make(map[transport]func(time.Time)), engines: make(map[string]*engine), typing: make(map[typingPair]*time.Timer)}
 	e.stats = newStatistics(e)
 	var err error
 	e.tail, err = pipeline.NewTail(ctx, pipeline.TailOptions{Kafka: o.Kafka, Producer: o.Producer, Log: o.Log, Logger: o.Logger,
@@ -115,7 +116,7 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 		}})
 	e.melody = melody.New()
 	e.melody.Upgrader = &websocket.Upgrader{ReadBufferSize: 1024, WriteBufferSize: 512, WriteBufferPool: &sync.Pool{},
-		EnableCompression: true, CheckOrigin: func(*http.Request) bool { return true }} // refuse has judged the origin
+		EnableCompression: true, CheckOrigin: func(*http.Request) bool { return true }} // the API has judged the origin
 	e.melody.HandleConnect(func(s *melody.Session) { s.MustGet(keyServe).(func(*melody.Session))(s) })
 	return e, nil
 }
@@ -188,14 +189,14 @@ func (e *Edge) Drain(ctx context.Context) {
 		time.Sleep(time.Millisecond)
 	}
 	e.mu.Lock()
-	for c := range e.conns {
-		c.close(websocket.CloseGoingAway, "the server is going away")
-	}
 	for pair, t := range e.typing {
 		t.Stop()
 		delete(e.typing, pair)
 	}
 	e.mu.Unlock()
+	for _, t := range e.transports() {
+		t.close(websocket.CloseGoingAway, goingAway)
+	}
 	done := make(chan struct{})
 	go func() {
 		e.closed.Wait()
@@ -204,23 +205,24 @@ func (e *Edge) Drain(ctx context.Context) {
 	select {
 	case <-done:
 	case <-ctx.Done():
-		e.mu.Lock()
-		for c := range e.conns {
-			c.abort()
+		for _, t := range e.transports() {
+			t.abort()
 		}
-		e.mu.Unlock()
 		<-done
 	}
+}
+
+func (e *Edge) transports() []transport {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Collect(maps.Keys(e.open))
 }
 
 // sweep looks after every connection once a second: pings, tokens, joins that do not come.
 func (e *Edge) sweep() {
 	now := time.Now()
 	e.mu.Lock()
-	checks := make([]func(time.Time), 0, len(e.conns))
-	for _, check := range e.conns {
-		checks = append(checks, check)
-	}
+	checks := slices.Collect(maps.Values(e.open))
 	e.mu.Unlock()
 	for _, check := range checks {
 		check(now)
@@ -233,7 +235,7 @@ func (e *Edge) sweep() {
 func (e *Edge) expire(s *session, now time.Time) {
 	if s.expired(now) && !s.told.Swap(true) {
 		s.fail(tokenExpired())
-		s.conn.close(closeToken, "the token has expired")
+		s.out.close(closeToken, "the token has expired")
 	}
 }
 
@@ -250,7 +252,7 @@ func (e *Edge) admit(ctx context.Context, ns presence.Namespace, id Identity) (*
 	if err := e.hub.take(ns, id.User); err != nil {
 		return nil, err
 	}
-	s := &session{id: randomID(), user: id.User, namespace: ns, allowed: id.Channels, frames: newBucketWindow(10*e.o.RateLimit, e.o.RateWindow)}
+	s := &session{id: randomID(), user: id.User, namespace: ns, threshold: e.o.CompressionThreshold, allowed: id.Channels, frames: newBucketWindow(10*e.o.RateLimit, e.o.RateWindow)}
 	s.expires.Store(id.Expires.UnixMilli())
 	if err := e.o.Producer.Append(ctx, e.presenceEvent(topics.Connected, s, false)); err != nil {
 		e.o.Logger.Warn("a connection is refused: its presence could not be appended", "err", err)

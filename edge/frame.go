@@ -6,27 +6,42 @@ import (
 	"encoding/binary"
 	"sync"
 
+	"github.com/nexus/nexus/edge/socketio"
 	"github.com/nexus/nexus/projections/presence"
 )
 
 // style is how a session wants its frames; frames are built once for each style that occurs.
 type style struct {
 	socketIO  bool // Socket.IO packets; else {"event":…,"data":…}
-	deflate   bool // permessage-deflate was negotiated (RFC 7692)
 	offsets   bool // feed events carry the resume offset
 	canonical bool // without the guide's second names
+	wire      wire // filled in by the transport
 }
 
-const styles = 16
+// wire is how a text is put on a transport.
+type wire uint8
 
-func (s style) index() (i int) {
-	for n, on := range [...]bool{s.socketIO, s.deflate, s.offsets, s.canonical} {
+const (
+	wirePlain   wire = iota // a WebSocket frame
+	wireDeflate             // the same; permessage-deflate was negotiated (RFC 7692)
+	wirePolling             // a packet of an Engine.IO payload
+	wires
+)
+
+const styles = 8 * int(wires)
+
+func (s style) index() int {
+	i := 8 * int(s.wire)
+	for n, on := range [...]bool{s.socketIO, s.offsets, s.canonical} {
 		if on {
 			i |= 1 << n
 		}
 	}
 	return i
 }
+
+// framer makes the bytes of something to send, once for each style.
+type framer interface{ frame(s style) []byte }
 
 // message is an event on its way to sessions of a namespace. It is built and used by one goroutine; the frames it made
 // are read by many.
@@ -50,13 +65,29 @@ func (m *message) frame(s style) []byte {
 	var b []byte
 	if m.alias != "" && !s.canonical {
 		// The last frame of a record carries the offset.
-		b = appendText(b, m.text(style{socketIO: s.socketIO}, m.event), s.deflate, m.threshold)
-		b = appendText(b, m.text(s, m.alias), s.deflate, m.threshold)
+		b = appendText(b, m.text(style{socketIO: s.socketIO}, m.event), s.wire, m.threshold)
+		b = appendText(b, m.text(s, m.alias), s.wire, m.threshold)
 	} else {
-		b = appendText(b, m.text(s, m.event), s.deflate, m.threshold)
+		b = appendText(b, m.text(s, m.event), s.wire, m.threshold)
 	}
 	*f = b
 	return b
+}
+
+// joined are messages sent as one piece.
+type joined struct {
+	ms     []*message
+	frames [styles][]byte
+}
+
+func (j *joined) frame(s style) []byte {
+	f := &j.frames[s.index()]
+	if *f == nil {
+		for _, m := range j.ms {
+			*f = append(*f, m.frame(s)...)
+		}
+	}
+	return *f
 }
 
 func (m *message) text(s style, event string) []byte {
@@ -99,9 +130,12 @@ const (
 	bitCompressed = 0x40
 )
 
-// appendText appends a text frame; a payload longer than threshold is deflated where allowed.
-func appendText(b, payload []byte, compress bool, threshold int) []byte {
-	if compress && len(payload) > threshold {
+// appendText appends a text as the wire has it; one longer than threshold is deflated where that was negotiated.
+func appendText(b, payload []byte, w wire, threshold int) []byte {
+	switch {
+	case w == wirePolling:
+		return append(append(b, payload...), socketio.Separator)
+	case w == wireDeflate && len(payload) > threshold:
 		return appendFrame(b, bitFinal|bitCompressed|opText, deflate(payload))
 	}
 	return appendFrame(b, bitFinal|opText, payload)

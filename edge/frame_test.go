@@ -73,7 +73,7 @@ func TestFramesAreBuiltOnce(t *testing.T) {
 	}
 	seen := make(map[int]bool)
 	for i := range styles {
-		seen[style{i&1 != 0, i&2 != 0, i&4 != 0, i&8 != 0}.index()] = true
+		seen[style{i&1 != 0, i&2 != 0, i&4 != 0, wire(i / 8)}.index()] = true
 	}
 	if len(seen) != styles {
 		t.Errorf("%d different indexes of %d styles", len(seen), styles)
@@ -83,12 +83,12 @@ func TestFramesAreBuiltOnce(t *testing.T) {
 // Longer than the threshold is deflated, the threshold itself is not, and nothing is where it was not negotiated.
 func TestDeflate(t *testing.T) {
 	for _, tc := range []struct {
-		size    int
-		offered bool
-		want    bool
-	}{{1024, true, false}, {1025, true, true}, {70_000, true, true}, {70_000, false, false}} {
+		size int
+		wire wire
+		want bool
+	}{{1024, wireDeflate, false}, {1025, wireDeflate, true}, {70_000, wireDeflate, true}, {70_000, wirePlain, false}} {
 		payload := []byte(strings.Repeat("é", tc.size/2) + strings.Repeat("x", tc.size%2))
-		texts, compressed := unframe(t, appendText(nil, payload, tc.offered, 1024))
+		texts, compressed := unframe(t, appendText(nil, payload, tc.wire, 1024))
 		if compressed[0] != tc.want || texts[0] != string(payload) {
 			t.Errorf("%+v: compressed %v, intact %v", tc, compressed[0], texts[0] == string(payload))
 		}

@@ -4,9 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/url"
-	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -16,25 +15,9 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// AllowedOrigin tells whether a request's Origin may use the server: none at all (not a browser), the server's own, or
-// one of allowed; nil allows any.
-func AllowedOrigin(r *http.Request, allowed []string) bool {
-	origin := r.Header.Get("Origin")
-	if origin == "" || allowed == nil {
-		return true
-	}
-	u, err := url.Parse(origin)
-	if err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host) {
-		return true
-	}
-	return slices.ContainsFunc(allowed, func(a string) bool { return strings.EqualFold(a, origin) })
-}
-
-// precheck refuses what is no WebSocket handshake or comes from a page that may not connect.
+// precheck refuses what is no WebSocket handshake.
 func (e *Edge) precheck(w http.ResponseWriter, r *http.Request) bool {
 	switch {
-	case !AllowedOrigin(r, e.o.Origins):
-		(&topics.Error{Code: topics.CodeForbidden, Message: "this origin is not allowed (ALLOWED_ORIGIN)"}).WriteHTTP(w)
 	case !websocket.IsWebSocketUpgrade(r) || r.Method != http.MethodGet || r.Header.Get("Sec-Websocket-Version") != "13":
 		w.Header().Set("Upgrade", "websocket")
 		(&topics.Error{Code: topics.CodeUpgrade, Message: "this is a WebSocket endpoint (RFC 6455, version 13)"}).WriteHTTP(w)
@@ -92,16 +75,22 @@ func (e *Edge) upgrade(w http.ResponseWriter, r *http.Request, serve func(*conn)
 	}
 	defer e.closed.Done()
 	clear(w.Header()) // melody would send them with the 101
-	deflated := negotiateDeflate(r.Header)
+	wire := wirePlain
+	if negotiateDeflate(r.Header) {
+		wire = wireDeflate
+	}
 	// An error has been answered by the upgrader.
 	_ = e.melody.HandleRequestWithKeys(w, r, map[string]any{keyServe: func(m *melody.Session) {
 		ws := m.WebsocketConnection()
-		c := &conn{ws: ws, net: ws.NetConn(), log: e.o.Logger, deflated: deflated, deflateAbove: e.o.CompressionThreshold,
-			maxQueue: e.o.MaxQueueBytes, maxRead: int64(e.o.MaxMessageBytes), patience: e.o.PingInterval + e.o.PingTimeout, opened: time.Now()}
-		c.lastPing.Store(c.opened.UnixNano())
+		c := &conn{ws: ws, net: ws.NetConn(), log: e.o.Logger, wire: wire, deflateAbove: e.o.CompressionThreshold,
+			maxQueue: e.o.MaxQueueBytes, maxRead: int64(e.o.MaxMessageBytes), patience: e.patience()}
+		c.heart.last.Store(time.Now().UnixNano())
 		serve(c)
 	}})
 }
+
+// patience is how long a client may be silent before it is gone.
+func (e *Edge) patience() time.Duration { return e.o.PingInterval + e.o.PingTimeout }
 
 // begin counts a connection in, unless the edge is draining.
 func (e *Edge) begin() bool {
@@ -129,21 +118,30 @@ func negotiateDeflate(h http.Header) bool {
 	return false
 }
 
-// serve registers the connection for the sweep and reads it until it ends.
-func (e *Edge) serve(c *conn, check func(time.Time), handle func(kind int, message []byte)) {
-	e.mu.Lock()
-	e.conns[c] = check
-	e.mu.Unlock()
-	defer func() {
-		e.mu.Lock()
-		delete(e.conns, c)
-		e.mu.Unlock()
-	}()
-	if e.draining.Load() { // the handshake was under way when Drain looked
-		c.close(websocket.CloseGoingAway, "the server is going away")
-	}
+// serve has the sweep look after t and reads the connection until it ends.
+func (e *Edge) serve(c *conn, t transport, check func(time.Time), handle func(kind int, message []byte)) {
+	e.watch(t, check)
+	defer e.unwatch(t)
 	c.read(handle)
 }
+
+// watch has the sweep look after a transport, and Drain close it.
+func (e *Edge) watch(t transport, check func(time.Time)) {
+	e.mu.Lock()
+	e.open[t] = check
+	e.mu.Unlock()
+	if e.draining.Load() { // the handshake was under way when Drain looked
+		t.close(websocket.CloseGoingAway, goingAway)
+	}
+}
+
+func (e *Edge) unwatch(t transport) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.open, t)
+}
+
+const goingAway = "the server is going away"
 
 // greet makes a session reachable: connected comes before anything else.
 func (e *Edge) greet(s *session, message string, cursorGiven bool, before func()) {
@@ -168,13 +166,13 @@ func greeting(ns presence.Namespace) string {
 	return "Messaging connection established"
 }
 
-// ping is due once in a PingInterval.
-func (e *Edge) pingDue(c *conn, now time.Time) bool {
-	if now.UnixNano()-c.lastPing.Load() < int64(e.o.PingInterval) {
-		return false
-	}
-	c.lastPing.Store(now.UnixNano())
-	return true
+// heart says when a ping is due.
+type heart struct{ last atomic.Int64 } // Unix nanoseconds
+
+// due is true once in an interval.
+func (h *heart) due(now time.Time, interval time.Duration) bool {
+	last := h.last.Load()
+	return now.UnixNano()-last >= int64(interval) && h.last.CompareAndSwap(last, now.UnixNano())
 }
 
 func (e *Edge) requestContext() (context.Context, context.CancelFunc) {

@@ -1,6 +1,8 @@
 package edge
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -162,14 +164,13 @@ func (h *hub) leaveChannel(s *session, name string) {
 	}
 }
 
+// channelsOf lists a session's channels by name; never nil.
 func (h *hub) channelsOf(s *session) []string {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	out := make([]string, 0, len(s.channels))
-	for name := range s.channels {
-		out = append(out, name)
-	}
-	return out
+	names := slices.AppendSeq(make([]string, 0, len(s.channels)), maps.Keys(s.channels))
+	slices.Sort(names)
+	return names
 }
 
 // hasUser tells whether a user has sessions here.
@@ -237,7 +238,7 @@ func (h *hub) toOthers(ns presence.Namespace, ms []*message, users []string) {
 	for _, u := range users {
 		about[u] = true
 	}
-	var joined [styles][]byte
+	all := &joined{ms: ms}
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	for _, s := range h.namespaces[ns].list {
@@ -249,13 +250,7 @@ func (h *hub) toOthers(ns presence.Namespace, ms []*message, users []string) {
 			}
 			continue
 		}
-		all := &joined[s.style.index()]
-		if *all == nil {
-			for _, m := range ms {
-				*all = append(*all, m.frame(s.style)...)
-			}
-		}
-		s.conn.send(*all)
+		s.send(all)
 	}
 }
 

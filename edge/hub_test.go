@@ -10,12 +10,12 @@ import (
 )
 
 func member(user string, ns presence.Namespace) *session {
-	return &session{id: user, user: user, namespace: ns, conn: &conn{writing: true, maxQueue: 1 << 20}}
+	return &session{id: user, user: user, namespace: ns, out: &conn{writing: true, maxQueue: 1 << 20}}
 }
 
 // got is what waits in a session's queue.
 func got(t *testing.T, s *session) (out []string) {
-	for _, f := range s.conn.queue {
+	for _, f := range s.out.(*conn).queue {
 		texts, _ := unframe(t, f)
 		out = append(out, texts...)
 	}

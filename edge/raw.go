@@ -12,16 +12,15 @@ import (
 
 // serveRaw runs the session of a bare WebSocket client.
 func (e *Edge) serveRaw(c *conn, s *session, q url.Values) {
-	s.conn = c
-	s.style.deflate = c.deflated
+	s.out = c
 	e.greet(s, greeting(s.namespace), q.Get("offset") != "", func() {})
 	check := func(now time.Time) {
-		if e.pingDue(c, now) {
+		if c.heart.due(now, e.o.PingInterval) {
 			c.send(appendFrame(nil, bitFinal|opPing, nil))
 		}
 		e.expire(s, now)
 	}
-	e.serve(c, check, func(kind int, message []byte) {
+	e.serve(c, c, check, func(kind int, message []byte) {
 		if kind != websocket.TextMessage {
 			s.fail(&topics.Error{Code: topics.CodeBadFrame, Message: `send text frames like {"event":"…","data":{…}}`})
 			return

@@ -19,13 +19,26 @@ type Identity struct {
 	Channels []string
 }
 
+// transport carries what is sent to a client. It never blocks; what waits is bounded.
+type transport interface {
+	// deliver sends what f makes for this transport; s.wire is filled in.
+	deliver(f framer, s style)
+	// text sends a text to this client alone.
+	text(b []byte)
+	// close sends what is queued and then ends the transport, with a WebSocket close code where there is such a thing.
+	close(code int, reason string)
+	// abort ends it at once.
+	abort()
+}
+
 // session is a user in a namespace, over a connection: a raw client has one, a Socket.IO client up to two.
 type session struct {
 	id        string
 	user      string
 	namespace presence.Namespace
-	conn      *conn
+	out       transport
 	style     style
+	threshold int           // texts longer than this are deflated where that was negotiated
 	allowed   []string      // channels the token allows; nil: all
 	expires   atomic.Int64  // Unix milliseconds
 	told      atomic.Bool   // that its token has expired
@@ -41,11 +54,11 @@ func (s *session) mayJoin(channel string) bool {
 	return s.allowed == nil || slices.Contains(s.allowed, channel)
 }
 
-func (s *session) send(m *message) { s.conn.send(m.frame(s.style)) }
+func (s *session) send(f framer) { s.out.deliver(f, s.style) }
 
 // tell sends an event of this session alone.
 func (s *session) tell(event string, data []byte, offset string) {
-	s.send(&message{namespace: s.namespace, event: event, data: data, offset: offset, threshold: s.conn.deflateAbove})
+	s.send(&message{namespace: s.namespace, event: event, data: data, offset: offset, threshold: s.threshold})
 }
 
 // fail sends an error event.
@@ -82,7 +95,7 @@ func (s *session) answer(c command, data []byte) {
 	} else {
 		text = slices.Concat([]byte(`{"event":"ack","id":`), []byte(c.ack), []byte(`,"data":`), data, []byte("}"))
 	}
-	s.conn.send(appendText(nil, text, s.conn.deflated, s.conn.deflateAbove))
+	s.out.text(text)
 }
 
 // refuse answers a command with an error: in the acknowledgement where one was asked for, else as an event.

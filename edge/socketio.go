@@ -14,85 +14,179 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// SocketIO serves /socket.io/: Engine.IO protocol 4 over WebSocket.
+// SocketIO serves /socket.io/: Engine.IO protocol 4, over WebSocket, over long-polling, and from the one to the other.
 func (e *Edge) SocketIO() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
-		if q.Get("EIO") != "4" || q.Get("transport") != "websocket" {
-			refuseEngine(w, q)
-			return
-		}
-		if e.precheck(w, r) {
-			e.upgrade(w, r, func(c *conn) { e.serveSocketIO(c, q) })
+		transport, sid := q.Get("transport"), q.Get("sid")
+		n := e.engine(sid)
+		switch {
+		case transport != "polling" && transport != "websocket":
+			refuseEngine(w, transportUnknown)
+		case q.Get("EIO") != "4":
+			refuseEngine(w, unsupportedProtocol)
+		case sid != "" && n == nil:
+			refuseEngine(w, sidUnknown)
+		case transport == "websocket" && !websocket.IsWebSocketUpgrade(r):
+			refuseEngine(w, badRequest)
+		case transport == "websocket":
+			if e.precheck(w, r) {
+				e.upgrade(w, r, func(c *conn) { e.serveWebSocket(c, n, q) })
+			}
+		case n == nil:
+			e.openPolling(w, r, q)
+		default:
+			n.servePolling(w, r)
 		}
 	})
 }
 
+// The refusals of an Engine.IO server, by their numbers.
+const (
+	transportUnknown = iota
+	sidUnknown
+	badHandshakeMethod
+	badRequest
+	_
+	unsupportedProtocol
+)
+
 // refuseEngine answers as Engine.IO servers do, so that clients show the reason.
-func refuseEngine(w http.ResponseWriter, q url.Values) {
-	code, message := 5, "Unsupported protocol version: Engine.IO 4 is spoken here (socket.io-client 3 or later)"
-	if q.Get("EIO") == "4" {
-		code, message = 0, "Transport unknown: connect with transports: ['websocket']"
-	}
+func refuseEngine(w http.ResponseWriter, code int) {
+	message := [...]string{"Transport unknown", "Session ID unknown", "Bad handshake method", "Bad request", "Forbidden",
+		"Unsupported protocol version: this server speaks Engine.IO 4 (socket.io-client 3 or later)"}[code]
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusBadRequest)
 	_, _ = w.Write(topics.Fields("code", code, "message", message))
 }
 
-// engine is an Engine.IO session: up to one session in each namespace.
+// engine is an Engine.IO session: up to one session in each namespace, over one transport at a time.
 type engine struct {
-	e *Edge
-	c *conn
-	q url.Values
+	e   *Edge
+	sid string
+	q   url.Values // of the handshake
 
-	pending int             // binary frames still to come; owned by the read loop
-	waiting socketio.Packet // the packet they belong to
+	// handling has packets handled one at a time, whichever transport brings them.
+	handling    sync.Mutex
+	waiting     socketio.Packet // its attachments are still to come
+	attachments [][]byte
+	fault       bool // the client broke the protocol
 
-	mu       sync.Mutex
-	sessions map[presence.Namespace]*session
-	idle     time.Time // since when it has been in no namespace
+	posting sync.Mutex // held by the request that brings packets
+	heart heart
+
+	mu        sync.Mutex // held while something is sent: the order stays over a change of transport
+	out       transport
+	upgrading bool
+	heard     time.Time // when the client last sent something by polling
+	sessions  map[presence.Namespace]*session
+	idle      time.Time // since when it has been in no namespace
+	ended     bool
 }
 
-func (e *Edge) serveSocketIO(c *conn, q url.Values) {
-	n := &engine{e: e, c: c, q: q, sessions: make(map[presence.Namespace]*session), idle: c.opened}
+func (e *Edge) newEngine(q url.Values, out transport) *engine {
+	now := time.Now()
+	n := &engine{e: e, sid: randomID(), q: q, out: out, sessions: make(map[presence.Namespace]*session), idle: now, heard: now}
+	n.heart.last.Store(now.UnixNano())
+	return n
+}
+
+// handshake is the open packet (Engine.IO protocol 4, "Handshake").
+func (n *engine) handshake(upgrades ...string) []byte {
+	o := n.e.o
+	return socketio.Handshake{SID: n.sid, Upgrades: upgrades, PingInterval: o.PingInterval.Milliseconds(),
+		PingTimeout: o.PingTimeout.Milliseconds(), MaxPayload: int64(o.MaxMessageBytes)}.Append(nil)
+}
+
+// serveWebSocket reads a WebSocket: a new session's, or one that is to take over from long-polling.
+func (e *Edge) serveWebSocket(c *conn, n *engine, q url.Values) {
+	if n != nil {
+		n.serveUpgrade(c)
+		return
+	}
+	n = e.newEngine(q, c)
 	defer n.leaveAll()
-	n.write(socketio.Handshake{SID: randomID(), PingInterval: e.o.PingInterval.Milliseconds(),
-		PingTimeout: e.o.PingTimeout.Milliseconds(), MaxPayload: int64(e.o.MaxMessageBytes)}.Append(nil))
-	e.serve(c, n.check, n.handle)
+	n.text(n.handshake())
+	e.serve(c, n, n.check, n.handle)
 }
 
-func (n *engine) write(text []byte) {
-	n.c.send(appendText(nil, text, n.c.deflated, n.c.deflateAbove))
+// deliver, text, close and abort make an engine a transport: that which it has at the moment.
+func (n *engine) deliver(f framer, s style) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.out.deliver(f, s)
 }
 
-// check is what the sweep does with the connection.
-func (n *engine) check(now time.Time) {
-	if n.e.pingDue(n.c, now) {
-		n.write([]byte{socketio.EnginePing})
+func (n *engine) text(b []byte) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.out.text(b)
+}
+
+func (n *engine) close(code int, reason string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.out.close(code, reason)
+}
+
+func (n *engine) abort() {
+	if p := n.polling(); p != nil {
+		p.abort()
+		n.end()
+		return
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for _, s := range n.sessions {
-		n.e.expire(s, now)
+	n.out.abort()
+}
+
+// check is what the sweep does with the session.
+func (n *engine) check(now time.Time) {
+	if n.heart.due(now, n.e.o.PingInterval) {
+		n.text([]byte{socketio.EnginePing})
 	}
-	if len(n.sessions) == 0 && now.Sub(n.idle) > n.e.o.ConnectTimeout {
-		n.c.close(websocket.CloseNormalClosure, "no namespace was joined")
+	for _, ns := range []presence.Namespace{presence.Dashboard, presence.Messaging} {
+		if s := n.session(string(ns)); s != nil {
+			n.e.expire(s, now)
+		}
+	}
+	n.mu.Lock()
+	idle := len(n.sessions) == 0 && now.Sub(n.idle) > n.e.o.ConnectTimeout
+	n.mu.Unlock()
+	if idle {
+		n.close(websocket.CloseNormalClosure, "no namespace was joined")
+	}
+	if p := n.polling(); p != nil && (n.silent(now) || p.overdue(now)) {
+		n.abort()
 	}
 }
 
 // broken closes a session that breaks the protocol.
-func (n *engine) broken(what string) { n.c.close(websocket.CloseProtocolError, what) }
+func (n *engine) broken(what string) {
+	n.fault = true
+	n.close(websocket.CloseProtocolError, what)
+}
 
+// handle takes a WebSocket's message.
 func (n *engine) handle(kind int, message []byte) {
-	if kind == websocket.BinaryMessage {
-		n.attachment()
+	n.take(socketio.Frame{Binary: kind == websocket.BinaryMessage, Data: message})
+}
+
+// take handles one Engine.IO packet.
+func (n *engine) take(f socketio.Frame) {
+	n.handling.Lock()
+	defer n.handling.Unlock()
+	switch {
+	case n.fault:
 		return
-	}
-	if len(message) == 0 || n.pending > 0 {
+	case f.Binary:
+		n.attachment(f.Data)
+		return
+	case len(f.Data) == 0 || n.waiting.Attachments > 0:
 		n.broken("unexpected packet")
 		return
 	}
-	switch message[0] {
+	switch message := f.Data; message[0] {
 	case socketio.EngineMessage:
 		p, err := socketio.Parse(message[1:])
 		if err != nil {
@@ -102,30 +196,61 @@ func (n *engine) handle(kind int, message []byte) {
 		n.packet(p)
 	case socketio.EnginePong, socketio.EngineNoop:
 	case socketio.EnginePing:
-		message[0] = socketio.EnginePong
-		n.write(message[:min(len(message), 64)])
+		n.text(append([]byte{socketio.EnginePong}, message[1:min(len(message), 64)]...))
 	case socketio.EngineClose:
-		n.c.close(websocket.CloseNormalClosure, "")
+		n.goodbye()
 	default:
 		n.broken("unknown packet")
 	}
 }
 
-// attachment takes one binary frame. No event of ours takes binary data: the frames are dropped, the event is refused.
-func (n *engine) attachment() {
-	if n.pending == 0 {
-		n.broken("unexpected binary frame")
+// goodbye ends the session as the client wants it.
+func (n *engine) goodbye() {
+	if p := n.polling(); p != nil {
+		p.end(socketio.EngineNoop)
+		n.end()
 		return
 	}
-	if n.pending--; n.pending == 0 {
-		n.binaryEvent(n.waiting)
+	n.close(websocket.CloseNormalClosure, "")
+}
+
+// attachment takes the bytes of a binary packet that was announced.
+func (n *engine) attachment(b []byte) {
+	size := len(b)
+	for _, a := range n.attachments {
+		size += len(a)
+	}
+	switch {
+	case n.waiting.Attachments == 0:
+		n.broken("unexpected binary frame")
+		return
+	case size > n.e.o.MaxMessageBytes:
+		n.fault = true
+		n.close(websocket.CloseMessageTooBig, "attachments too large")
+		return
+	}
+	n.attachments = append(n.attachments, b)
+	if len(n.attachments) == n.waiting.Attachments {
+		n.attached()
 	}
 }
 
-func (n *engine) binaryEvent(p socketio.Packet) {
-	if s := n.session(p.Namespace); s != nil && p.Type == socketio.BinaryEvent {
-		s.refuse(command{ack: p.ID}, topics.Invalid("binary data is not taken; send JSON"))
+// attached handles a packet whose attachments have all come.
+func (n *engine) attached() {
+	p := n.waiting
+	err := p.Attach(n.attachments)
+	n.waiting, n.attachments = socketio.Packet{}, nil
+	if err != nil {
+		n.broken("illegal attachments")
+		return
 	}
+	p.Attachments = 0
+	if p.Type == socketio.BinaryEvent {
+		p.Type = socketio.Event
+	} else {
+		p.Type = socketio.Ack
+	}
+	n.packet(p)
 }
 
 func (n *engine) session(ns string) *session {
@@ -153,8 +278,8 @@ func (n *engine) packet(p socketio.Packet) {
 		}
 		n.e.handle(s, command{event: event, data: arg, ack: p.ID})
 	case socketio.BinaryEvent, socketio.BinaryAck:
-		if n.pending, n.waiting = p.Attachments, p; n.pending == 0 {
-			n.binaryEvent(p)
+		if n.waiting = p; p.Attachments == 0 {
+			n.attached()
 		}
 	case socketio.Disconnect:
 		n.leave(s)
@@ -203,13 +328,13 @@ func (n *engine) connect(p socketio.Packet) {
 		n.refuseWith(p.Namespace, refusal)
 		return
 	}
-	s.conn = n.c
-	s.style = style{socketIO: true, deflate: n.c.deflated, offsets: true, canonical: n.q.Get("events") == "canonical"}
+	s.out = n
+	s.style = style{socketIO: true, offsets: true, canonical: n.q.Get("events") == "canonical"}
 	n.mu.Lock()
 	n.sessions[ns] = s
 	n.mu.Unlock()
 	n.e.greet(s, greeting(ns), auth.PID != "", func() {
-		n.write(socketio.Packet{Type: socketio.Connect, Namespace: p.Namespace,
+		n.text(socketio.Packet{Type: socketio.Connect, Namespace: p.Namespace,
 			Data: topics.Fields("sid", s.id, "pid", randomID())}.Append(nil))
 	})
 }
@@ -219,7 +344,7 @@ func (n *engine) refuseWith(ns string, err *topics.Error) {
 }
 
 func (n *engine) refuse(ns string, data []byte) {
-	n.write(socketio.Packet{Type: socketio.ConnectError, Namespace: ns, Data: data}.Append(nil))
+	n.text(socketio.Packet{Type: socketio.ConnectError, Namespace: ns, Data: data}.Append(nil))
 }
 
 func (n *engine) leave(s *session) {

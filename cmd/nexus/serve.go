@@ -335,7 +335,7 @@ func (s *server) openEdge(ctx context.Context) error {
 	var err error
 	c := s.c
 	s.edge, err = edge.New(ctx, edge.Options{Kafka: s.kafka, Producer: s.producer, Log: s.logs, Inbox: s.inbox, Stats: s.stats,
-		Logger: s.component("edge"), Verify: s.verify, NodeName: c.NodeName, Origins: c.AllowedOrigins,
+		Logger: s.component("edge"), Verify: s.verify, NodeName: c.NodeName,
 		MaxPerUser: c.MaxConnectionsPerUser, MaxPerNamespace: c.MaxConnectionsPerNamespace,
 		RateLimit: c.RateLimitMessages, RateWindow: c.RateLimitWindow, DedupWindow: s.window, ContentWindow: min(c.DedupContentWindow, s.window),
 		PingInterval: c.PingInterval, PingTimeout: c.PingTimeout, ConnectTimeout: c.ConnectTimeout, StatsInterval: c.StatsInterval,
@@ -350,7 +350,7 @@ func (s *server) openEdge(ctx context.Context) error {
 	s.log.Info("mobile push is off: this build has no FCM sender yet")
 	s.api = api.New(api.Options{Tokens: s.tokens, Producer: s.producer, Tail: s.edge.Tail(), Inbox: s.inbox, Messages: s.edge,
 		Presence: s.edge.Presence(), Stats: s.stats, Logger: s.component("api"), Ready: s.ready, MaxBody: int64(c.MaxMessageBytes),
-		AllowedOrigin: func(r *http.Request) bool { return edge.AllowedOrigin(r, c.AllowedOrigins) },
+		Origins: c.AllowedOrigins,
 		Handlers: map[string]http.Handler{"/dashboard": s.edge.Raw(presence.Dashboard), "/ws": s.edge.Raw(presence.Messaging),
 			"/socket.io/": s.edge.SocketIO()}})
 	return nil

@@ -31,6 +31,7 @@ packages() {
   have npm || need+=(npm)
   ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || have initdb || need+=(postgresql)
   have clickhouse-server || need+=(clickhouse-server)
+  have chromium || need+=(chromium)
   [ "${1:-}" = image ] && { have debootstrap || need+=(debootstrap); have dockerd || need+=(docker.io); }
   [ ${#need[@]} = 0 ] && return 0
   if ! debian_root; then say "not installed, and this is not Debian as root: ${need[*]}"; return 0; fi
@@ -57,7 +58,7 @@ kafka() {
 clients() {
   [ deploy/test/client/node_modules/.package-lock.json -nt deploy/test/client/package-lock.json ] && return 0
   have npm || { say "no npm: the Node clients cannot be fetched"; return 0; }
-  say "fetching socket.io-client, wscat and typescript"
+  say "fetching socket.io-client, wscat, playwright-core and typescript"
   retry "npm ci" npm --prefix deploy/test/client ci --no-audit --no-fund
 }
 

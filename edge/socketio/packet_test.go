@@ -1,6 +1,10 @@
 package socketio_test
 
 import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/nexus/nexus/edge/socketio"
@@ -69,6 +73,59 @@ func FuzzParse(f *testing.F) {
 		again, err := socketio.Parse(p.Append(nil)[1:])
 		if err != nil || again.Namespace != p.Namespace || again.ID != p.ID || string(again.Data) != string(p.Data) {
 			t.Errorf("%q is read as %+v and, written, as %+v, %v", b, p, again, err)
+		}
+	})
+}
+
+func TestPayload(t *testing.T) {
+	for in, want := range map[string]string{
+		"4a":               `t"4a"`,
+		"4a\x1ebAQID\x1e2": `t"4a" b"\x01\x02\x03" t"2"`,
+		"":                 `t""`,
+		"4a\x1e":           `t"4a" t""`,
+		"bA":               `malformed`,
+		"4a\x1eb?\x1e4b":   `t"4a" malformed`,
+		"4\xff":            `malformed`,
+	} {
+		var got []string
+		for f, err := range socketio.Payload([]byte(in)) {
+			switch {
+			case errors.Is(err, socketio.ErrPacket):
+				got = append(got, "malformed")
+			case f.Binary:
+				got = append(got, fmt.Sprintf("b%q", f.Data))
+			default:
+				got = append(got, fmt.Sprintf("t%q", f.Data))
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%q: %v, want %s", in, got, want)
+		}
+	}
+}
+
+func FuzzPayload(f *testing.F) {
+	f.Add([]byte("40/ws,{\"token\":\"x\"}\x1e451-[\"e\",{\"_placeholder\":true,\"num\":0}]\x1ebAQID"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var binary [][]byte
+		for frame, err := range socketio.Payload(b) {
+			if err != nil {
+				return
+			}
+			if frame.Binary {
+				binary = append(binary, frame.Data)
+				continue
+			}
+			if len(frame.Data) == 0 || frame.Data[0] != socketio.EngineMessage {
+				continue
+			}
+			p, err := socketio.Parse(frame.Data[1:])
+			if err != nil || p.Attach(binary) != nil {
+				continue
+			}
+			if !json.Valid(p.Data) {
+				t.Errorf("Attach made %q of %q", p.Data, frame.Data)
+			}
 		}
 	})
 }

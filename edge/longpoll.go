@@ -1,0 +1,249 @@
+package edge
+
+import (
+	"compress/gzip"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/nexus/nexus/edge/socketio"
+	"github.com/nexus/nexus/topics"
+)
+
+// upgradeTimeout bounds how long a WebSocket may take to take over.
+const upgradeTimeout = 10 * time.Second
+
+// maxEngines bounds the sessions by long-polling: those that may join both namespaces, and as many that have not yet.
+func (e *Edge) maxEngines() int { return 4 * e.o.MaxPerNamespace }
+
+// engine finds a session that began with long-polling.
+func (e *Edge) engine(sid string) *engine {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.engines[sid]
+}
+
+// openPolling begins a session; the answer carries its open packet.
+func (e *Edge) openPolling(w http.ResponseWriter, r *http.Request, q url.Values) {
+	if r.Method != http.MethodGet {
+		refuseEngine(w, badHandshakeMethod)
+		return
+	}
+	n := e.newEngine(q, newPolling(e.o.MaxQueueBytes))
+	if !e.Ready() || !e.enter(n) {
+		topics.Unavailable().WriteHTTP(w)
+		return
+	}
+	e.watch(n, n.check)
+	e.answer(w, r, n.handshake("websocket"))
+}
+
+// enter counts a long-polling session in, unless there are too many or the edge is draining; end counts it out.
+func (e *Edge) enter(n *engine) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.draining.Load() || len(e.engines) >= e.maxEngines() {
+		return false
+	}
+	e.closed.Add(1)
+	e.engines[n.sid] = n
+	return true
+}
+
+// end ends a session that began with long-polling; only the first call counts.
+func (n *engine) end() {
+	n.mu.Lock()
+	again := n.ended
+	n.ended = true
+	n.mu.Unlock()
+	if again {
+		return
+	}
+	n.e.mu.Lock()
+	delete(n.e.engines, n.sid)
+	n.e.mu.Unlock()
+	n.e.unwatch(n)
+	n.leaveAll()
+	n.e.closed.Done()
+}
+
+// polling is the session's transport while that is long-polling, else nil.
+func (n *engine) polling() *polling {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p, _ := n.out.(*polling)
+	return p
+}
+
+// hear notes that the client lives.
+func (n *engine) hear() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.heard = time.Now()
+}
+
+func (n *engine) silent(now time.Time) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return now.Sub(n.heard) > n.e.patience()
+}
+
+func (n *engine) servePolling(w http.ResponseWriter, r *http.Request) {
+	p := n.polling()
+	if p != nil && n.silent(time.Now()) {
+		n.abort()
+		p = nil
+	}
+	switch {
+	case p == nil: // over, or a WebSocket has taken over
+		refuseEngine(w, badRequest)
+	case r.Method == http.MethodGet:
+		n.get(w, r, p)
+	case r.Method == http.MethodPost:
+		n.post(w, r)
+	default:
+		refuseEngine(w, badRequest)
+	}
+}
+
+// get waits for packets. A second one at the same time, or one that is given up, ends the session: what was sent to it
+// would be lost.
+func (n *engine) get(w http.ResponseWriter, r *http.Request, p *polling) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // it may wait longer than a request may take to come
+	payload, last, err := p.fetch(r.Context())
+	if err != nil {
+		n.abort()
+		refuseEngine(w, badRequest)
+		return
+	}
+	n.e.answer(w, r, payload)
+	if last || r.Context().Err() != nil {
+		n.abort()
+	}
+}
+
+// post takes packets.
+func (n *engine) post(w http.ResponseWriter, r *http.Request) {
+	n.hear()
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(n.e.o.MaxMessageBytes)))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		n.abort()
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+		return
+	case err != nil:
+		n.abort()
+		refuseEngine(w, badRequest)
+		return
+	}
+	if !n.takeAll(body) {
+		n.abort()
+		refuseEngine(w, badRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html")
+	_, _ = io.WriteString(w, "ok")
+}
+
+// takeAll handles a payload; it reports false where the client broke the protocol, or sent two at once.
+func (n *engine) takeAll(body []byte) bool {
+	if !n.posting.TryLock() {
+		return false
+	}
+	defer n.posting.Unlock()
+	for f, err := range socketio.Payload(body) {
+		if err != nil {
+			return false
+		}
+		n.take(f)
+		if n.broke() {
+			return false
+		}
+	}
+	return true
+}
+
+func (n *engine) broke() bool {
+	n.handling.Lock()
+	defer n.handling.Unlock()
+	return n.fault
+}
+
+// serveUpgrade reads a WebSocket that is to take over: 2probe is answered by 3probe, and with 5 it is the transport
+// (Engine.IO protocol 4, "Upgrade").
+func (n *engine) serveUpgrade(c *conn) {
+	p := n.beginUpgrade()
+	if p == nil {
+		c.close(websocket.CloseProtocolError, "the session has its WebSocket already")
+		c.read(func(int, []byte) {})
+		return
+	}
+	took := false
+	late := time.AfterFunc(upgradeTimeout, c.abort)
+	defer late.Stop()
+	n.e.serve(c, c, func(time.Time) {}, func(kind int, message []byte) {
+		switch {
+		case took:
+			n.handle(kind, message)
+		case kind == websocket.TextMessage && string(message) == "2probe":
+			c.text([]byte("3probe"))
+			p.probe(true)
+		case kind == websocket.TextMessage && string(message) == "5" && late.Stop():
+			took = true
+			n.changeTo(c, p)
+		default:
+			c.close(websocket.CloseProtocolError, "unexpected packet")
+		}
+	})
+	if took {
+		n.end()
+		return
+	}
+	p.probe(false)
+	n.mu.Lock()
+	n.upgrading = false
+	n.mu.Unlock()
+}
+
+func (n *engine) beginUpgrade() *polling {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p, _ := n.out.(*polling)
+	if p == nil || n.upgrading {
+		return nil
+	}
+	n.upgrading = true
+	return p
+}
+
+func (n *engine) changeTo(c *conn, p *polling) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p.takeOver(c)
+	n.out = c
+}
+
+// answer writes a payload, compressed above the threshold where the client takes that.
+func (e *Edge) answer(w http.ResponseWriter, r *http.Request, payload []byte) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerWait))
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=UTF-8")
+	h.Set("Cache-Control", "no-store")
+	if len(payload) > e.o.CompressionThreshold && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		h.Set("Content-Encoding", "gzip")
+		z, _ := gzip.NewWriterLevel(w, gzip.BestSpeed) // the level is valid
+		_, _ = z.Write(payload)
+		_ = z.Close()
+		return
+	}
+	_, _ = w.Write(payload)
+}
+
+// answerWait bounds how long a client may take to receive an answer.
+const answerWait = 30 * time.Second

@@ -1,0 +1,154 @@
+package edge
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/nexus/nexus/edge/socketio"
+)
+
+// polling is the long-polling transport of an Engine.IO session (Engine.IO protocol 4, "HTTP long-polling"): packets
+// wait until a GET fetches them. It has no goroutine of its own.
+type polling struct {
+	maxQueue int
+	wake     chan struct{} // something changed for the GET that waits
+
+	mu       sync.Mutex
+	queue    []byte // packets, each followed by the separator
+	fetching bool   // a GET is being served
+	probed   bool   // a WebSocket is about to take over: no GET waits any more
+	closing  bool   // the close packet is queued; nothing may follow it
+	gone     bool   // nothing is served any more
+	closedAt time.Time
+}
+
+func newPolling(maxQueue int) *polling {
+	return &polling{maxQueue: maxQueue, wake: make(chan struct{}, 1)}
+}
+
+func (p *polling) deliver(f framer, s style) {
+	s.wire = wirePolling
+	p.push(f.frame(s))
+}
+
+func (p *polling) text(b []byte) { p.push(appendText(nil, b, wirePolling, 0)) }
+
+func (p *polling) push(packets []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closing || p.gone {
+		return
+	}
+	p.queue = append(p.queue, packets...)
+	if len(p.queue) > p.maxQueue { // too slow: what it missed it can resume
+		p.queue = nil
+		p.closeLocked()
+	}
+	p.nudge()
+}
+
+// close queues the close packet; the code has no place in this protocol.
+func (p *polling) close(int, string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closing && !p.gone {
+		p.closeLocked()
+		p.nudge()
+	}
+}
+
+func (p *polling) closeLocked() {
+	p.queue = append(p.queue, socketio.EngineClose, socketio.Separator)
+	p.closing, p.closedAt = true, time.Now()
+}
+
+func (p *polling) abort() { p.end(socketio.EngineClose) }
+
+// end stops serving; a GET that waits is answered with a packet of this type.
+func (p *polling) end(packet byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gone {
+		return
+	}
+	p.gone = true
+	if p.fetching && !p.closing {
+		p.queue = append(p.queue, packet, socketio.Separator)
+	}
+	p.nudge()
+}
+
+// probe lets no GET wait any more, or again.
+func (p *polling) probe(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.probed = on
+	p.nudge()
+}
+
+func (p *polling) nudge() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// overdue tells that the close packet was not fetched in time.
+func (p *polling) overdue(now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closing && now.Sub(p.closedAt) > closeWait
+}
+
+var (
+	errOverlap = errors.New("edge: two requests of one kind at once")
+	errGone    = errors.New("edge: the session has ended")
+)
+
+// fetch waits for packets and takes them, as a payload; last tells that the session ends with it.
+func (p *polling) fetch(ctx context.Context) (payload []byte, last bool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fetching {
+		return nil, false, errOverlap
+	}
+	p.fetching = true
+	defer func() { p.fetching = false }()
+	for {
+		switch {
+		case len(p.queue) > 0:
+			payload, p.queue = bytes.TrimSuffix(p.queue, []byte{socketio.Separator}), nil
+			return payload, p.closing || p.gone, nil
+		case p.gone:
+			return nil, false, errGone
+		case p.probed:
+			return []byte{socketio.EngineNoop}, false, nil
+		}
+		p.mu.Unlock()
+		select {
+		case <-p.wake:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		p.mu.Lock()
+		if err != nil {
+			return nil, false, err
+		}
+	}
+}
+
+// takeOver moves what waits to a WebSocket, which is the transport from now on.
+func (p *polling) takeOver(c *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for packet := range bytes.SplitSeq(bytes.TrimSuffix(p.queue, []byte{socketio.Separator}), []byte{socketio.Separator}) {
+		if len(packet) > 0 {
+			c.text(packet)
+		}
+	}
+	p.queue, p.gone = nil, true
+	p.nudge()
+}
