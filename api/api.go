@@ -30,6 +30,7 @@ type Inbox interface {
 	Newest(ctx context.Context, user string) (int64, error)
 	HasNotification(ctx context.Context, user, id string) error
 	Messages(ctx context.Context, a, b string, limit int, cursor string) ([]inbox.Message, string, error)
+	Devices(ctx context.Context, user string) ([]inbox.Device, error)
 	Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error
 }
 
@@ -42,6 +43,7 @@ type Messages interface {
 type Presence interface {
 	Online(ns presence.Namespace, user string) bool
 	OnlineUsers(ns presence.Namespace) int
+	Sessions(user string) []presence.Session
 }
 
 // Stats answers a user's counts.
@@ -51,7 +53,8 @@ type Stats interface {
 
 // Options are what an API needs.
 type Options struct {
-	Tokens   Tokens
+	// Verify checks a token; the error is a *topics.Error.
+	Verify   func(token string) (Claims, error)
 	Producer *pipeline.Producer
 	Tail     *pipeline.Tail
 	Inbox    Inbox
@@ -61,6 +64,8 @@ type Options struct {
 	Logger   *slog.Logger
 	// Origins that browsers may come from; nil lets any in.
 	Origins []string
+	// Push tells whether events are pushed to devices.
+	Push bool
 	// Ready says what is not ready yet, or nil.
 	Ready func(ctx context.Context) error
 	// Handlers are served beside REST, by path: the edge's.
@@ -100,7 +105,7 @@ func New(o Options) *API {
 }
 
 func (a *API) routes(g *echo.Group) {
-	user, service := a.authenticated(""), a.authenticated(ScopePublish)
+	user, service, admin := a.authenticated(""), a.authenticated(ScopePublish), a.authenticated(ScopeAdmin)
 	g.POST("/notifications/device-token", a.registerDevice, user)
 	g.DELETE("/notifications/device-token", a.unregisterDevice, user)
 	g.GET("/notifications", a.listNotifications, user)
@@ -118,6 +123,9 @@ func (a *API) routes(g *echo.Group) {
 	g.POST("/activities", a.publishActivity, service)
 	g.POST("/announcements", a.publishAnnouncement, service)
 	g.POST("/events", a.publishEvents, service)
+
+	g.POST("/revocations", a.revoke, admin)
+	g.GET("/diagnostics/:userId", a.diagnose, admin)
 	g.OPTIONS("/*", func(c echo.Context) error { return c.NoContent(http.StatusNoContent) })
 }
 
@@ -195,7 +203,7 @@ func (a *API) authenticated(scope string) echo.MiddlewareFunc {
 			if !strings.EqualFold(kind, "Bearer") {
 				return tokenInvalid("send the header Authorization: Bearer <token>")
 			}
-			claims, err := a.o.Tokens.Verify(strings.TrimSpace(token))
+			claims, err := a.o.Verify(strings.TrimSpace(token))
 			if err != nil {
 				return err
 			}

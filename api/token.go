@@ -12,15 +12,19 @@ import (
 
 // Claims are what a token says of who sends it.
 type Claims struct {
-	User    string
-	Expires time.Time
-	Scopes  []string
+	User            string
+	Expires, Issued time.Time // Issued is zero where the token does not say
+	ID              string    // jti
+	Scopes          []string
 	// Channels limits what may be subscribed to; nil means no limit.
 	Channels []string
 }
 
-// Scope a token needs for ingest.
-const ScopePublish = "publish"
+// Scopes that tokens need: for ingest, and for what operators do.
+const (
+	ScopePublish = "publish"
+	ScopeAdmin   = "admin"
+)
 
 // Has reports whether the token has a scope.
 func (c Claims) Has(scope string) bool {
@@ -107,6 +111,10 @@ func (t Tokens) claims(r rawClaims) (Claims, error) {
 	if c.User == "" {
 		c.User = r.UserID
 	}
+	if r.IssuedAt != nil {
+		c.Issued = r.IssuedAt.Time
+	}
+	c.ID = r.ID
 	for _, s := range r.Scope {
 		c.Scopes = append(c.Scopes, strings.Fields(s)...)
 	}
@@ -128,6 +136,9 @@ func (t Tokens) Sign(c Claims, ttl time.Duration) (string, error) {
 	}
 	if c.Channels != nil {
 		r["channels"] = c.Channels
+	}
+	if c.ID != "" {
+		r["jti"] = c.ID
 	}
 	if t.Issuer != "" {
 		r["iss"] = t.Issuer

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -71,7 +72,7 @@ func (e *Edge) authenticate(s *session, c command) {
 		s.refuse(c, err)
 		return
 	}
-	s.expires.Store(id.Expires.UnixMilli())
+	s.identity.Store(&id)
 	s.answer(c, topics.Fields("ok", true))
 }
 
@@ -88,6 +89,7 @@ func (e *Edge) subscribe(s *session, c command, join bool) {
 		Code    string `json:"code"`
 	}
 	refused := []refusal{}
+	before := e.hub.channelsOf(s)
 	for _, name := range data.Channels {
 		if !join {
 			e.hub.unsubscribe(s, name)
@@ -105,7 +107,11 @@ func (e *Edge) subscribe(s *session, c command, join bool) {
 	if c.ack == "" && len(refused) > 0 {
 		s.fail(topics.Invalid(fmt.Sprintf("%d of %d channels were refused; ask for an acknowledgement to see which", len(refused), len(data.Channels))))
 	}
-	s.answer(c, topics.Fields("channels", e.hub.channelsOf(s), "refused", refused))
+	now := e.hub.channelsOf(s)
+	if !slices.Equal(before, now) {
+		e.appendLater(e.presenceEvent(topics.SessionChannels, s, "pid", s.pid, "channels", now))
+	}
+	s.answer(c, topics.Fields("channels", now, "refused", refused))
 }
 
 func (e *Edge) sendMessage(s *session, c command) {
@@ -156,6 +162,7 @@ func (e *Edge) trySend(sender string, d topics.Draft, done func(topics.Receipt, 
 		return
 	}
 	e.ids.note(ev)
+	e.rates.own(ev.NexusID, now)
 	e.tryAppend(ev, func(duplicate bool, err error) { done(topics.Receipt{ID: ev.NexusID, Duplicate: duplicate}, err) })
 }
 

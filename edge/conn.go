@@ -17,6 +17,7 @@ import (
 const (
 	closeToken   = 4401 // the token expired or was revoked
 	closeTooSlow = 4408 // the client did not read; it may resume
+	closeEvicted = 4429 // a newer connection of the user took the place
 )
 
 // conn is one WebSocket connection. Frames are queued as bytes and written by a goroutine that lives only while there

@@ -49,10 +49,12 @@ type Options struct {
 	Logger   *slog.Logger
 	// Verify checks a token; the error is a *topics.Error fit for the client.
 	Verify func(token string) (Identity, error)
+	// Revoked tells whether a token that was good has been revoked since.
+	Revoked func(Identity) bool
 	// NodeName is the same at every start of this node.
 	NodeName string
 
-	MaxPerUser, MaxPerNamespace       int
+	Limits                            presence.Limits
 	RateLimit                         int
 	RateWindow                        time.Duration
 	DedupWindow, ContentWindow        time.Duration
@@ -67,14 +69,16 @@ type Options struct {
 
 // Edge serves the sessions of one node. Make it with New, then Run it; its handlers may be called as soon as it runs.
 type Edge struct {
-	o     Options
-	node  string // new at every start
-	hub   *hub
-	tail  *pipeline.Tail
-	fold  *presence.Fold
-	ids   *contentIDs
-	rates *limiter
-	stats *statistics
+	o    Options
+	node string // new at every start
+	hub  *hub
+	tail *pipeline.Tail
+	fold *presence.Fold
+	ids  *contentIDs
+	// rates counts messages over all nodes, connects the attempts to connect to this one.
+	rates, connects *limiter
+	verdicts        verdicts
+	stats           *statistics
 	// topicIDs identify the topics in resume offsets.
 	topicIDs map[topics.Topic][4]byte
 
@@ -82,7 +86,7 @@ type Edge struct {
 	draining atomic.Bool
 	unacked  atomic.Int64 // appends of clients that wait for their answer
 
-	mu     sync.Mutex
+	mu      sync.Mutex
 	open    map[transport]func(now time.Time) // what to do for each every second
 	engines map[string]*engine                // Engine.IO sessions that began with long-polling, by sid
 	typing  map[typingPair]*time.Timer
@@ -91,7 +95,8 @@ type Edge struct {
 
 // New prepares an edge: it notes where the log ends, from where on it delivers.
 func New(ctx context.Context, o Options) (*Edge, error) {
-	e := &Edge{o: o, node: randomID(), hub: newHub(o.MaxPerUser, o.MaxPerNamespace), rates: newLimiter(o.RateLimit, o.RateWindow),
+	e := &Edge{o: o, node: randomID(), hub: newHub(), rates: newLimiter(o.RateLimit, o.RateWindow),
+		connects: newLimiter(10*o.RateLimit, o.RateWindow), verdicts: verdicts{waiting: make(map[string]chan presence.Verdict)},
 		ids: newContentIDs(o.ContentWindow), topicIDs: make(map[topics.Topic][4]byte),
 		open: make(map[transport]func(time.Time)), engines: make(map[string]*engine), typing: make(map[typingPair]*time.Timer)}
 	e.stats = newStatistics(e)
@@ -109,7 +114,7 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 			}
 		}
 	}
-	e.fold = presence.New(presence.Options{Grace: o.PresenceGrace, Changed: e.presenceChanged, Lost: e.takenForDead,
+	e.fold = presence.New(presence.Options{Limits: o.Limits, Judged: e.verdicts.judged, Evicted: e.evicted, Grace: o.PresenceGrace, Changed: e.presenceChanged, Lost: e.takenForDead,
 		Start: e.presenceStart, End: func(ctx context.Context) (int64, error) {
 			ends, err := o.Log.Ends(ctx, topics.Presence)
 			return ends[0], err
@@ -228,54 +233,69 @@ func (e *Edge) sweep() {
 		check(now)
 	}
 	e.rates.sweep(now)
+	e.connects.sweep(now)
 	e.ids.sweep(now)
 }
 
 // expire tells a session whose token has run out, then closes its connection.
 func (e *Edge) expire(s *session, now time.Time) {
-	if s.expired(now) && !s.told.Swap(true) {
-		s.fail(tokenExpired())
-		s.out.close(closeToken, "the token has expired")
+	if s.expired(now) {
+		e.cut(s, tokenExpired())
 	}
+}
+
+// cut ends a session whose token is not good any more.
+func (e *Edge) cut(s *session, why *topics.Error) {
+	if !s.told.Swap(true) {
+		s.fail(why)
+		s.out.close(closeToken, why.Message)
+	}
+}
+
+// Revoke ends the sessions of a user whose tokens are revoked.
+func (e *Edge) Revoke(user string) {
+	for _, s := range e.hub.ofUser(user) {
+		if e.o.Revoked(*s.identity.Load()) {
+			e.cut(s, tokenRevoked())
+		}
+	}
+}
+
+func tokenRevoked() *topics.Error {
+	return &topics.Error{Code: topics.CodeTokenRevoked, Message: "the token has been revoked; connect again with a new one"}
 }
 
 func tokenExpired() *topics.Error {
 	return &topics.Error{Code: topics.CodeTokenExpired, Message: "the token has expired; connect again with a new one"}
 }
 
-// admit makes a session of a verified identity: a place, a record of its presence, nothing more. Every session admitted
-// must be dismissed.
+// admit makes a session of a verified identity, with a place in the log. Every session admitted must be dismissed.
 func (e *Edge) admit(ctx context.Context, ns presence.Namespace, id Identity) (*session, *topics.Error) {
 	if !e.Ready() {
 		return nil, topics.Unavailable()
 	}
-	if err := e.hub.take(ns, id.User); err != nil {
-		return nil, err
+	if wait, ok := e.connects.allow(id.User, time.Now()); !ok {
+		return nil, rateLimited(wait)
 	}
-	s := &session{id: randomID(), user: id.User, namespace: ns, threshold: e.o.CompressionThreshold, allowed: id.Channels, frames: newBucketWindow(10*e.o.RateLimit, e.o.RateWindow)}
-	s.expires.Store(id.Expires.UnixMilli())
-	if err := e.o.Producer.Append(ctx, e.presenceEvent(topics.Connected, s, false)); err != nil {
-		e.o.Logger.Warn("a connection is refused: its presence could not be appended", "err", err)
+	s := &session{id: randomID(), pid: randomID(), user: id.User, namespace: ns, threshold: e.o.CompressionThreshold,
+		frames: newBucketWindow(10*e.o.RateLimit, e.o.RateWindow)}
+	s.identity.Store(&id)
+	if err := e.takePlace(ctx, s); err != nil {
 		e.dismiss(s)
-		return nil, topics.Unavailable()
+		return nil, err
 	}
 	return s, nil
 }
 
-// dismiss gives a session's place back and records that it is gone.
+// dismiss records that a session is gone, which gives its place back.
 func (e *Edge) dismiss(s *session) {
 	e.hub.leave(s)
-	e.hub.release(s.namespace, s.user)
-	e.appendLater(e.presenceEvent(topics.Disconnected, s, false))
+	e.appendLater(e.presenceEvent(topics.Disconnected, s))
 }
 
-func (e *Edge) presenceEvent(typ string, s *session, repeated bool) *topics.Event {
-	var again any
-	if repeated {
-		again = true
-	}
-	return topics.New(topics.Presence, s.id, topics.Meta{Type: typ, Source: e.source(), ID: topics.NewID()},
-		topics.Fields("session", s.id, "node", e.node, "name", e.o.NodeName, "userId", s.user, "namespace", string(s.namespace), "repeated", again))
+func (e *Edge) presenceEvent(typ string, s *session, more ...any) *topics.Event {
+	fields := append([]any{"session", s.id, "node", e.node, "name", e.o.NodeName, "userId", s.user, "namespace", string(s.namespace)}, more...)
+	return topics.New(topics.Presence, s.id, topics.Meta{Type: typ, Source: e.source(), ID: topics.NewID()}, topics.Fields(fields...))
 }
 
 func (e *Edge) source() string { return "/nodes/" + e.node }
@@ -306,7 +326,7 @@ func (e *Edge) heartbeat() {
 // repeatSessions says again which sessions live: a fold reads only the last minutes.
 func (e *Edge) repeatSessions() {
 	for _, s := range e.hub.sessions() {
-		e.appendLater(e.presenceEvent(topics.Connected, s, true))
+		e.appendLater(e.presenceEvent(topics.Connected, s, "repeated", true, "pid", s.pid, "channels", e.hub.channelsOf(s)))
 	}
 }
 
@@ -319,13 +339,18 @@ func (e *Edge) takenForDead(node string) {
 	}
 }
 
-func (e *Edge) presenceStart(ctx context.Context) (int64, error) {
+func (e *Edge) presenceStart(ctx context.Context) (start int64, whole bool, err error) {
 	ends, err := e.o.Log.Ends(ctx, topics.Presence)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	starts, err := e.o.Log.Rewind(ctx, topics.Presence, ends, presence.Keep)
-	return starts[0], err
+	if err != nil {
+		return 0, false, err
+	}
+	// What retention removed before the first record is older than any live session's last one.
+	firsts, err := e.o.Log.Starts(ctx, topics.Presence)
+	return starts[0], starts[0] == firsts[0], err
 }
 
 // problem maps an append's error to what a client is told.

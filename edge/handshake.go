@@ -157,6 +157,13 @@ func (e *Edge) greet(s *session, message string, cursorGiven bool, before func()
 	if s.namespace == presence.Dashboard {
 		e.stats.show(s.user)
 	}
+	// What befell it before it could be found.
+	switch {
+	case !e.fold.Has(s.id):
+		e.evict(s)
+	case e.o.Revoked(*s.identity.Load()):
+		e.cut(s, tokenRevoked())
+	}
 }
 
 func greeting(ns presence.Namespace) string {

@@ -4,7 +4,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
@@ -12,15 +11,11 @@ import (
 
 // hub finds the sessions that an event concerns: by user, by channel, by namespace.
 type hub struct {
-	perUser, perNamespace int
-
 	mu         sync.RWMutex
 	namespaces map[presence.Namespace]*set
 	users      map[userIn]*set
 	channels   map[string]*set
-	// Places taken by sessions that are still being admitted count as well.
-	places     map[presence.Namespace]int
-	userPlaces map[userIn]int
+	byID       map[string]*session
 }
 
 type userIn struct {
@@ -28,11 +23,10 @@ type userIn struct {
 	user      string
 }
 
-func newHub(perUser, perNamespace int) *hub {
-	return &hub{perUser: perUser, perNamespace: perNamespace,
+func newHub() *hub {
+	return &hub{
 		namespaces: map[presence.Namespace]*set{presence.Dashboard: newSet(), presence.Messaging: newSet()},
-		users:      make(map[userIn]*set), channels: make(map[string]*set),
-		places: make(map[presence.Namespace]int), userPlaces: make(map[userIn]int)}
+		users:      make(map[userIn]*set), channels: make(map[string]*set), byID: make(map[string]*session)}
 }
 
 // set is a set of sessions, quick to walk.
@@ -63,39 +57,13 @@ func (s *set) remove(x *session) {
 	delete(s.at, x)
 }
 
-// take reserves a place for a session to come; the Error tells which limit is reached. Every place taken is given back
-// by release.
-func (h *hub) take(ns presence.Namespace, user string) *topics.Error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	u := userIn{ns, user}
-	if h.userPlaces[u] >= h.perUser {
-		return &topics.Error{Code: topics.CodeTooManyConnections, Message: "this user has as many connections as are allowed; close one of them", RetryAfter: 5 * time.Second}
-	}
-	if h.places[ns] >= h.perNamespace {
-		return &topics.Error{Code: topics.CodeUnavailable, Message: "the namespace has as many connections as are allowed; try again later", RetryAfter: 5 * time.Second}
-	}
-	h.userPlaces[u]++
-	h.places[ns]++
-	return nil
-}
-
-func (h *hub) release(ns presence.Namespace, user string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	u := userIn{ns, user}
-	h.places[ns]--
-	if h.userPlaces[u]--; h.userPlaces[u] <= 0 {
-		delete(h.userPlaces, u)
-	}
-}
-
 // join makes the session reachable. first runs before any event can reach it.
 func (h *hub) join(s *session, first func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	first()
 	h.namespaces[s.namespace].add(s)
+	h.byID[s.id] = s
 	u := userIn{s.namespace, s.user}
 	if h.users[u] == nil {
 		h.users[u] = newSet()
@@ -112,6 +80,7 @@ func (h *hub) leave(s *session) {
 	}
 	s.left = true
 	h.namespaces[s.namespace].remove(s)
+	delete(h.byID, s.id)
 	u := userIn{s.namespace, s.user}
 	if set := h.users[u]; set != nil {
 		if set.remove(s); len(set.list) == 0 {
@@ -262,6 +231,25 @@ func (h *hub) sessions() (out []*session) {
 		out = append(out, set.list...)
 	}
 	return out
+}
+
+// ofUser copies the list of a user's sessions.
+func (h *hub) ofUser(user string) (out []*session) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for ns := range h.namespaces {
+		if set := h.users[userIn{ns, user}]; set != nil {
+			out = append(out, set.list...)
+		}
+	}
+	return out
+}
+
+// find finds a session by its id.
+func (h *hub) find(id string) *session {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.byID[id]
 }
 
 // dashboardUsers lists the users with sessions on the dashboard.

@@ -19,7 +19,7 @@ import (
 const upgradeTimeout = 10 * time.Second
 
 // maxEngines bounds the sessions by long-polling: those that may join both namespaces, and as many that have not yet.
-func (e *Edge) maxEngines() int { return 4 * e.o.MaxPerNamespace }
+func (e *Edge) maxEngines() int { return 4 * e.o.Limits.PerNamespace }
 
 // engine finds a session that began with long-polling.
 func (e *Edge) engine(sid string) *engine {

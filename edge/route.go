@@ -14,11 +14,15 @@ import (
 
 // route hands what the tail has read to the sessions concerned. The key alone decides whether a record is looked into.
 func (e *Edge) route(b pipeline.Batch) {
+	now := time.Now()
 	for _, ev := range b.Events {
 		if ev.Stray {
 			continue
 		}
 		e.ids.note(ev)
+		if user := topics.UserOf(ev.Source); ev.Type == topics.Message && user != "" {
+			e.rates.shown(user, ev.NexusID, now)
+		}
 		a, err := topics.ParseAudience(string(ev.Key))
 		if err != nil || !e.hub.concerns(a) || topics.Valid(ev) != nil {
 			continue

@@ -13,8 +13,9 @@ import (
 
 // Identity is what a verified token says.
 type Identity struct {
-	User    string
-	Expires time.Time
+	User            string
+	Expires, Issued time.Time // Issued is zero where the token does not say
+	TokenID         string    // jti
 	// Channels limits what may be subscribed to; nil means no limit.
 	Channels []string
 }
@@ -34,24 +35,25 @@ type transport interface {
 // session is a user in a namespace, over a connection: a raw client has one, a Socket.IO client up to two.
 type session struct {
 	id        string
+	pid       string // by which a Socket.IO client claims its state later
 	user      string
 	namespace presence.Namespace
 	out       transport
 	style     style
-	threshold int           // texts longer than this are deflated where that was negotiated
-	allowed   []string      // channels the token allows; nil: all
-	expires   atomic.Int64  // Unix milliseconds
-	told      atomic.Bool   // that its token has expired
-	frames    *bucketWindow // of all frames, valid or not; local
+	threshold int                      // texts longer than this are deflated where that was negotiated
+	identity  atomic.Pointer[Identity] // of the latest token
+	told      atomic.Bool              // that its token is not good any more
+	frames    *bucketWindow            // of all frames, valid or not; local
 
 	channels map[string]bool // guarded by hub.mu
 	left     bool            // guarded by hub.mu
 }
 
-func (s *session) expired(now time.Time) bool { return now.UnixMilli() >= s.expires.Load() }
+func (s *session) expired(now time.Time) bool { return !now.Before(s.identity.Load().Expires) }
 
 func (s *session) mayJoin(channel string) bool {
-	return s.allowed == nil || slices.Contains(s.allowed, channel)
+	allowed := s.identity.Load().Channels
+	return allowed == nil || slices.Contains(allowed, channel)
 }
 
 func (s *session) send(f framer) { s.out.deliver(f, s.style) }

@@ -73,7 +73,7 @@ type engine struct {
 	fault       bool // the client broke the protocol
 
 	posting sync.Mutex // held by the request that brings packets
-	heart heart
+	heart   heart
 
 	mu        sync.Mutex // held while something is sent: the order stays over a change of transport
 	out       transport
@@ -335,7 +335,7 @@ func (n *engine) connect(p socketio.Packet) {
 	n.mu.Unlock()
 	n.e.greet(s, greeting(ns), auth.PID != "", func() {
 		n.text(socketio.Packet{Type: socketio.Connect, Namespace: p.Namespace,
-			Data: topics.Fields("sid", s.id, "pid", randomID())}.Append(nil))
+			Data: topics.Fields("sid", s.id, "pid", s.pid)}.Append(nil))
 	})
 }
 

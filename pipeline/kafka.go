@@ -110,6 +110,7 @@ func (l *Log) EnsureTopics(ctx context.Context, o TopicOptions) error {
 		return fmt.Errorf("list topics: %w", err)
 	}
 	var problems []error
+	var made []string
 	for _, s := range topics.Specs() {
 		name := l.kafka.Names.Name(s.Topic)
 		if d, ok := existing[name]; ok && d.Err == nil {
@@ -119,8 +120,31 @@ func (l *Log) EnsureTopics(ctx context.Context, o TopicOptions) error {
 		if err := l.createTopic(ctx, s, name, o.Partitions, replication); err != nil {
 			problems = append(problems, fmt.Errorf("create topic %s: %w", name, err))
 		}
+		made = append(made, name)
+	}
+	if len(problems) == 0 && len(made) > 0 {
+		problems = append(problems, l.awaitTopics(ctx, made))
 	}
 	return errors.Join(problems...)
+}
+
+// awaitTopics returns once every broker that leads a partition of topics just made knows of it: Kafka answers a creation
+// before that.
+func (l *Log) awaitTopics(ctx context.Context, names []string) error {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	for failures := 0; ; failures++ {
+		listed, err := l.adm.ListEndOffsets(ctx, names...)
+		if err == nil {
+			err = listed.Error()
+		}
+		if err == nil {
+			return nil
+		}
+		if !sleep(ctx, min(backoff(failures), time.Second)) {
+			return fmt.Errorf("topics that were made do not appear: %w", err)
+		}
+	}
 }
 
 func (l *Log) replication(ctx context.Context, wanted int) (int, error) {
@@ -198,12 +222,13 @@ func (l *Log) Ends(ctx context.Context, t topics.Topic) (map[int32]int64, error)
 	return l.offsets(l.adm.ListCommittedOffsets(ctx, l.kafka.Names.Name(t)))
 }
 
-// FirstAt is, for every partition, the first offset whose record time is at least ms, or the end.
+// firstAt is, for every partition, the first offset whose record time is at least ms, or the end.
 func (l *Log) firstAt(ctx context.Context, t topics.Topic, ms int64) (map[int32]int64, error) {
 	return l.offsets(l.adm.ListOffsetsAfterMilli(ctx, ms, l.kafka.Names.Name(t)))
 }
 
-func (l *Log) starts(ctx context.Context, t topics.Topic) (map[int32]int64, error) {
+// Starts is the first offset that every partition of a topic still has.
+func (l *Log) Starts(ctx context.Context, t topics.Topic) (map[int32]int64, error) {
 	return l.offsets(l.adm.ListStartOffsets(ctx, l.kafka.Names.Name(t)))
 }
 
@@ -225,7 +250,7 @@ func (l *Log) offsets(listed kadm.ListedOffsets, err error) (map[int32]int64, er
 // The dedup window is warmed so. Starting too early costs time and changes no verdict; starting too late would.
 func (l *Log) Rewind(ctx context.Context, t topics.Topic, positions map[int32]int64, span time.Duration) (map[int32]int64, error) {
 	out := maps.Clone(positions)
-	starts, err := l.starts(ctx, t)
+	starts, err := l.Starts(ctx, t)
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,7 @@ const (
 	CodeRateLimited        = "rate_limited"
 	CodeTokenExpired       = "token_expired"
 	CodeTokenInvalid       = "token_invalid"
+	CodeTokenRevoked       = "token_revoked"
 	CodeForbidden          = "forbidden"
 	CodeTooManyConnections = "too_many_connections"
 	CodeTooLarge           = "too_large"
@@ -62,7 +63,7 @@ func (e *Error) WriteHTTP(w http.ResponseWriter) {
 
 func (e *Error) status() int {
 	switch e.Code {
-	case CodeTokenExpired, CodeTokenInvalid:
+	case CodeTokenExpired, CodeTokenInvalid, CodeTokenRevoked:
 		return http.StatusUnauthorized
 	case CodeForbidden:
 		return http.StatusForbidden

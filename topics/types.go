@@ -18,6 +18,7 @@ const (
 	DeviceRegistered    = "device.registered"
 	DeviceUnregistered  = "device.unregistered"
 	DedupWindow         = "dedup.window"
+	SessionRevoked      = "session.revoked"
 )
 
 // NotificationTypes are the guide's eight.
@@ -99,6 +100,8 @@ var schemas = []schema{
 	{typ: Connected, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: session},
 	{typ: Disconnected, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: session},
 	{typ: SessionChannels, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: session},
+	{typ: SessionRevoked, topics: []Topic{Control}, keys: []AudienceKind{User}, fields: []field{
+		{"tokenId", aString, false, length(1, 256)}, timestamp}},
 	{typ: DedupWindow, topics: []Topic{Control}, keys: []AudienceKind{Everyone}, fields: []field{
 		{"window", aString, true, notEmpty}, timestamp}},
 }

@@ -27,7 +27,8 @@ const tokenHelp = `nexus token prints a token signed with JWT_SECRET, or with th
 func token(_ context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	f := newFlags("token", tokenHelp, stderr)
 	user := f.String("user", "", "whose token it is (sub)")
-	scope := f.String("scope", "", "scopes, space-separated: publish lets a service send events")
+	scope := f.String("scope", "", "scopes, space-separated: publish lets a service send events, admin an operator revoke tokens")
+	id := f.String("id", "", "the token's id (jti), by which it alone can be revoked")
 	channels := f.String("channels", "", "channels the token is limited to, comma-separated")
 	ttl := f.Duration("ttl", time.Hour, "how long it is valid")
 	tokens, err := signer(f, args, getenv)
@@ -37,7 +38,7 @@ func token(_ context.Context, args []string, getenv func(string) string, stdout,
 	if err := topics.CheckUserID(*user); err != nil {
 		return usageError{fmt.Errorf("--user: %w", err)}
 	}
-	c := api.Claims{User: *user, Scopes: strings.Fields(*scope)}
+	c := api.Claims{User: *user, ID: *id, Scopes: strings.Fields(*scope)}
 	if *channels != "" {
 		c.Channels = strings.Split(*channels, ",")
 	}

@@ -38,6 +38,7 @@ type Config struct {
 	AllowedOrigins                                       []string // nil: any
 
 	MaxConnectionsPerUser, MaxConnectionsPerNamespace int
+	ConnectionPolicy                                  string
 	RateLimitMessages                                 int
 	RateLimitWindow                                   time.Duration
 	DedupWindow, DedupContentWindow                   time.Duration
@@ -117,6 +118,8 @@ func span(p func(*Config) *time.Duration, least time.Duration) func(*Config, str
 
 const many = 1 << 30
 
+const evictOldest = "evict-oldest"
+
 func settings() []setting {
 	return []setting{
 		{"PORT", "3000", "port of HTTP and WebSocket; 0 takes a free one and prints it", func(c *Config, v string) error {
@@ -174,6 +177,7 @@ func settings() []setting {
 
 		{"MAX_CONNECTIONS_PER_USER", "5", "connections of a user in a namespace", number(func(c *Config) *int { return &c.MaxConnectionsPerUser }, 1, many)},
 		{"MAX_CONNECTIONS_PER_NAMESPACE", "1000", "connections in a namespace", number(func(c *Config) *int { return &c.MaxConnectionsPerNamespace }, 1, many)},
+		{"CONNECTION_POLICY", "refuse", "what happens to one connection too many of a user: refuse it, or evict-oldest", oneOf(func(c *Config) *string { return &c.ConnectionPolicy }, "refuse", evictOldest)},
 		{"RATE_LIMIT_MESSAGES", "100", "messages of a user within the window", number(func(c *Config) *int { return &c.RateLimitMessages }, 1, many)},
 		{"RATE_LIMIT_WINDOW", "1m", "the window of the rate limit", span(func(c *Config) *time.Duration { return &c.RateLimitWindow }, time.Second)},
 		{"DEDUP_WINDOW", "5m", "how long a repeat is a duplicate; fixed by the log's first start", func(c *Config, v string) error {

@@ -22,6 +22,7 @@ import (
 	"github.com/nexus/nexus/api"
 	"github.com/nexus/nexus/edge"
 	"github.com/nexus/nexus/pipeline"
+	"github.com/nexus/nexus/projections/control"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/projections/sqldb"
@@ -74,6 +75,8 @@ type server struct {
 	inbox    *inbox.Inbox
 	stats    statsStore
 	folds    []*pipeline.Consumer
+	control  *control.Fold
+	controls *pipeline.Consumer
 	gate     *pipeline.Gate
 	edge     *edge.Edge
 	api      *api.API
@@ -99,7 +102,7 @@ func (s *server) close() {
 func (s *server) component(name string) *slog.Logger { return s.log.With("component", name) }
 
 func (s *server) open(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{s.openData, s.listen, s.openLog, s.openInbox, s.openStats, s.openEdge} {
+	for _, step := range []func(context.Context) error{s.openData, s.listen, s.openLog, s.openInbox, s.openStats, s.openControl, s.openEdge} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -325,6 +328,15 @@ func (s *server) group(name string) (group, instance string) {
 	return s.c.TopicPrefix + name, s.c.NodeName + "/" + name
 }
 
+// openControl has topic control folded, by every node for itself.
+func (s *server) openControl(context.Context) error {
+	s.control = control.New()
+	s.control.Revoked = func(user string) { s.edge.Revoke(user) }
+	s.controls = &pipeline.Consumer{Kafka: s.kafka, Log: s.component("control"), Topics: []topics.Topic{topics.Control}, Sink: s.control}
+	s.folds = append(s.folds, s.controls)
+	return nil
+}
+
 func (s *server) openEdge(ctx context.Context) error {
 	o := pipeline.GateOptions{Kafka: s.kafka, Producer: s.producer, Window: s.window, Log: s.component("gate")}
 	o.Positions, o.Instance = s.group("gate")
@@ -335,8 +347,10 @@ func (s *server) openEdge(ctx context.Context) error {
 	var err error
 	c := s.c
 	s.edge, err = edge.New(ctx, edge.Options{Kafka: s.kafka, Producer: s.producer, Log: s.logs, Inbox: s.inbox, Stats: s.stats,
-		Logger: s.component("edge"), Verify: s.verify, NodeName: c.NodeName,
-		MaxPerUser: c.MaxConnectionsPerUser, MaxPerNamespace: c.MaxConnectionsPerNamespace,
+		Logger: s.component("edge"), Verify: s.identify, NodeName: c.NodeName,
+		Revoked: func(id edge.Identity) bool { return s.control.IsRevoked(id.User, id.TokenID, id.Issued) },
+		Limits: presence.Limits{PerUser: c.MaxConnectionsPerUser, PerNamespace: c.MaxConnectionsPerNamespace,
+			EvictOldest: c.ConnectionPolicy == evictOldest},
 		RateLimit: c.RateLimitMessages, RateWindow: c.RateLimitWindow, DedupWindow: s.window, ContentWindow: min(c.DedupContentWindow, s.window),
 		PingInterval: c.PingInterval, PingTimeout: c.PingTimeout, ConnectTimeout: c.ConnectTimeout, StatsInterval: c.StatsInterval,
 		PresenceGrace: c.PresenceGrace, CompressionThreshold: c.CompressionThreshold, MaxMessageBytes: c.MaxMessageBytes,
@@ -348,7 +362,7 @@ func (s *server) openEdge(ctx context.Context) error {
 		s.log.Info("ALLOWED_ORIGIN is not set: browsers may come from any origin")
 	}
 	s.log.Info("mobile push is off: this build has no FCM sender yet")
-	s.api = api.New(api.Options{Tokens: s.tokens, Producer: s.producer, Tail: s.edge.Tail(), Inbox: s.inbox, Messages: s.edge,
+	s.api = api.New(api.Options{Verify: s.verify, Producer: s.producer, Tail: s.edge.Tail(), Inbox: s.inbox, Messages: s.edge,
 		Presence: s.edge.Presence(), Stats: s.stats, Logger: s.component("api"), Ready: s.ready, MaxBody: int64(c.MaxMessageBytes),
 		Origins: c.AllowedOrigins,
 		Handlers: map[string]http.Handler{"/dashboard": s.edge.Raw(presence.Dashboard), "/ws": s.edge.Raw(presence.Messaging),
@@ -356,9 +370,23 @@ func (s *server) openEdge(ctx context.Context) error {
 	return nil
 }
 
-func (s *server) verify(token string) (edge.Identity, error) {
+// verify checks a token, also against the revocations; before all of those are read it admits nobody.
+func (s *server) verify(token string) (api.Claims, error) {
 	c, err := s.tokens.Verify(token)
-	return edge.Identity{User: c.User, Expires: c.Expires, Channels: c.Channels}, err
+	switch {
+	case err != nil:
+		return c, err
+	case !s.controls.CaughtUp():
+		return c, topics.Unavailable()
+	case s.control.IsRevoked(c.User, c.ID, c.Issued):
+		return c, &topics.Error{Code: topics.CodeTokenRevoked, Message: "the token has been revoked"}
+	}
+	return c, nil
+}
+
+func (s *server) identify(token string) (edge.Identity, error) {
+	c, err := s.verify(token)
+	return edge.Identity{User: c.User, Expires: c.Expires, Issued: c.Issued, TokenID: c.ID, Channels: c.Channels}, err
 }
 
 // ready says what is not ready yet.

@@ -3,7 +3,10 @@
 package presence
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,10 +31,33 @@ type Change struct {
 	At        int64 // record time of the cause, Unix milliseconds
 }
 
+// Verdict is what the log says of a session that asks for a place.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Admitted Verdict = iota
+	UserFull
+	NamespaceFull
+)
+
+// Limits bound the sessions of a user in a namespace, and of a namespace, over all nodes. All nodes must have the same.
+type Limits struct {
+	PerUser, PerNamespace int
+	// EvictOldest ends a user's oldest session in place of refusing a new one.
+	EvictOldest bool
+}
+
 // Options of a fold.
 type Options struct {
-	// Start is where to read from: far enough back to meet every live session's last record.
-	Start func(ctx context.Context) (int64, error)
+	Limits Limits
+	// Judged is told the verdict on each session that asks for a place, and Evicted of each that lost its own, from Apply's
+	// goroutine. May be nil.
+	Judged  func(session string, v Verdict)
+	Evicted func(session string)
+	// Start is where to read from: far enough back to meet every live session's last record. whole tells that nothing that
+	// may still live stands before it.
+	Start func(ctx context.Context) (start int64, whole bool, err error)
 	// End is the offset up to which the fold must have read before it shows anything.
 	End func(ctx context.Context) (int64, error)
 	// Grace is how long a user who is gone is still shown as online.
@@ -46,6 +72,10 @@ type Options struct {
 // Keep is how far back a fold reads: sessions are repeated more often than that.
 const Keep = 5 * time.Minute
 
+// blind is how long, in record time, a fold that has not read everything counts every session and judges none: until then
+// each live one has been said again.
+const blind = 2 * time.Minute
+
 // deadAfter is how many heartbeats of some single other node without a record of a node's own mean that it is dead.
 const deadAfter = 4
 
@@ -58,10 +88,13 @@ type Fold struct {
 
 	mu       sync.Mutex
 	goal     int64
-	nodes    map[string]*node   // by id
-	ended    map[string]bool    // ids of earlier boots
-	sessions map[string]session // by id
+	whole    bool
+	judgesAt int64               // record time from which on sessions are judged; 0 until the first record
+	nodes    map[string]*node    // by id
+	ended    map[string]bool     // ids of earlier boots
+	sessions map[string]*session // by id
 	counts   map[place]int
+	totals   map[Namespace]int
 	shown    map[place]bool
 	dirty    map[place]departure
 }
@@ -72,8 +105,12 @@ type node struct {
 }
 
 type session struct {
-	node string
-	at   place
+	node     string
+	at       place
+	name     string // of the node
+	since    int64  // record time, Unix milliseconds
+	order    int64  // offset of the record by which it came
+	channels []string
 }
 
 type place struct {
@@ -90,7 +127,7 @@ type departure struct {
 // New makes an empty fold.
 func New(o Options) *Fold {
 	return &Fold{o: o, ready: make(chan struct{}), goal: -1, nodes: make(map[string]*node), ended: make(map[string]bool),
-		sessions: make(map[string]session), counts: make(map[place]int), shown: make(map[place]bool), dirty: make(map[place]departure)}
+		sessions: make(map[string]*session), counts: make(map[place]int), totals: make(map[Namespace]int), shown: make(map[place]bool), dirty: make(map[place]departure)}
 }
 
 // Ready is closed once the fold has read what stood in the log when it began.
@@ -98,7 +135,7 @@ func (f *Fold) Ready() <-chan struct{} { return f.ready }
 
 // Position begins where every live session will be met (pipeline.Sink).
 func (f *Fold) Position(ctx context.Context, _ topics.Topic, _ int32) (int64, error) {
-	start, err := f.o.Start(ctx)
+	start, whole, err := f.o.Start(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -108,30 +145,28 @@ func (f *Fold) Position(ctx context.Context, _ topics.Topic, _ int32) (int64, er
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.goal = end
+	f.goal, f.whole, f.judgesAt = end, whole, 0
 	f.reach(start)
 	return start, nil
 }
 
 // Apply folds a batch (pipeline.Sink).
 func (f *Fold) Apply(_ context.Context, b pipeline.Batch) error {
-	for _, node := range f.foldAll(b) {
-		if f.o.Lost != nil {
-			f.o.Lost(node)
-		}
+	for _, tell := range f.foldAll(b) {
+		tell()
 	}
 	return nil
 }
 
-// foldAll folds a batch and returns the nodes that it showed to be dead.
-func (f *Fold) foldAll(b pipeline.Batch) (lost []string) {
+// foldAll folds a batch and returns what is to be told of it once the lock is free.
+func (f *Fold) foldAll(b pipeline.Batch) (tell []func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for e := range b.Live {
-		lost = append(lost, f.fold(e)...)
+		tell = append(tell, f.fold(e)...)
 	}
 	f.reach(b.To)
-	return lost
+	return tell
 }
 
 // reach shows what has been folded once the goal is met. f.mu is held.
@@ -151,7 +186,13 @@ func (f *Fold) reach(next int64) {
 	close(f.ready)
 }
 
-func (f *Fold) fold(e *topics.Event) (lost []string) {
+func (f *Fold) fold(e *topics.Event) (tell []func()) {
+	if f.judgesAt == 0 {
+		f.judgesAt = e.Time
+		if !f.whole {
+			f.judgesAt += blind.Milliseconds()
+		}
+	}
 	id, name := e.Body.Text("node"), e.Body.Text("name")
 	if f.ended[id] {
 		return nil
@@ -161,11 +202,20 @@ func (f *Fold) fold(e *topics.Event) (lost []string) {
 	case topics.NodeHeartbeat:
 		return f.heartbeat(e, id)
 	case topics.Connected:
-		f.connect(e, id)
+		return f.connect(e, id, name)
 	case topics.Disconnected:
 		f.disconnect(e.Body.Text("session"), e.Time)
+	case topics.SessionChannels:
+		if s := f.sessions[e.Body.Text("session")]; s != nil {
+			s.channels = channels(e)
+		}
 	}
 	return nil
+}
+
+func channels(e *topics.Event) (names []string) {
+	_ = json.Unmarshal(e.Body.Raw("channels"), &names) // absent: none
+	return names
 }
 
 // alive notes a record of a node; the first of a new boot ends the earlier ones of its name.
@@ -183,17 +233,19 @@ func (f *Fold) alive(e *topics.Event, id, name string) {
 	f.nodes[id] = &node{name: name, beats: make(map[string]int)}
 }
 
-func (f *Fold) heartbeat(e *topics.Event, id string) (lost []string) {
+func (f *Fold) heartbeat(e *topics.Event, id string) (tell []func()) {
 	for other, n := range f.nodes {
 		if other == id {
 			continue
 		}
 		if n.beats[id]++; n.beats[id] >= deadAfter {
 			f.end(other, e.Time)
-			lost = append(lost, other)
+			if f.o.Lost != nil {
+				tell = append(tell, func() { f.o.Lost(other) })
+			}
 		}
 	}
-	return lost
+	return tell
 }
 
 // end removes a node and its sessions.
@@ -206,15 +258,58 @@ func (f *Fold) end(id string, at int64) {
 	}
 }
 
-func (f *Fold) connect(e *topics.Event, node string) {
+// connect gives a session its place, or does not: every fold judges alike, from the log alone. One that is said again has
+// its place already.
+func (f *Fold) connect(e *topics.Event, node, name string) (tell []func()) {
 	id := e.Body.Text("session")
 	if _, known := f.sessions[id]; known {
-		return
+		return nil
 	}
 	p := place{Namespace(e.Body.Text("namespace")), e.Body.Text("userId")}
-	f.sessions[id] = session{node, p}
+	if !e.Body.Has("repeated") {
+		v := Admitted
+		if e.Time >= f.judgesAt {
+			v, tell = f.judge(p, e.Time)
+		}
+		if f.o.Judged != nil {
+			tell = append(tell, func() { f.o.Judged(id, v) })
+		}
+		if v != Admitted {
+			return tell
+		}
+	}
+	f.sessions[id] = &session{node: node, name: name, at: p, since: e.Time, order: e.Offset, channels: channels(e)}
 	f.counts[p]++
+	f.totals[p.namespace]++
 	f.touch(p, e.Time)
+	return tell
+}
+
+func (f *Fold) judge(p place, at int64) (v Verdict, tell []func()) {
+	switch l := f.o.Limits; {
+	case f.counts[p] >= l.PerUser && !l.EvictOldest:
+		return UserFull, nil
+	case f.counts[p] >= l.PerUser:
+		oldest := f.oldest(p)
+		f.disconnect(oldest, at)
+		if f.o.Evicted != nil {
+			tell = append(tell, func() { f.o.Evicted(oldest) })
+		}
+		return Admitted, tell
+	case f.totals[p.namespace] >= l.PerNamespace:
+		return NamespaceFull, nil
+	}
+	return Admitted, nil
+}
+
+// oldest is the session at a place whose record stands first in the log.
+func (f *Fold) oldest(p place) (id string) {
+	for s, v := range f.sessions {
+		if v.at == p && (id == "" || v.order < f.sessions[id].order) {
+			id = s
+		}
+	}
+	return id
 }
 
 func (f *Fold) disconnect(id string, at int64) {
@@ -223,6 +318,7 @@ func (f *Fold) disconnect(id string, at int64) {
 		return
 	}
 	delete(f.sessions, id)
+	f.totals[s.at.namespace]--
 	if f.counts[s.at]--; f.counts[s.at] == 0 {
 		delete(f.counts, s.at)
 	}
@@ -281,6 +377,41 @@ func (f *Fold) Online(ns Namespace, user string) bool {
 	defer f.mu.Unlock()
 	p := place{ns, user}
 	return f.counts[p] > 0 || f.shown[p]
+}
+
+// Session is a live session as the log shows it.
+type Session struct {
+	ID, Node  string // Node is the name of the node that serves it
+	Namespace Namespace
+	Since     int64 // record time, Unix milliseconds
+	Channels  []string
+}
+
+// Sessions lists a user's live sessions on all nodes, oldest first.
+func (f *Fold) Sessions(user string) (list []Session) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id, s := range f.sessions {
+		if s.at.user == user {
+			list = append(list, Session{ID: id, Node: s.name, Namespace: s.at.namespace, Since: s.since, Channels: s.channels})
+		}
+	}
+	slices.SortFunc(list, func(a, b Session) int { return cmp.Or(cmp.Compare(a.Since, b.Since), cmp.Compare(a.ID, b.ID)) })
+	return list
+}
+
+// Has tells whether a session has its place.
+func (f *Fold) Has(session string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sessions[session] != nil
+}
+
+// Connections is how many sessions a namespace has on all nodes.
+func (f *Fold) Connections(ns Namespace) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.totals[ns]
 }
 
 // OnlineUsers is how many users are online in a namespace.

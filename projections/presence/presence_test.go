@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,8 +27,8 @@ type fold struct {
 
 func newFold(t *testing.T, end int64) *fold {
 	f := &fold{t: t, changes: make(chan presence.Change, 100)}
-	f.Fold = presence.New(presence.Options{Grace: 300 * time.Millisecond,
-		Start: func(context.Context) (int64, error) { return 0, nil }, End: func(context.Context) (int64, error) { return end, nil },
+	f.Fold = presence.New(presence.Options{Limits: presence.Limits{PerUser: 100, PerNamespace: 100}, Grace: 300 * time.Millisecond,
+		Start: func(context.Context) (int64, bool, error) { return 0, true, nil }, End: func(context.Context) (int64, error) { return end, nil },
 		Lost: func(node string) { f.lost = append(f.lost, node) },
 		Changed: func(cs []presence.Change) {
 			for _, c := range cs {
@@ -132,5 +133,72 @@ func TestShown(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil || len(f.changes) != 0 {
 		t.Errorf("Run: %v; also shown: %d", err, len(f.changes))
+	}
+}
+
+// Places: every fold judges alike from the log alone; one that has not read everything judges nothing for two minutes,
+// and sessions that are said again always count.
+func TestPlaces(t *testing.T) {
+	const minute = 60_000
+	type record struct {
+		typ, session, user string
+		at                 int64
+		repeated           bool
+	}
+	connect := func(session, user string, at int64) record { return record{topics.Connected, session, user, at, false} }
+	for name, tc := range map[string]struct {
+		whole    bool
+		limits   presence.Limits
+		records  []record
+		verdicts string // in order
+		evicted  string
+		left     string // who is online
+	}{
+		"a user's": {true, presence.Limits{PerUser: 2, PerNamespace: 9}, []record{connect("1", "a", 0), connect("2", "a", 1), connect("3", "a", 2), connect("4", "b", 3)},
+			"1:0 2:0 3:1 4:0", "", "a a b"},
+		"a namespace's": {true, presence.Limits{PerUser: 2, PerNamespace: 2}, []record{connect("1", "a", 0), connect("2", "b", 1), connect("3", "c", 2),
+			{topics.Disconnected, "1", "a", 3, false}, connect("4", "c", 4)}, "1:0 2:0 3:2 4:0", "", "b c"},
+		"evicted": {true, presence.Limits{PerUser: 2, PerNamespace: 9, EvictOldest: true}, []record{connect("1", "a", 0), connect("2", "a", 1), connect("3", "a", 2)},
+			"1:0 2:0 3:0", "1", "a a"},
+		"said again": {true, presence.Limits{PerUser: 1, PerNamespace: 9}, []record{connect("1", "a", 0), {topics.Connected, "2", "a", 1, true}, connect("3", "a", 2)},
+			"1:0 3:1", "", "a a"},
+		"blind": {false, presence.Limits{PerUser: 1, PerNamespace: 9}, []record{connect("1", "a", 5), connect("2", "a", 2*minute+4), connect("3", "a", 2*minute+5)},
+			"1:0 2:0 3:1", "", "a a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var verdicts, evicted []string
+			f := presence.New(presence.Options{Limits: tc.limits, Start: func(context.Context) (int64, bool, error) { return 0, tc.whole, nil },
+				End:     func(context.Context) (int64, error) { return 0, nil },
+				Judged:  func(s string, v presence.Verdict) { verdicts = append(verdicts, fmt.Sprintf("%s:%d", s, v)) },
+				Evicted: func(s string) { evicted = append(evicted, s) }})
+			if _, err := f.Position(t.Context(), topics.Presence, 0); err != nil {
+				t.Fatal(err)
+			}
+			for n, r := range tc.records {
+				fields := []any{"session", r.session, "node", "n", "name", "N", "userId", r.user, "namespace", "/ws"}
+				if r.repeated {
+					fields = append(fields, "repeated", true)
+				}
+				e := &topics.Event{Topic: topics.Presence, Offset: int64(n), Time: 1 + r.at, Key: []byte(r.session), Meta: topics.Meta{Type: r.typ}, Value: topics.Fields(fields...)}
+				if err := f.Apply(t.Context(), pipeline.Batch{Topic: topics.Presence, From: int64(n), To: int64(n) + 1, Events: []*topics.Event{e}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var left []string
+			for _, u := range []string{"a", "b", "c"} {
+				for range f.Sessions(u) {
+					left = append(left, u)
+				}
+			}
+			if got := strings.Join(verdicts, " "); got != tc.verdicts {
+				t.Errorf("verdicts %s, want %s", got, tc.verdicts)
+			}
+			if got := strings.Join(evicted, " "); got != tc.evicted {
+				t.Errorf("evicted %q, want %q", got, tc.evicted)
+			}
+			if got := strings.Join(left, " "); got != tc.left || f.Connections(presence.Messaging) != len(left) {
+				t.Errorf("left %q, want %q", got, tc.left)
+			}
+		})
 	}
 }

@@ -1,0 +1,64 @@
+package api
+
+import (
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/nexus/nexus/topics"
+)
+
+// revoke revokes a user's tokens: one by its id, or all that were issued until now. Sessions that live on them end on
+// every node.
+func (a *API) revoke(c echo.Context) error {
+	var body struct {
+		UserID  string  `json:"userId"`
+		TokenID *string `json:"tokenId"`
+	}
+	if err := read(c, &body, false); err != nil {
+		return err
+	}
+	if err := topics.CheckUserID(body.UserID); err != nil {
+		return topics.Invalid("userId: " + err.Error())
+	}
+	ev := topics.New(topics.Control, topics.UserKey(body.UserID),
+		topics.Meta{Type: topics.SessionRevoked, Source: topics.SourceOf(userOf(c)), ID: topics.NewID()},
+		topics.Fields("tokenId", given(body.TokenID)))
+	if err := topics.Valid(ev); err != nil {
+		return topics.Invalid(err.Error())
+	}
+	if err := a.o.Producer.Append(c.Request().Context(), ev); err != nil {
+		return err
+	}
+	return c.JSON(http.StatusAccepted, map[string]string{"id": ev.ID})
+}
+
+// diagnose shows an operator what a user's case looks like from here: sessions on all nodes with their channels, devices,
+// and whether push is on.
+func (a *API) diagnose(c echo.Context) error {
+	user := c.Param("userId")
+	if err := topics.CheckUserID(user); err != nil {
+		return topics.Invalid("userId: " + err.Error())
+	}
+	type session struct {
+		ID        string   `json:"id"`
+		Node      string   `json:"node"`
+		Namespace string   `json:"namespace"`
+		Since     string   `json:"since"`
+		Channels  []string `json:"channels"`
+	}
+	sessions := []session{}
+	for _, s := range a.o.Presence.Sessions(user) {
+		sessions = append(sessions, session{s.ID, s.Node, string(s.Namespace), topics.FormatTime(s.Since), append([]string{}, s.Channels...)})
+	}
+	devices, err := a.o.Inbox.Devices(c.Request().Context(), user)
+	if err != nil {
+		return err
+	}
+	origins := a.o.Origins
+	if origins == nil {
+		origins = []string{"any"}
+	}
+	return c.JSON(http.StatusOK, map[string]any{"userId": user, "connections": len(sessions), "sessions": sessions, "devices": len(devices),
+		"push": a.o.Push, "allowedOrigins": origins})
+}

@@ -1,0 +1,406 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/nexus/nexus/deploy/services"
+)
+
+// node is nexus serve as a process of its own.
+type node struct {
+	*instance
+	cmd *exec.Cmd
+	env []string
+	out io.Closer // what it prints goes in here
+}
+
+var builtOnce = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "nexus-bin")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "nexus")
+	cmd := exec.Command("go", "build", "-o", path, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// nexusBinary is nexus, built once for all tests.
+func nexusBinary(t testing.TB) string {
+	t.Helper()
+	path, err := builtOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// launch starts a node and waits until it serves.
+func launch(t testing.TB, env map[string]string) *node {
+	t.Helper()
+	n := &node{instance: &instance{t: t}}
+	for k, v := range env {
+		n.env = append(n.env, k+"="+v)
+	}
+	n.start()
+	t.Cleanup(n.kill)
+	return n
+}
+
+func (n *node) start() {
+	n.t.Helper()
+	n.log = &safeBuffer{}
+	n.cmd = exec.Command(nexusBinary(n.t), "serve")
+	n.cmd.Env, n.cmd.Stderr = n.env, n.log
+	out, in := io.Pipe()
+	n.cmd.Stdout, n.out = in, in
+	n.cmd.WaitDelay = time.Second
+	if err := n.cmd.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	up := make(chan bool)
+	go func() { n.await(out); close(up) }()
+	select {
+	case <-up:
+	case <-time.After(time.Minute):
+		n.t.Fatalf("a node is not up after a minute:\n%s", n.log)
+	}
+}
+
+func (n *node) kill() {
+	_ = n.cmd.Process.Kill()
+	_ = n.cmd.Wait()
+	_ = n.out.Close()
+}
+
+// cluster is the settings of nodes that share real Kafka, PostgreSQL and ClickHouse.
+func cluster(t testing.TB) func(name string, more ...string) map[string]string {
+	t.Helper()
+	shared := map[string]string{"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "KAFKA_BROKERS": services.Kafka(t),
+		"DATABASE_URL": services.Postgres(t), "CLICKHOUSE_URL": services.ClickHouse(t), "NEXUS_TOPIC_PREFIX": services.Name("t") + "."}
+	return func(name string, more ...string) map[string]string {
+		env := map[string]string{"NODE_NAME": name, "DATA_DIR": t.TempDir()}
+		for k, v := range shared {
+			env[k] = v
+		}
+		for i := 0; i+1 < len(more); i += 2 {
+			env[more[i]] = more[i+1]
+		}
+		return env
+	}
+}
+
+// refused dials and returns the status of the refusal, 101 where there was none.
+func (i *instance) refused(ns, user, token string) (int, string) {
+	i.t.Helper()
+	ws, resp, err := websocket.DefaultDialer.Dial(i.url(ns, user, token), nil)
+	if err == nil {
+		ws.Close()
+		return 101, ""
+	}
+	if resp == nil {
+		return 0, err.Error()
+	}
+	b, _ := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(b)
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(40 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// What holds over all nodes, with three processes on one real Kafka.
+func TestThreeNodes(t *testing.T) {
+	env := cluster(t)
+	nodes := make([]*node, 3)
+	var wg sync.WaitGroup
+	for k := range nodes {
+		wg.Go(func() { nodes[k] = launch(t, env(fmt.Sprintf("n%d", k), "PING_INTERVAL", "5s")) })
+	}
+	wg.Wait()
+	a, b, c := nodes[0], nodes[1], nodes[2]
+	t.Run("presence", func(t *testing.T) {
+		alice := a.open("/dashboard", "alice")
+		defer alice.ws.Close()
+		bob, bobToo := b.open("/dashboard", "bob"), c.open("/dashboard", "bob")
+		alice.expect("user_status", map[string]any{"userId": "bob", "status": "online"})
+		for _, n := range nodes {
+			eventually(t, "every node counts two online", func() bool { return n.must(200, "GET", "/presence", tokenFor(t, "x"), "")["online"] == 2.0 })
+			if got := n.must(200, "GET", "/presence/bob", tokenFor(t, "x"), ""); got["online"] != true {
+				t.Errorf("bob: %v", got)
+			}
+			if got := n.must(200, "GET", "/presence/nobody", tokenFor(t, "x"), ""); got["online"] != false {
+				t.Errorf("nobody: %v", got)
+			}
+		}
+		bob.ws.Close() // one of two sessions: still online
+		eventually(t, "one session is left", func() bool {
+			return a.must(200, "GET", "/diagnostics/bob", tokenFor(t, "op", "admin"), "")["connections"] == 1.0
+		})
+		bobToo.ws.Close()
+		alice.expect("user_status", map[string]any{"userId": "bob", "status": "offline"})
+	})
+	t.Run("five connections of a user", func(t *testing.T) {
+		token := tokenFor(t, "carol")
+		var socks []*socket
+		for k := range 5 {
+			socks = append(socks, nodes[k%3].open("/ws", "carol"))
+		}
+		for _, n := range nodes {
+			if status, body := n.refused("/ws", "carol", token); status != 429 || !strings.Contains(body, "too_many_connections") {
+				t.Errorf("the sixth: %d %s", status, body)
+			}
+		}
+		if status, _ := a.refused("/dashboard", "carol", token); status != 101 {
+			t.Errorf("the other namespace: %d", status)
+		}
+		socks[1].ws.Close()
+		eventually(t, "the place is free again, on another node", func() bool { s, _ := c.refused("/ws", "carol", token); return s == 101 })
+		for _, s := range socks {
+			s.ws.Close()
+		}
+	})
+	t.Run("a hundred messages a minute", func(t *testing.T) {
+		watch := []*socket{a.open("/ws", "erin"), b.open("/ws", "erin"), c.open("/ws", "erin")}
+		dan := []*socket{a.open("/ws", "dan"), b.open("/ws", "dan"), b.open("/ws", "dan")}
+		send := func(k, n int) frame {
+			dan[k].send(fmt.Sprintf(`{"event":"sendMessage","data":{"receiverId":"erin","content":"%d"},"id":%d}`, n, n))
+			return dan[k].expect("ack", nil)
+		}
+		for n := range 100 {
+			if f := send(n%3, n); f.Data["ok"] != true {
+				t.Fatalf("message %d: %v", n+1, f.Data)
+			}
+		}
+		for _, s := range watch { // every node has seen all
+			for range 100 {
+				s.expect("message:new", nil)
+			}
+		}
+		for k := range dan {
+			f := send(k, 100+k)
+			e, _ := f.Data["error"].(map[string]any)
+			if e["code"] != "rate_limited" || e["retryAfterMs"] == nil {
+				t.Errorf("message 101 by socket %d: %v", k, f.Data)
+			}
+		}
+		for _, n := range nodes {
+			if status, out := n.call("POST", "/messages", tokenFor(t, "dan"), `{"receiverId":"erin","content":"x"}`, "X-Forwarded-For", "192.0.2.1"); status != 429 {
+				t.Errorf("message 101 by REST: %d %v", status, out)
+			}
+		}
+		for _, s := range append(watch, dan...) {
+			s.ws.Close()
+		}
+	})
+	t.Run("revocation", func(t *testing.T) {
+		old := tokenFor(t, "frank")
+		one, two := a.open("/dashboard", "frank"), c.open("/ws", "frank")
+		bystander := b.open("/ws", "grace")
+		b.must(403, "POST", "/revocations", tokenFor(t, "x", "publish"), `{"userId":"frank"}`)
+		b.must(202, "POST", "/revocations", tokenFor(t, "op", "admin"), `{"userId":"frank"}`)
+		for _, s := range []*socket{one, two} {
+			s.expect("error", map[string]any{"code": "token_revoked"})
+			s.expectClose(4401)
+		}
+		for _, n := range nodes {
+			eventually(t, "the old token is refused", func() bool {
+				s, body := n.refused("/ws", "frank", old)
+				return s == 401 && strings.Contains(body, "token_revoked")
+			})
+			n.must(401, "GET", "/notifications", old, "")
+			eventually(t, "a new token is good", func() bool { s, _ := n.refused("/ws", "frank", tokenFor(t, "frank")); return s == 101 })
+		}
+		bystander.send(`{"event":"typing","data":{"receiverId":"x","isTyping":false},"id":1}`)
+		bystander.expect("ack", map[string]any{"ok": true})
+		bystander.ws.Close()
+	})
+	t.Run("a node that is killed", func(t *testing.T) {
+		alice := a.open("/dashboard", "alice")
+		stays := c.open("/dashboard", "stays")
+		alice.expect("user_status", map[string]any{"userId": "stays", "status": "online"})
+		for k := range 5 {
+			b.open("/dashboard", "heidi")
+			if k == 0 {
+				alice.expect("user_status", map[string]any{"userId": "heidi", "status": "online"})
+			}
+		}
+		if status, _ := a.refused("/dashboard", "heidi", tokenFor(t, "heidi")); status != 429 {
+			t.Errorf("the sixth: %d", status)
+		}
+		killed := time.Now()
+		b.kill()
+		offline := 0
+		for offline == 0 {
+			f := alice.expectSoon("user_status", 40*time.Second)
+			if f.Data["userId"] != "heidi" || f.Data["status"] != "offline" {
+				t.Fatalf("alice was told %v", f.Data)
+			}
+			offline++
+		}
+		took := time.Since(killed)
+		t.Logf("offline %s after the kill", took.Round(time.Second))
+		if took > 25*time.Second {
+			t.Errorf("it took %s", took)
+		}
+		// It comes back: its user is let in at once, and nobody is told anything twice.
+		b.start()
+		back := b.open("/dashboard", "heidi")
+		if f := alice.expectSoon("user_status", 40*time.Second); f.Data["userId"] != "heidi" || f.Data["status"] != "online" {
+			t.Errorf("alice was told %v", f.Data)
+		}
+		// Killed with every place taken, and started again at once: the places are free.
+		for range 4 {
+			b.open("/dashboard", "heidi")
+		}
+		b.kill()
+		b.start()
+		for range 5 {
+			b.open("/dashboard", "heidi")
+		}
+		back.ws.Close()
+		stays.ws.Close()
+		alice.ws.Close()
+	})
+	for _, n := range nodes {
+		if strings.Contains(n.log.String(), "eyJ") {
+			t.Error("a token is in the log")
+		}
+	}
+}
+
+// expectSoon waits for the next frame of an event, whatever its data.
+func (s *socket) expectSoon(event string, within time.Duration) frame {
+	s.t.Helper()
+	deadline := time.After(within)
+	for {
+		select {
+		case f, open := <-s.frames:
+			if !open {
+				s.t.Fatalf("closed while waiting for %s", event)
+			}
+			if f.Event == event {
+				return f
+			}
+		case <-deadline:
+			s.t.Fatalf("no %s within %s", event, within)
+		}
+	}
+}
+
+// Duplicates over nodes and restarts: the window is measured in record time, and slides.
+func TestDedupOverRestarts(t *testing.T) {
+	env := cluster(t)
+	settings := func(name string) map[string]string { return env(name, "DEDUP_WINDOW", "6s") }
+	send := func(n *node) map[string]any {
+		t.Helper()
+		return n.must(202, "POST", "/messages", tokenFor(t, "alice"), `{"receiverId":"bob","content":"x","clientMessageId":"1"}`)
+	}
+	one := launch(t, settings("n1"))
+	first := send(one)
+	if first["duplicate"] != nil {
+		t.Fatalf("the first is a duplicate: %v", first)
+	}
+	two := launch(t, settings("n2"))
+	if again := send(two); again["duplicate"] != true || again["id"] != first["id"] {
+		t.Errorf("on another node: %v, want a duplicate of %v", again, first["id"])
+	}
+	one.kill()
+	two.kill()
+	one.start()
+	if again := send(one); again["duplicate"] != true || again["id"] != first["id"] {
+		t.Errorf("after both were killed: %v, want a duplicate of %v", again, first["id"])
+	}
+	time.Sleep(6200 * time.Millisecond) // the window itself
+	if later := send(one); later["duplicate"] != nil || later["id"] != first["id"] {
+		t.Errorf("beyond the window: %v, want it delivered again as the same event", later)
+	}
+	eventually(t, "the inbox has it once", func() bool {
+		return len(one.must(200, "GET", "/messages?with=alice", tokenFor(t, "bob"), "")["messages"].([]any)) == 1
+	})
+}
+
+// A thousand connections in a namespace, real ones; one more is refused, and let in once another has gone.
+func TestThousandConnections(t *testing.T) {
+	i := start(t, nil)
+	const n = 1000
+	socks := make(chan *websocket.Conn, n)
+	var wg sync.WaitGroup
+	for w := range 20 {
+		wg.Go(func() {
+			for k := w; k < n; k += 20 {
+				user := fmt.Sprintf("u%d", k/5)
+				ws, resp, err := websocket.DefaultDialer.Dial(i.url("/ws", user, tokenFor(t, user)), nil)
+				if err != nil {
+					t.Errorf("connection %d: %v %v", k, err, resp)
+					return
+				}
+				socks <- ws
+			}
+		})
+	}
+	wg.Wait()
+	defer func() {
+		for len(socks) > 0 {
+			(<-socks).Close()
+		}
+	}()
+	if t.Failed() {
+		return
+	}
+	status, body := i.refused("/ws", "late", tokenFor(t, "late"))
+	if status != http.StatusServiceUnavailable || !strings.Contains(body, "namespace") {
+		t.Errorf("connection 1001: %d %s", status, body)
+	}
+	if status, _ := i.refused("/dashboard", "late", tokenFor(t, "late")); status != 101 {
+		t.Errorf("the other namespace: %d", status)
+	}
+	(<-socks).Close()
+	eventually(t, "the place is free again", func() bool { s, _ := i.refused("/ws", "late", tokenFor(t, "late")); return s == 101 })
+}
+
+// With CONNECTION_POLICY=evict-oldest the newest five connections stay.
+func TestEvictOldest(t *testing.T) {
+	i := start(t, map[string]string{"CONNECTION_POLICY": "evict-oldest", "MAX_CONNECTIONS_PER_USER": "2"})
+	first, second, third := i.open("/ws", "alice"), i.open("/ws", "alice"), i.open("/ws", "alice")
+	first.expect("error", map[string]any{"code": "too_many_connections"})
+	first.expectClose(4429)
+	for _, s := range []*socket{second, third} {
+		s.send(`{"event":"typing","data":{"receiverId":"x","isTyping":false},"id":1}`)
+		s.expect("ack", map[string]any{"ok": true})
+	}
+}
+
+// A secret that is being replaced is still accepted; one that has been is not.
+func TestSecretRotation(t *testing.T) {
+	next := strings.Repeat("n", 40)
+	i := start(t, map[string]string{"JWT_SECRET": next, "JWT_SECRET_PREVIOUS": testSecret})
+	i.must(200, "GET", "/stats", tokenFor(t, "alice"), "")
+	var out bytes.Buffer
+	if code := run(t.Context(), []string{"token", "--user", "alice"}, func(n string) string { return map[string]string{"JWT_SECRET": next}[n] }, &out, &out); code != 0 {
+		t.Fatal(out.String())
+	}
+	i.must(200, "GET", "/stats", strings.TrimSpace(out.String()), "")
+	after := start(t, map[string]string{"JWT_SECRET": next})
+	after.must(401, "GET", "/stats", tokenFor(t, "alice"), "")
+}

@@ -1,0 +1,85 @@
+package edge
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/topics"
+)
+
+// verdicts are waited for by sessions that ask for a place.
+type verdicts struct {
+	mu      sync.Mutex
+	waiting map[string]chan presence.Verdict // by session
+}
+
+func (v *verdicts) expect(session string) <-chan presence.Verdict {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	c := make(chan presence.Verdict, 1)
+	v.waiting[session] = c
+	return c
+}
+
+func (v *verdicts) forget(session string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.waiting, session)
+}
+
+// judged passes a verdict on (presence.Options.Judged).
+func (v *verdicts) judged(session string, verdict presence.Verdict) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if c := v.waiting[session]; c != nil {
+		c <- verdict
+		delete(v.waiting, session)
+	}
+}
+
+// placeWait bounds how long a handshake waits for this node to read what it has appended.
+const placeWait = 5 * time.Second
+
+// takePlace appends that the session is here and waits for what the log says to that: places are counted over all nodes.
+func (e *Edge) takePlace(ctx context.Context, s *session) *topics.Error {
+	verdict := e.verdicts.expect(s.id)
+	defer e.verdicts.forget(s.id)
+	if err := e.o.Producer.Append(ctx, e.presenceEvent(topics.Connected, s, "pid", s.pid)); err != nil {
+		e.o.Logger.Warn("a connection is refused: its presence could not be appended", "err", err)
+		return topics.Unavailable()
+	}
+	t := time.NewTimer(placeWait)
+	defer t.Stop()
+	select {
+	case v := <-verdict:
+		return refusalOf(v)
+	case <-ctx.Done():
+	case <-t.C:
+		e.o.Logger.Warn("a connection is refused: the log does not show its presence")
+	}
+	return topics.Unavailable()
+}
+
+func refusalOf(v presence.Verdict) *topics.Error {
+	switch v {
+	case presence.UserFull:
+		return &topics.Error{Code: topics.CodeTooManyConnections, Message: "this user has as many connections as are allowed; close one of them", RetryAfter: 5 * time.Second}
+	case presence.NamespaceFull:
+		return &topics.Error{Code: topics.CodeUnavailable, Message: "the namespace has as many connections as are allowed; try again later", RetryAfter: 5 * time.Second}
+	}
+	return nil
+}
+
+// evicted ends a session whose user took its place with a newer one.
+func (e *Edge) evicted(session string) {
+	if s := e.hub.find(session); s != nil {
+		e.evict(s)
+	}
+}
+
+func (e *Edge) evict(s *session) {
+	s.fail(&topics.Error{Code: topics.CodeTooManyConnections, Message: "a newer connection of this user took the place of this one"})
+	s.out.close(closeEvicted, "a newer connection took this one's place")
+}
