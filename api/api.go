@@ -49,6 +49,7 @@ type Presence interface {
 // Stats answers a user's counts.
 type Stats interface {
 	Counts(ctx context.Context, users []string) (map[string]stats.Counts, error)
+	Reached(ctx context.Context, ends stats.Ends) (bool, error)
 }
 
 // Options are what an API needs.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/projections/stats"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -304,10 +305,41 @@ func (a *API) statusOf(user string) map[string]any {
 
 func (a *API) stats(c echo.Context) error {
 	user := userOf(c)
+	stale, err := a.statsBehind(c)
+	if err != nil {
+		return err
+	}
 	counts, err := a.o.Stats.Counts(c.Request().Context(), []string{user})
 	if err != nil {
 		return err
 	}
 	s := counts[user]
-	return c.JSON(http.StatusOK, map[string]int64{"connections": s.Connections, "messages": s.Messages, "posts": s.Posts})
+	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, topics.Fields("connections", s.Connections, "messages", s.Messages, "posts", s.Posts, keyStale, stale))
 }
+
+// statsBehind waits until the statistics have what this node has read; it is true where they take too long.
+func (a *API) statsBehind(c echo.Context) (stale any, err error) {
+	request := c.Request().Context()
+	ctx, cancel := context.WithTimeout(request, settleWait)
+	defer cancel()
+	ends := stats.Ends{topics.Messages: a.o.Tail.Next(topics.Messages), topics.Notifications: a.o.Tail.Next(topics.Notifications)}
+	for {
+		reached, err := a.o.Stats.Reached(ctx, ends)
+		switch {
+		case reached:
+			return nil, nil
+		case request.Err() != nil:
+			return nil, request.Err()
+		case ctx.Err() != nil:
+			return true, nil
+		case err != nil:
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(statsStep):
+		}
+	}
+}
+
+const statsStep = 20 * time.Millisecond

@@ -35,8 +35,8 @@ type Inbox interface {
 // Stats answers what stats_update shows.
 type Stats interface {
 	Counts(ctx context.Context, users []string) (map[string]stats.Counts, error)
-	// Reached tells whether everything below end of a partition is counted.
-	Reached(ctx context.Context, t topics.Topic, partition int32, end int64) (bool, error)
+	// Reached tells whether everything below ends is counted.
+	Reached(ctx context.Context, ends stats.Ends) (bool, error)
 }
 
 // Options are what an edge needs. The limits' defaults are the guide's; zero values are not replaced.
@@ -311,10 +311,8 @@ func (e *Edge) tryAppend(ev *topics.Event, done func(duplicate bool, err error))
 
 // appendLater appends what nobody waits for.
 func (e *Edge) appendLater(ev *topics.Event) {
-	e.o.Producer.TryAppend(ev, func(err error) {
-		if err != nil {
-			e.o.Logger.Warn("an event of the edge's own could not be appended", "type", ev.Type, "err", err)
-		}
+	e.o.Producer.Post(ev, func(err error) {
+		e.o.Logger.Warn("an event of the edge's own could not be appended", "type", ev.Type, "err", err)
 	})
 }
 

@@ -44,6 +44,17 @@ func (s *set) add(x *session) {
 	}
 }
 
+// send works for a nil set as for an empty one.
+func (s *set) send(m *message) int {
+	if s == nil {
+		return 0
+	}
+	for _, x := range s.list {
+		x.send(m)
+	}
+	return len(s.list)
+}
+
 func (s *set) remove(x *session) {
 	i, in := s.at[x]
 	if !in {
@@ -171,33 +182,23 @@ func (h *hub) concerns(a topics.Audience) bool {
 	return false
 }
 
-func (h *hub) toUser(user string, m *message) {
+// toUser, toChannel and toAll send a message within its namespace and tell to how many sessions.
+func (h *hub) toUser(user string, m *message) int {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	if set := h.users[userIn{m.namespace, user}]; set != nil {
-		for _, s := range set.list {
-			s.send(m)
-		}
-	}
+	return h.users[userIn{m.namespace, user}].send(m)
 }
 
-func (h *hub) toChannel(name string, m *message) {
+func (h *hub) toChannel(name string, m *message) int {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	if set := h.channels[name]; set != nil {
-		for _, s := range set.list {
-			s.send(m)
-		}
-	}
+	return h.channels[name].send(m)
 }
 
-// toAll sends to every session of the message's namespace.
-func (h *hub) toAll(m *message) {
+func (h *hub) toAll(m *message) int {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	for _, s := range h.namespaces[m.namespace].list {
-		s.send(m)
-	}
+	return h.namespaces[m.namespace].send(m)
 }
 
 // toOthers sends messages about users, users[i] being whom ms[i] is about, to every session of a namespace but that

@@ -31,7 +31,9 @@ func (e *Edge) route(b pipeline.Batch) {
 			e.routeDuplicate(ev)
 			continue
 		}
-		e.deliver(ev)
+		if sessions := e.deliver(ev); sessions > 0 {
+			e.delivered(ev, sessions)
+		}
 		if users := stats.Affects(ev); users != nil {
 			e.stats.changed(users, ev)
 		}
@@ -45,17 +47,18 @@ func (e *Edge) routeDuplicate(ev *topics.Event) {
 	}
 }
 
-func (e *Edge) deliver(ev *topics.Event) {
+// deliver hands an event to the sessions it is for and tells how many of those whom it is to reach have it.
+func (e *Edge) deliver(ev *topics.Event) (sessions int) {
 	switch ev.Type {
 	case topics.Message:
-		e.deliverMessage(ev)
+		return e.deliverMessage(ev)
 	case topics.MessageRead:
 		m := e.feed(presence.Messaging, "message:read", ev)
 		for _, user := range slices.Compact([]string{ev.Audience.A, ev.Audience.B}) {
 			e.hub.toUser(user, m)
 		}
 	case topics.Notification, topics.Activity, topics.Announcement:
-		e.deliverNotice(ev)
+		return e.deliverNotice(ev)
 	case topics.NotificationRead:
 		e.hub.toUser(ev.Audience.A, e.plain(presence.Dashboard, "notification:read", ev.Data(false)))
 	case topics.NotificationDeleted:
@@ -63,29 +66,44 @@ func (e *Edge) deliver(ev *topics.Event) {
 	case topics.TypingStart, topics.TypingStop:
 		e.deliverTyping(ev)
 	}
+	return 0
 }
 
 // deliverMessage: the source's sessions get message:sent, the other participant's message:new.
-func (e *Edge) deliverMessage(ev *topics.Event) {
+func (e *Edge) deliverMessage(ev *topics.Event) int {
 	sender, receiver := ev.Body.Text("senderId"), ev.Body.Text("receiverId")
-	e.hub.toUser(sender, e.feed(presence.Messaging, "message:sent", ev))
-	if receiver != sender {
-		m := e.feed(presence.Messaging, "message:new", ev)
-		m.alias = "MESSAGE_BROADCAST"
-		e.hub.toUser(receiver, m)
+	sent := e.hub.toUser(sender, e.feed(presence.Messaging, "message:sent", ev))
+	if receiver == sender {
+		return sent
 	}
+	m := e.feed(presence.Messaging, "message:new", ev)
+	m.alias = "MESSAGE_BROADCAST"
+	return e.hub.toUser(receiver, m)
 }
 
-func (e *Edge) deliverNotice(ev *topics.Event) {
+func (e *Edge) deliverNotice(ev *topics.Event) int {
 	m := e.feed(presence.Dashboard, ev.Type, ev)
 	switch ev.Audience.Kind {
 	case topics.User:
-		e.hub.toUser(ev.Audience.A, m)
+		return e.hub.toUser(ev.Audience.A, m)
 	case topics.Channel:
-		e.hub.toChannel(ev.Audience.A, m)
+		return e.hub.toChannel(ev.Audience.A, m)
 	case topics.Everyone:
-		e.hub.toAll(m)
+		return e.hub.toAll(m)
 	}
+	return 0
+}
+
+// delivered appends, for the statistics, that an event stands in the queues of sessions here. Nobody waits for that.
+func (e *Edge) delivered(ev *topics.Event, sessions int) {
+	key := string(ev.Key)
+	if ev.Type == topics.Message {
+		key = topics.UserKey(ev.Body.Text("receiverId"))
+	}
+	latency := max(0, time.Now().UnixMilli()-ev.Time) // the broker's clock may be ahead
+	e.appendLater(topics.New(topics.Deliveries, key, topics.Meta{Type: topics.DeliveryWebSocket, Source: e.source(), ID: topics.NewID()},
+		topics.Fields("event", ev.Type, "topic", string(ev.Topic), "partition", ev.Partition, "offset", ev.Offset,
+			"node", e.o.NodeName, "sessions", sessions, "latencyMs", latency)))
 }
 
 // typingPair is who types to whom.

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -14,6 +15,8 @@ import (
 type statistics struct {
 	e *Edge
 
+	last map[string]stats.Counts // shown to users who are here, for when the projection cannot be read; owned by run
+
 	mu    sync.Mutex
 	dirty *round // gathers what the next round shows
 }
@@ -21,13 +24,8 @@ type statistics struct {
 // round is a set of users to be told once the projection has reached every end.
 type round struct {
 	users map[string]bool
-	ends  map[place]int64
+	ends  stats.Ends
 	since time.Time
-}
-
-type place struct {
-	topic     topics.Topic
-	partition int32
 }
 
 const (
@@ -36,9 +34,9 @@ const (
 	staleAfter = 5 * time.Second
 )
 
-func newRound() *round { return &round{users: make(map[string]bool), ends: make(map[place]int64)} }
+func newRound() *round { return &round{users: make(map[string]bool), ends: make(stats.Ends)} }
 
-func newStatistics(e *Edge) *statistics { return &statistics{e: e, dirty: newRound()} }
+func newStatistics(e *Edge) *statistics { return &statistics{e: e, last: make(map[string]stats.Counts), dirty: newRound()} }
 
 // changed notes that an event changes the counts of users.
 func (s *statistics) changed(users []string, ev *topics.Event) {
@@ -47,7 +45,7 @@ func (s *statistics) changed(users []string, ev *topics.Event) {
 	for _, u := range users {
 		if s.e.hub.hasUser(presence.Dashboard, u) {
 			s.dirty.users[u] = true
-			s.dirty.ends[place{ev.Topic, ev.Partition}] = ev.Offset + 1
+			s.dirty.ends.Add(ev.Topic, ev.Partition, ev.Offset+1)
 		}
 	}
 }
@@ -83,7 +81,9 @@ func (s *statistics) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-regular.C:
-			s.show(s.e.hub.dashboardUsers()...)
+			users := s.e.hub.dashboardUsers()
+			s.forget(users)
+			s.show(users...)
 		case <-step.C:
 		}
 		if current == nil {
@@ -110,21 +110,40 @@ func (s *statistics) tell(ctx context.Context, r *round) bool {
 	}
 	counts, err := s.e.o.Stats.Counts(ctx, users)
 	if err != nil {
-		if late && ctx.Err() == nil {
-			s.e.o.Logger.Warn("statistics cannot be read", "err", err)
+		if !late {
+			return false
 		}
-		if late {
-			s.again(r)
-		}
-		return late
+		s.e.o.Logger.Warn("statistics cannot be read, clients are shown the last ones as stale", "err", err)
+		counts, reached = s.known(users), false
 	}
 	for u, c := range counts {
+		s.last[u] = c
 		s.send(u, c, !reached)
 	}
 	if !reached {
 		s.again(r)
 	}
 	return true
+}
+
+// known are the counts last shown to users.
+func (s *statistics) known(users []string) map[string]stats.Counts {
+	out := make(map[string]stats.Counts)
+	for _, u := range users {
+		if c, ok := s.last[u]; ok {
+			out[u] = c
+		}
+	}
+	return out
+}
+
+// forget drops the counts of users who have gone.
+func (s *statistics) forget(present []string) {
+	here := make(map[string]bool, len(present))
+	for _, u := range present {
+		here[u] = true
+	}
+	maps.DeleteFunc(s.last, func(u string, _ stats.Counts) bool { return !here[u] })
 }
 
 // again puts a round that could not be shown as it should into the next one.
@@ -134,18 +153,16 @@ func (s *statistics) again(r *round) {
 	for u := range r.users {
 		s.dirty.users[u] = true
 	}
-	for at, end := range r.ends {
-		s.dirty.ends[at] = max(end, s.dirty.ends[at])
+	for t, ps := range r.ends {
+		for p, end := range ps {
+			s.dirty.ends.Add(t, p, end)
+		}
 	}
 }
 
 func (s *statistics) reached(ctx context.Context, r *round) bool {
-	for at, end := range r.ends {
-		if ok, err := s.e.o.Stats.Reached(ctx, at.topic, at.partition, end); err != nil || !ok {
-			return false
-		}
-	}
-	return true
+	ok, err := s.e.o.Stats.Reached(ctx, r.ends)
+	return err == nil && ok
 }
 
 func (s *statistics) send(user string, c stats.Counts, behind bool) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -208,12 +209,21 @@ func (c *Consumer) tryTake(ctx context.Context, t topics.Topic, ids []int32) (ma
 			return nil, fmt.Errorf("position of %s/%d: %w", t, id, err)
 		}
 	}
-	start := next
+	start := maps.Clone(next)
 	judged := isJudged(t)
 	if judged {
 		var err error
 		if start, err = c.log.Rewind(ctx, t, next, c.Window); err != nil {
 			return nil, err
+		}
+	}
+	if c.forgets(c.Kafka.Names.Name(t)) {
+		firsts, err := c.log.Starts(ctx, t)
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range ids {
+			start[id] = max(start[id], firsts[id])
 		}
 	}
 	offsets := make(map[int32]kgo.Offset)
@@ -226,6 +236,13 @@ func (c *Consumer) tryTake(ctx context.Context, t topics.Topic, ids []int32) (ma
 		offsets[id] = kgo.NewOffset().At(start[id]).WithEpoch(-1)
 	}
 	return offsets, nil
+}
+
+// forgets tells that a topic's records are removed in time: a consumer that comes late goes on with what is left.
+func (c *Consumer) forgets(name string) bool {
+	t, _ := c.Kafka.Names.Topic(name)
+	s, _ := topics.Of(t)
+	return s.Retention != topics.Forever
 }
 
 func isJudged(t topics.Topic) bool {
@@ -310,6 +327,10 @@ func (c *Consumer) hand(ctx context.Context, fs kgo.Fetches) error {
 	for _, fe := range fs.Errors() {
 		switch {
 		case errors.Is(fe.Err, context.Canceled) || ctx.Err() != nil:
+		case errors.Is(fe.Err, kerr.OffsetOutOfRange) && c.forgets(fe.Topic):
+			t, _ := c.Kafka.Names.Topic(fe.Topic)
+			c.Log.Warn("the topic's retention overtook the consumer; it goes on with what is left", "topic", fe.Topic, "partition", fe.Partition)
+			c.reset(partition{t, fe.Partition})
 		case errors.Is(fe.Err, kerr.OffsetOutOfRange):
 			return fmt.Errorf("%s/%d: the position lies outside the log: the log was truncated or is another one; "+
 				"rebuild the projection from the log, or restore the log: %w", fe.Topic, fe.Partition, fe.Err)

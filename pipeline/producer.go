@@ -82,6 +82,15 @@ func (p *Producer) TryAppend(e *topics.Event, done func(error)) {
 	p.append(e, func(err error) { answer(false, err) })
 }
 
+// Post appends what nobody waits for; failed is called where the log does not take it. It never blocks.
+func (p *Producer) Post(e *topics.Event, failed func(error)) {
+	p.append(e, func(err error) {
+		if err != nil {
+			failed(err)
+		}
+	})
+}
+
 // bounded makes sure that done is called once, at the latest after AnswerTimeout.
 func bounded(done func(duplicate bool, err error)) func(bool, error) {
 	var once sync.Once

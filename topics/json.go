@@ -45,6 +45,12 @@ func (b Body) Text(name string) string {
 	return unquote(raw)
 }
 
+// Int is the value of a number member; 0 if there is none or it is no whole number within int64.
+func (b Body) Int(name string) int64 {
+	n, _ := strconv.ParseInt(string(b.Raw(name)), 10, 64)
+	return n
+}
+
 // unquote decodes a JSON string that the scanner has accepted.
 func unquote(raw []byte) string {
 	if len(raw) < 2 || raw[0] != '"' {

@@ -19,6 +19,8 @@ const (
 	DeviceUnregistered  = "device.unregistered"
 	DedupWindow         = "dedup.window"
 	SessionRevoked      = "session.revoked"
+	DeliveryWebSocket   = "delivery.websocket"
+	DeliveryPush        = "delivery.push"
 )
 
 // NotificationTypes are the guide's eight.
@@ -100,6 +102,8 @@ var schemas = []schema{
 	{typ: Connected, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: session},
 	{typ: Disconnected, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: session},
 	{typ: SessionChannels, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: session},
+	{typ: DeliveryWebSocket, topics: []Topic{Deliveries}, fields: delivery},
+	{typ: DeliveryPush, topics: []Topic{Deliveries}, fields: delivery},
 	{typ: SessionRevoked, topics: []Topic{Control}, keys: []AudienceKind{User}, fields: []field{
 		{"tokenId", aString, false, length(1, 256)}, timestamp}},
 	{typ: DedupWindow, topics: []Topic{Control}, keys: []AudienceKind{Everyone}, fields: []field{
@@ -110,7 +114,11 @@ var (
 	timestamp = field{"timestamp", aString, false, CheckTimestamp}
 	target    = []field{{"notificationId", aString, false, length(1, 128)}, {"upTo", aString, false, CheckTimestamp}, timestamp}
 	typing    = []field{{"userId", aString, true, CheckUserID}, {"isTyping", aBool, true, nil}, timestamp}
-	session   = []field{{"session", aString, true, notEmpty}, {"node", aString, true, notEmpty}, {"name", aString, true, notEmpty},
+	// delivery says where the event delivered stands, and what came of it.
+	delivery = []field{{"event", aString, true, notEmpty}, {"topic", aString, true, notEmpty}, {"partition", aNumber, true, nil}, {"offset", aNumber, true, nil},
+		{"node", aString, false, nil}, {"sessions", aNumber, false, nil}, {"latencyMs", aNumber, false, nil},
+		{"outcome", aString, false, length(1, 64)}, {"device", aString, false, nil}, timestamp}
+	session = []field{{"session", aString, true, notEmpty}, {"node", aString, true, notEmpty}, {"name", aString, true, notEmpty},
 		{"userId", aString, true, CheckUserID}, {"namespace", aString, true, oneOf("/dashboard", "/ws")},
 		{"pid", aString, false, nil}, {"repeated", aBool, false, nil}, {"channels", anArray, false, nil}, timestamp}
 )

@@ -29,6 +29,7 @@ packages() {
   have kcat || need+=(kafkacat)
   have node || need+=(nodejs)
   have npm || need+=(npm)
+  python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || need+=(python3-venv)
   ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || have initdb || need+=(postgresql)
   have clickhouse-server || need+=(clickhouse-server)
   have chromium || need+=(chromium)
@@ -60,6 +61,14 @@ clients() {
   have npm || { say "no npm: the Node clients cannot be fetched"; return 0; }
   say "fetching socket.io-client, wscat, playwright-core and typescript"
   retry "npm ci" npm --prefix deploy/test/client ci --no-audit --no-fund
+}
+
+chdb() { # a current ClickHouse's SQL engine, for Python
+  "$CACHE/chdb/bin/python" -c 'import chdb' >/dev/null 2>&1 && return 0
+  python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || { say "no python3 with venv: chdb cannot be fetched"; return 0; }
+  say "fetching chdb"
+  rm -rf "$CACHE/chdb"
+  python3 -m venv "$CACHE/chdb" && retry "pip" "$CACHE/chdb/bin/pip" install -q --no-deps chdb-core==26.9.0
 }
 
 engine() { # a Docker engine that answers
@@ -94,4 +103,4 @@ image() {
 
 packages "${1:-}"
 kafka
-if [ "${1:-}" = image ]; then image; else clients; fi
+if [ "${1:-}" = image ]; then image; else clients; chdb; fi

@@ -34,16 +34,6 @@ type commit struct {
 // few hundred that it has not merged.
 const lingerFor = 250 * time.Millisecond
 
-// The tables, in words that ClickHouse 18.16 knows.
-var tables = []string{
-	`CREATE TABLE IF NOT EXISTS nexus_events (
-		user_id String, type String, topic String, part Int32, pos Int64, at DateTime, detail String
-	) ENGINE = ReplacingMergeTree() PARTITION BY toYYYYMM(at) ORDER BY (user_id, type, topic, part, pos)`,
-	`CREATE TABLE IF NOT EXISTS nexus_positions (
-		topic String, part Int32, next Int64
-	) ENGINE = MergeTree() ORDER BY (topic, part)`,
-}
-
 // OpenClickHouse connects to a URL like clickhouse://user:password@host:9000/database and prepares the tables.
 func OpenClickHouse(ctx context.Context, url string) (*ClickHouse, error) {
 	o, err := clickhouse.ParseDSN(url)
@@ -56,7 +46,7 @@ func OpenClickHouse(ctx context.Context, url string) (*ClickHouse, error) {
 		return nil, fmt.Errorf("stats: %w", err)
 	}
 	c := &ClickHouse{conn: conn, linger: lingerFor}
-	for _, t := range tables {
+	for _, t := range schema {
 		if err := conn.Exec(ctx, t); err != nil {
 			conn.Close()
 			return nil, fmt.Errorf("stats: make the tables: %w", err)
@@ -81,10 +71,24 @@ func (c *ClickHouse) Position(ctx context.Context, t topics.Topic, p int32) (nex
 	return next, nil
 }
 
-// Reached tells whether everything below end of a partition is counted.
-func (c *ClickHouse) Reached(ctx context.Context, t topics.Topic, p int32, end int64) (bool, error) {
-	next, err := c.Position(ctx, t, p)
-	return next >= end, err
+// Reached tells whether everything below ends is counted.
+func (c *ClickHouse) Reached(ctx context.Context, ends Ends) (bool, error) {
+	rows, err := c.conn.Query(ctx, selectPositions)
+	if err != nil {
+		return false, fmt.Errorf("stats: positions: %w", err)
+	}
+	defer rows.Close()
+	positions := make(Ends)
+	for rows.Next() {
+		var t string
+		var p int32
+		var next int64
+		if err := rows.Scan(&t, &p, &next); err != nil {
+			return false, fmt.Errorf("stats: positions: %w", err)
+		}
+		positions.Add(topics.Topic(t), p, next)
+	}
+	return ends.reached(positions), rows.Err()
 }
 
 // Apply folds a batch (pipeline.Sink), together with those that come within the linger from other partitions.
@@ -126,13 +130,14 @@ func (c *ClickHouse) gather(ctx context.Context) {
 
 func (c *ClickHouse) insert(ctx context.Context, all []*commit) error {
 	// A failed Send releases the batch, so each attempt builds its own.
-	events, err := c.conn.PrepareBatch(ctx, `INSERT INTO nexus_events (user_id, type, topic, part, pos, at, detail)`)
+	events, err := c.conn.PrepareBatch(ctx, insertEvents)
 	if err != nil {
 		return fmt.Errorf("stats: insert events: %w", err)
 	}
 	for _, w := range all {
 		for _, r := range rowsOf(w.batch) {
-			if err := events.Append(r.user, r.typ, r.topic, r.part, r.pos, time.UnixMilli(r.at).UTC(), r.detail); err != nil {
+			if err := events.Append(r.user, r.typ, r.topic, r.part, r.pos, time.UnixMilli(r.at).UTC(), r.detail,
+				r.refTopic, r.refPart, r.refPos, r.sessions, r.delay); err != nil {
 				return errors.Join(fmt.Errorf("stats: insert events: %w", err), events.Abort())
 			}
 		}
@@ -140,7 +145,7 @@ func (c *ClickHouse) insert(ctx context.Context, all []*commit) error {
 	if err := send(events); err != nil {
 		return fmt.Errorf("stats: insert events: %w", err)
 	}
-	positions, err := c.conn.PrepareBatch(ctx, `INSERT INTO nexus_positions (topic, part, next)`)
+	positions, err := c.conn.PrepareBatch(ctx, insertPositions)
 	if err != nil {
 		return fmt.Errorf("stats: insert positions: %w", err)
 	}
@@ -171,11 +176,7 @@ func (c *ClickHouse) Counts(ctx context.Context, users []string) (map[string]Cou
 		out[u] = Counts{}
 		set.Value = append(set.Value, u)
 	}
-	rows, err := c.conn.Query(ctx, `SELECT user_id,
-		uniqExactIf(topic, part, pos, type='notification' AND detail=?),
-		uniqExactIf(topic, part, pos, type='message'),
-		uniqExactIf(topic, part, pos, type='activity' AND detail=?)
-		FROM nexus_events WHERE user_id IN ? GROUP BY user_id`, detailConnection, detailPost, set)
+	rows, err := c.conn.Query(ctx, selectCounts, set)
 	if err != nil {
 		return nil, fmt.Errorf("stats: counts: %w", err)
 	}

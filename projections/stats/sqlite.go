@@ -40,20 +40,29 @@ func (s *SQLite) Position(ctx context.Context, t topics.Topic, p int32) (int64, 
 	return s.positions.Next(ctx, t, p)
 }
 
-// Reached tells whether everything below end of a partition is counted.
-func (s *SQLite) Reached(ctx context.Context, t topics.Topic, p int32, end int64) (bool, error) {
-	next, err := s.positions.Next(ctx, t, p)
-	return next >= end, err
+// Reached tells whether everything below ends is counted.
+func (s *SQLite) Reached(ctx context.Context, ends Ends) (bool, error) {
+	for t, ps := range ends {
+		for p, end := range ps {
+			next, err := s.positions.Next(ctx, t, p)
+			if err != nil || next < end {
+				return false, err
+			}
+		}
+	}
+	return true, nil
 }
 
 var eventsTable = sqldb.Table{Name: "events", Columns: []string{
-	"user_id text", "type text", "topic text", "part bigint", "pos bigint", "at bigint", "detail text"}}
+	"user_id text", "type text", "topic text", "part bigint", "pos bigint", "at bigint", "detail text",
+	"ref_topic text", "ref_part bigint", "ref_pos bigint", "sessions bigint", "latency_ms bigint"}}
 
 // Apply folds a batch (pipeline.Sink).
 func (s *SQLite) Apply(ctx context.Context, b pipeline.Batch) error {
 	var rows [][]any
 	for _, r := range rowsOf(b) {
-		rows = append(rows, []any{r.user, r.typ, r.topic, int64(r.part), r.pos, r.at, r.detail})
+		rows = append(rows, []any{r.user, r.typ, r.topic, int64(r.part), r.pos, r.at, r.detail,
+			r.refTopic, int64(r.refPart), r.refPos, r.sessions, r.delay})
 	}
 	return s.db.Tx(ctx, func(tx *sql.Tx) error {
 		if err := s.positions.Move(ctx, tx, b.Topic, b.Partition, b.From, b.To); err != nil {

@@ -18,7 +18,7 @@ func TestMain(m *testing.M) { services.Exit(m) }
 type store interface {
 	pipeline.Sink
 	Counts(ctx context.Context, users []string) (map[string]stats.Counts, error)
-	Reached(ctx context.Context, t topics.Topic, p int32, end int64) (bool, error)
+	Reached(ctx context.Context, ends stats.Ends) (bool, error)
 }
 
 // TestStats runs one suite on both stores.
@@ -103,10 +103,10 @@ func testStats(t *testing.T, open func(*testing.T) store) {
 			if next, err := s.Position(t.Context(), b.Topic, b.Partition); err != nil || next != b.To {
 				t.Errorf("position of %s/%d: %d, %v; want %d", b.Topic, b.Partition, next, err, b.To)
 			}
-			if ok, err := s.Reached(t.Context(), b.Topic, b.Partition, b.To); err != nil || !ok {
+			if ok, err := s.Reached(t.Context(), stats.Ends{b.Topic: {b.Partition: b.To}}); err != nil || !ok {
 				t.Errorf("Reached(%d) = %v, %v", b.To, ok, err)
 			}
-			if ok, err := s.Reached(t.Context(), b.Topic, b.Partition, b.To+1); err != nil || ok {
+			if ok, err := s.Reached(t.Context(), stats.Ends{b.Topic: {b.Partition: b.To + 1}}); err != nil || ok {
 				t.Errorf("Reached(%d) = %v, %v", b.To+1, ok, err)
 			}
 		}
