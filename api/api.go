@@ -10,11 +10,14 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
@@ -67,8 +70,10 @@ type Options struct {
 	Origins []string
 	// Push tells whether events are pushed to devices.
 	Push bool
-	// Ready says what is not ready yet, or nil.
-	Ready func(ctx context.Context) error
+	// Problems says what is behind or cannot be reached, by part; empty when all is well.
+	Problems func(ctx context.Context) map[string]string
+	// Metrics takes in what is shown to Prometheus.
+	Metrics prometheus.Registerer
 	// Handlers are served beside REST, by path: the edge's.
 	Handlers map[string]http.Handler
 	// MaxBody bounds a request's body, in bytes.
@@ -94,6 +99,7 @@ func New(o Options) *API {
 	e.Server.IdleTimeout = 2 * time.Minute
 	e.Server.MaxHeaderBytes = 32 << 10
 	e.Server.ErrorLog = slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug)
+	e.Use(a.counted(o.Metrics), a.recovered)
 	for path, h := range o.Handlers {
 		e.Any(path, echo.WrapHandler(h), a.cors)
 	}
@@ -253,11 +259,61 @@ func (a *API) explain(err error) *topics.Error {
 	return topics.Unavailable()
 }
 
+// ready answers 503 while anything is behind or unreachable, and says what. ?exclude=stats,… leaves parts out, for whoever
+// wants to go on serving without them.
 func (a *API) ready(c echo.Context) error {
 	ctx, cancel := context.WithTimeout(c.Request().Context(), 3*time.Second)
 	defer cancel()
-	if err := a.o.Ready(ctx); err != nil {
-		return c.JSON(http.StatusServiceUnavailable, map[string]string{"status": "not ready", "reason": err.Error()})
+	problems := a.o.Problems(ctx)
+	for part := range strings.SplitSeq(c.QueryParam("exclude"), ",") {
+		delete(problems, part)
 	}
-	return c.JSON(http.StatusOK, map[string]string{"status": "ready"})
+	if len(problems) > 0 {
+		return c.JSON(http.StatusServiceUnavailable, map[string]any{"status": "not ready", "problems": problems})
+	}
+	return c.JSON(http.StatusOK, map[string]any{"status": "ready"})
+}
+
+// counted counts requests and their time, by route: a path may name a user.
+func (a *API) counted(reg prometheus.Registerer) echo.MiddlewareFunc {
+	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "nexus_http_request_seconds", Help: "Requests that were answered.",
+		Buckets: prometheus.ExponentialBuckets(0.001, 2, 14)}, []string{"method", "route", "status"})
+	reg.MustRegister(seconds)
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			if c.IsWebSocket() { // lasts as long as the connection does
+				return next(c)
+			}
+			begin := time.Now()
+			if err := next(c); err != nil {
+				c.Error(err)
+			}
+			route := c.Path()
+			if route == "" {
+				route = "none"
+			}
+			method := c.Request().Method
+			if !slices.Contains([]string{"GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD"}, method) {
+				method = "other"
+			}
+			seconds.WithLabelValues(method, route, strconv.Itoa(c.Response().Status)).Observe(time.Since(begin).Seconds())
+			return nil
+		}
+	}
+}
+
+// recovered answers for a handler that panicked. The panic's value may quote contents; the stack does not.
+func (a *API) recovered(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) (err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				if p == http.ErrAbortHandler {
+					panic(p)
+				}
+				a.o.Logger.Error("a handler panicked", "route", c.Path(), "stack", string(debug.Stack()))
+				err = topics.Unavailable()
+			}
+		}()
+		return next(c)
+	}
 }

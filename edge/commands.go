@@ -17,6 +17,7 @@ import (
 // handle does what a client's event asks for.
 func (e *Edge) handle(s *session, c command) {
 	now := time.Now()
+	e.metrics.frame(s, c.event)
 	if e.draining.Load() {
 		s.refuse(c, topics.Unavailable())
 		return

@@ -40,6 +40,7 @@ type conn struct {
 	writing bool
 	closing bool // a close frame is queued; nothing may follow it
 	dead    bool
+	why     string // the first reason to end
 }
 
 const (
@@ -85,6 +86,9 @@ func (c *conn) close(code int, reason string) {
 }
 
 func (c *conn) closeLocked(code int, reason string) {
+	if c.why == "" {
+		c.why = reasonOf(code)
+	}
 	c.queue = append(c.queue, appendFrame(nil, bitFinal|opClose, closePayload(code, reason)))
 	c.closing = true
 	c.startLocked()
@@ -123,6 +127,32 @@ func (c *conn) write() {
 	}
 }
 
+// because notes why the connection ends; the first reason counts.
+func (c *conn) because(why string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why == "" {
+		c.why = why
+	}
+}
+
+func (c *conn) kind() string { return "websocket" }
+
+func (c *conn) waiting() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.queued
+}
+
+func (c *conn) reason() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why == "" {
+		return reasonLost
+	}
+	return c.why
+}
+
 // abort ends the connection at once.
 func (c *conn) abort() {
 	c.mu.Lock()
@@ -156,6 +186,7 @@ func (c *conn) read(handle func(kind int, message []byte)) {
 		if code == websocket.CloseNoStatusReceived {
 			code = 0
 		}
+		c.because(reasonClient)
 		c.close(code, "")
 		return nil
 	})

@@ -15,6 +15,7 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/olahol/melody"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nexus/nexus/pipeline"
@@ -51,6 +52,8 @@ type Options struct {
 	Verify func(token string) (Identity, error)
 	// Revoked tells whether a token that was good has been revoked since.
 	Revoked func(Identity) bool
+	// Metrics takes in what is shown to Prometheus; nil: nothing is.
+	Metrics prometheus.Registerer
 	// NodeName is the same at every start of this node.
 	NodeName string
 
@@ -79,6 +82,7 @@ type Edge struct {
 	rates, connects *limiter
 	verdicts        verdicts
 	stats           *statistics
+	metrics         *metrics
 	// topicIDs identify the topics in resume offsets.
 	topicIDs map[topics.Topic][4]byte
 
@@ -95,11 +99,12 @@ type Edge struct {
 
 // New prepares an edge: it notes where the log ends, from where on it delivers.
 func New(ctx context.Context, o Options) (*Edge, error) {
-	e := &Edge{o: o, node: randomID(), hub: newHub(), rates: newLimiter(o.RateLimit, o.RateWindow),
+	e := &Edge{o: o, node: randomID(), rates: newLimiter(o.RateLimit, o.RateWindow),
 		connects: newLimiter(10*o.RateLimit, o.RateWindow), verdicts: verdicts{waiting: make(map[string]chan presence.Verdict)},
 		ids: newContentIDs(o.ContentWindow), topicIDs: make(map[topics.Topic][4]byte),
 		open: make(map[transport]func(time.Time)), engines: make(map[string]*engine), typing: make(map[typingPair]*time.Timer)}
-	e.stats = newStatistics(e)
+	e.stats, e.metrics = newStatistics(e), newMetrics(e, o.Metrics)
+	e.hub = newHub(e.metrics.sent)
 	var err error
 	e.tail, err = pipeline.NewTail(ctx, pipeline.TailOptions{Kafka: o.Kafka, Producer: o.Producer, Log: o.Log, Logger: o.Logger,
 		Topics: []topics.Topic{topics.Messages, topics.Notifications, topics.Broadcasts, topics.Signals, topics.Devices},
@@ -159,7 +164,7 @@ func (e *Edge) Ready() bool {
 // Run serves until ctx ends. Before that, Drain closes the sessions.
 func (e *Edge) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	fold := pipeline.Consumer{Kafka: e.o.Kafka, Log: e.o.Logger, Topics: []topics.Topic{topics.Presence}, Sink: e.fold}
+	fold := pipeline.Consumer{Name: "presence", Kafka: e.o.Kafka, Log: e.o.Logger, Topics: []topics.Topic{topics.Presence}, Sink: e.fold}
 	g.Go(func() error { return e.tail.Run(ctx) })
 	g.Go(func() error { return fold.Run(ctx) })
 	g.Go(func() error { return e.fold.Run(ctx) })
@@ -270,26 +275,32 @@ func tokenExpired() *topics.Error {
 }
 
 // admit makes a session of a verified identity, with a place in the log. Every session admitted must be dismissed.
-func (e *Edge) admit(ctx context.Context, ns presence.Namespace, id Identity) (*session, *topics.Error) {
+func (e *Edge) admit(ctx context.Context, ns presence.Namespace, id Identity, out transport) (*session, *topics.Error) {
 	if !e.Ready() {
 		return nil, topics.Unavailable()
 	}
 	if wait, ok := e.connects.allow(id.User, time.Now()); !ok {
 		return nil, rateLimited(wait)
 	}
-	s := &session{id: randomID(), pid: randomID(), user: id.User, namespace: ns, threshold: e.o.CompressionThreshold,
+	s := &session{id: randomID(), pid: randomID(), user: id.User, namespace: ns, out: out, m: e.metrics, opened: time.Now(), threshold: e.o.CompressionThreshold,
 		frames: newBucketWindow(10*e.o.RateLimit, e.o.RateWindow)}
 	s.identity.Store(&id)
 	if err := e.takePlace(ctx, s); err != nil {
-		e.dismiss(s)
+		e.o.Logger.Info("session refused", "user", s.user, "namespace", ns, "reason", err.Code)
+		e.dismiss(s, reasonRefused)
 		return nil, err
 	}
 	return s, nil
 }
 
 // dismiss records that a session is gone, which gives its place back.
-func (e *Edge) dismiss(s *session) {
+func (e *Edge) dismiss(s *session, why string) {
 	e.hub.leave(s)
+	if why != reasonRefused {
+		e.metrics.closed.WithLabelValues(string(s.namespace), why).Inc()
+		e.o.Logger.Info("session closed", "session", s.id, "user", s.user, "namespace", s.namespace, "reason", why,
+			"seconds", int(time.Since(s.opened).Seconds()))
+	}
 	e.appendLater(e.presenceEvent(topics.Disconnected, s))
 }
 

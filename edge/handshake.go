@@ -55,13 +55,14 @@ func (e *Edge) Raw(ns presence.Namespace) http.Handler {
 		id, refusal := e.identify(q.Get("userId"), q.Get("token"))
 		var s *session
 		if refusal == nil {
-			s, refusal = e.admit(r.Context(), ns, id)
+			s, refusal = e.admit(r.Context(), ns, id, nil)
 		}
 		if refusal != nil {
+			e.metrics.refusal(refusal)
 			refusal.WriteHTTP(w)
 			return
 		}
-		defer e.dismiss(s)
+		defer func() { e.dismiss(s, s.reason()) }()
 		s.style = style{canonical: q.Get("events") == "canonical", offsets: q.Has("offset")}
 		e.upgrade(w, r, func(c *conn) { e.serveRaw(c, s, q) })
 	})
@@ -154,6 +155,8 @@ func (e *Edge) greet(s *session, message string, cursorGiven bool, before func()
 		s.tell("connected", topics.Fields("userId", s.user, "timestamp", topics.FormatTime(time.Now().UnixMilli()),
 			"message", message, "recovered", recovered), e.offset(s.namespace, nil))
 	})
+	e.metrics.opened.WithLabelValues(string(s.namespace)).Inc()
+	e.o.Logger.Info("session opened", "session", s.id, "user", s.user, "namespace", s.namespace, "protocol", s.protocol(), "transport", s.out.kind())
 	if s.namespace == presence.Dashboard {
 		e.stats.show(s.user)
 	}

@@ -5,12 +5,16 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 )
 
 // hub finds the sessions that an event concerns: by user, by channel, by namespace.
 type hub struct {
+	sent *prometheus.CounterVec // by namespace and event
+
 	mu         sync.RWMutex
 	namespaces map[presence.Namespace]*set
 	users      map[userIn]*set
@@ -23,8 +27,8 @@ type userIn struct {
 	user      string
 }
 
-func newHub() *hub {
-	return &hub{
+func newHub(sent *prometheus.CounterVec) *hub {
+	return &hub{sent: sent,
 		namespaces: map[presence.Namespace]*set{presence.Dashboard: newSet(), presence.Messaging: newSet()},
 		users:      make(map[userIn]*set), channels: make(map[string]*set), byID: make(map[string]*session)}
 }
@@ -42,17 +46,6 @@ func (s *set) add(x *session) {
 		s.at[x] = len(s.list)
 		s.list = append(s.list, x)
 	}
-}
-
-// send works for a nil set as for an empty one.
-func (s *set) send(m *message) int {
-	if s == nil {
-		return 0
-	}
-	for _, x := range s.list {
-		x.send(m)
-	}
-	return len(s.list)
 }
 
 func (s *set) remove(x *session) {
@@ -186,19 +179,31 @@ func (h *hub) concerns(a topics.Audience) bool {
 func (h *hub) toUser(user string, m *message) int {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	return h.users[userIn{m.namespace, user}].send(m)
+	return h.send(h.users[userIn{m.namespace, user}], m)
 }
 
 func (h *hub) toChannel(name string, m *message) int {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	return h.channels[name].send(m)
+	return h.send(h.channels[name], m)
 }
 
 func (h *hub) toAll(m *message) int {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	return h.namespaces[m.namespace].send(m)
+	return h.send(h.namespaces[m.namespace], m)
+}
+
+// send sends to a set, which may be nil.
+func (h *hub) send(set *set, m *message) int {
+	if set == nil || len(set.list) == 0 {
+		return 0
+	}
+	for _, s := range set.list {
+		s.send(m)
+	}
+	h.sent.WithLabelValues(string(m.namespace), m.event).Add(float64(len(set.list)))
+	return len(set.list)
 }
 
 // toOthers sends messages about users, users[i] being whom ms[i] is about, to every session of a namespace but that

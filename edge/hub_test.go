@@ -23,7 +23,7 @@ func got(t *testing.T, s *session) (out []string) {
 }
 
 func TestHubFindsWhomAnEventConcerns(t *testing.T) {
-	h := newHub()
+	h := newHub(newMetrics(nil, nil).sent)
 	a1, a2, b, chat := member("a", presence.Dashboard), member("a", presence.Dashboard), member("b", presence.Dashboard), member("a", presence.Messaging)
 	for _, s := range []*session{a1, a2, b, chat} {
 		h.join(s, func() {})
@@ -63,7 +63,7 @@ func TestHubFindsWhomAnEventConcerns(t *testing.T) {
 }
 
 func TestHubBoundsChannels(t *testing.T) {
-	h, s := newHub(), member("a", presence.Dashboard)
+	h, s := newHub(newMetrics(nil, nil).sent), member("a", presence.Dashboard)
 	h.join(s, func() {})
 	for i := range maxChannels {
 		if !h.subscribe(s, fmt.Sprint(i)) {

@@ -23,6 +23,7 @@ type polling struct {
 	closing  bool   // the close packet is queued; nothing may follow it
 	gone     bool   // nothing is served any more
 	closedAt time.Time
+	why      string // the first reason to end
 }
 
 func newPolling(maxQueue int) *polling {
@@ -45,36 +46,40 @@ func (p *polling) push(packets []byte) {
 	p.queue = append(p.queue, packets...)
 	if len(p.queue) > p.maxQueue { // too slow: what it missed it can resume
 		p.queue = nil
-		p.closeLocked()
+		p.closeLocked(closeTooSlow)
 	}
 	p.nudge()
 }
 
 // close queues the close packet; the code has no place in this protocol.
-func (p *polling) close(int, string) {
+func (p *polling) close(code int, _ string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.closing && !p.gone {
-		p.closeLocked()
+		p.closeLocked(code)
 		p.nudge()
 	}
 }
 
-func (p *polling) closeLocked() {
+func (p *polling) closeLocked(code int) {
+	p.why = reasonOf(code)
 	p.queue = append(p.queue, socketio.EngineClose, socketio.Separator)
 	p.closing, p.closedAt = true, time.Now()
 }
 
-func (p *polling) abort() { p.end(socketio.EngineClose) }
+func (p *polling) abort() { p.end(socketio.EngineClose, reasonLost) }
 
 // end stops serving; a GET that waits is answered with a packet of this type.
-func (p *polling) end(packet byte) {
+func (p *polling) end(packet byte, why string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.gone {
 		return
 	}
 	p.gone = true
+	if p.why == "" {
+		p.why = why
+	}
 	if p.fetching && !p.closing {
 		p.queue = append(p.queue, packet, socketio.Separator)
 	}
@@ -94,6 +99,23 @@ func (p *polling) nudge() {
 	case p.wake <- struct{}{}:
 	default:
 	}
+}
+
+func (p *polling) kind() string { return "polling" }
+
+func (p *polling) waiting() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.queue)
+}
+
+func (p *polling) reason() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.why == "" {
+		return reasonLost
+	}
+	return p.why
 }
 
 // overdue tells that the close packet was not fetched in time.

@@ -101,6 +101,7 @@ func (e *Edge) delivered(ev *topics.Event, sessions int) {
 		key = topics.UserKey(ev.Body.Text("receiverId"))
 	}
 	latency := max(0, time.Now().UnixMilli()-ev.Time) // the broker's clock may be ahead
+	e.metrics.latency.WithLabelValues(ev.Type).Observe(float64(latency) / 1000)
 	e.appendLater(topics.New(topics.Deliveries, key, topics.Meta{Type: topics.DeliveryWebSocket, Source: e.source(), ID: topics.NewID()},
 		topics.Fields("event", ev.Type, "topic", string(ev.Topic), "partition", ev.Partition, "offset", ev.Offset,
 			"node", e.o.NodeName, "sessions", sessions, "latencyMs", latency)))

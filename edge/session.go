@@ -30,6 +30,10 @@ type transport interface {
 	close(code int, reason string)
 	// abort ends it at once.
 	abort()
+	// kind is its name; waiting how many bytes are queued; reason why it ended, or would if it ended now.
+	kind() string
+	waiting() int
+	reason() string
 }
 
 // session is a user in a namespace, over a connection: a raw client has one, a Socket.IO client up to two.
@@ -38,12 +42,15 @@ type session struct {
 	pid       string // by which a Socket.IO client claims its state later
 	user      string
 	namespace presence.Namespace
-	out       transport
+	out       transport // nil until there is one
 	style     style
 	threshold int                      // texts longer than this are deflated where that was negotiated
 	identity  atomic.Pointer[Identity] // of the latest token
 	told      atomic.Bool              // that its token is not good any more
 	frames    *bucketWindow            // of all frames, valid or not; local
+
+	opened time.Time
+	m      *metrics
 
 	channels map[string]bool // guarded by hub.mu
 	left     bool            // guarded by hub.mu
@@ -54,6 +61,21 @@ func (s *session) expired(now time.Time) bool { return !now.Before(s.identity.Lo
 func (s *session) mayJoin(channel string) bool {
 	allowed := s.identity.Load().Channels
 	return allowed == nil || slices.Contains(allowed, channel)
+}
+
+func (s *session) protocol() string {
+	if s.style.socketIO {
+		return "socket.io"
+	}
+	return "raw"
+}
+
+// reason is why the session ends; one whose upgrade failed has no transport.
+func (s *session) reason() string {
+	if s.out == nil {
+		return reasonLost
+	}
+	return s.out.reason()
 }
 
 func (s *session) send(f framer) { s.out.deliver(f, s.style) }
@@ -102,6 +124,7 @@ func (s *session) answer(c command, data []byte) {
 
 // refuse answers a command with an error: in the acknowledgement where one was asked for, else as an event.
 func (s *session) refuse(c command, err *topics.Error) {
+	s.m.failures.WithLabelValues(err.Code).Inc()
 	if c.ack == "" {
 		s.fail(err)
 		return

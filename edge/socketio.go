@@ -68,7 +68,7 @@ type engine struct {
 
 	// handling has packets handled one at a time, whichever transport brings them.
 	handling    sync.Mutex
-	waiting     socketio.Packet // its attachments are still to come
+	partial     socketio.Packet // its attachments are still to come
 	attachments [][]byte
 	fault       bool // the client broke the protocol
 
@@ -140,6 +140,16 @@ func (n *engine) abort() {
 	n.out.abort()
 }
 
+func (n *engine) kind() string   { return n.now().kind() }
+func (n *engine) waiting() int   { return n.now().waiting() }
+func (n *engine) reason() string { return n.now().reason() }
+
+func (n *engine) now() transport {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.out
+}
+
 // check is what the sweep does with the session.
 func (n *engine) check(now time.Time) {
 	if n.heart.due(now, n.e.o.PingInterval) {
@@ -182,7 +192,7 @@ func (n *engine) take(f socketio.Frame) {
 	case f.Binary:
 		n.attachment(f.Data)
 		return
-	case len(f.Data) == 0 || n.waiting.Attachments > 0:
+	case len(f.Data) == 0 || n.partial.Attachments > 0:
 		n.broken("unexpected packet")
 		return
 	}
@@ -207,11 +217,16 @@ func (n *engine) take(f socketio.Frame) {
 // goodbye ends the session as the client wants it.
 func (n *engine) goodbye() {
 	if p := n.polling(); p != nil {
-		p.end(socketio.EngineNoop)
+		p.end(socketio.EngineNoop, reasonClient)
 		n.end()
 		return
 	}
-	n.close(websocket.CloseNormalClosure, "")
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if c, ok := n.out.(*conn); ok {
+		c.because(reasonClient)
+	}
+	n.out.close(websocket.CloseNormalClosure, "")
 }
 
 // attachment takes the bytes of a binary packet that was announced.
@@ -221,7 +236,7 @@ func (n *engine) attachment(b []byte) {
 		size += len(a)
 	}
 	switch {
-	case n.waiting.Attachments == 0:
+	case n.partial.Attachments == 0:
 		n.broken("unexpected binary frame")
 		return
 	case size > n.e.o.MaxMessageBytes:
@@ -230,16 +245,16 @@ func (n *engine) attachment(b []byte) {
 		return
 	}
 	n.attachments = append(n.attachments, b)
-	if len(n.attachments) == n.waiting.Attachments {
+	if len(n.attachments) == n.partial.Attachments {
 		n.attached()
 	}
 }
 
 // attached handles a packet whose attachments have all come.
 func (n *engine) attached() {
-	p := n.waiting
+	p := n.partial
 	err := p.Attach(n.attachments)
-	n.waiting, n.attachments = socketio.Packet{}, nil
+	n.partial, n.attachments = socketio.Packet{}, nil
 	if err != nil {
 		n.broken("illegal attachments")
 		return
@@ -278,11 +293,11 @@ func (n *engine) packet(p socketio.Packet) {
 		}
 		n.e.handle(s, command{event: event, data: arg, ack: p.ID})
 	case socketio.BinaryEvent, socketio.BinaryAck:
-		if n.waiting = p; p.Attachments == 0 {
+		if n.partial = p; p.Attachments == 0 {
 			n.attached()
 		}
 	case socketio.Disconnect:
-		n.leave(s)
+		n.leave(s, reasonLeft)
 	case socketio.Ack: // nothing of ours asks for one
 	default:
 		n.broken("unexpected packet")
@@ -323,12 +338,11 @@ func (n *engine) connect(p socketio.Packet) {
 	}
 	ctx, cancel := n.e.requestContext()
 	defer cancel()
-	s, refusal := n.e.admit(ctx, ns, id)
+	s, refusal := n.e.admit(ctx, ns, id, n)
 	if refusal != nil {
 		n.refuseWith(p.Namespace, refusal)
 		return
 	}
-	s.out = n
 	s.style = style{socketIO: true, offsets: true, canonical: n.q.Get("events") == "canonical"}
 	n.mu.Lock()
 	n.sessions[ns] = s
@@ -340,6 +354,7 @@ func (n *engine) connect(p socketio.Packet) {
 }
 
 func (n *engine) refuseWith(ns string, err *topics.Error) {
+	n.e.metrics.refusal(err)
 	n.refuse(ns, topics.Fields("message", err.Message, "data", json.RawMessage(topics.Fields("code", err.Code))))
 }
 
@@ -347,18 +362,18 @@ func (n *engine) refuse(ns string, data []byte) {
 	n.text(socketio.Packet{Type: socketio.ConnectError, Namespace: ns, Data: data}.Append(nil))
 }
 
-func (n *engine) leave(s *session) {
+func (n *engine) leave(s *session, why string) {
 	n.mu.Lock()
 	delete(n.sessions, s.namespace)
 	n.idle = time.Now()
 	n.mu.Unlock()
-	n.e.dismiss(s)
+	n.e.dismiss(s, why)
 }
 
 func (n *engine) leaveAll() {
 	for _, ns := range []presence.Namespace{presence.Dashboard, presence.Messaging} {
 		if s := n.session(string(ns)); s != nil {
-			n.leave(s)
+			n.leave(s, n.reason())
 		}
 	}
 }

@@ -36,7 +36,9 @@ const (
 
 func newRound() *round { return &round{users: make(map[string]bool), ends: make(stats.Ends)} }
 
-func newStatistics(e *Edge) *statistics { return &statistics{e: e, last: make(map[string]stats.Counts), dirty: newRound()} }
+func newStatistics(e *Edge) *statistics {
+	return &statistics{e: e, last: make(map[string]stats.Counts), dirty: newRound()}
+}
 
 // changed notes that an event changes the counts of users.
 func (s *statistics) changed(users []string, ev *topics.Event) {

@@ -54,6 +54,7 @@ var ErrMoved = errors.New("pipeline: the position was moved by another consumer"
 // partitions with the group's other members; without one it reads all of them. Either way the offsets come from the
 // sink, never from Kafka.
 type Consumer struct {
+	Name     string // in metrics and messages
 	Kafka    Kafka
 	Log      *slog.Logger
 	Topics   []topics.Topic
@@ -98,9 +99,11 @@ func (c *Consumer) Run(ctx context.Context) error {
 	if err != nil {
 		return ignoreEnd(ctx, err)
 	}
-	if c.cl, err = c.Kafka.Client(opts...); err != nil {
+	if c.cl, err = c.Kafka.Client(append(opts, c.Kafka.Metrics.client(c.Name)...)...); err != nil {
 		return err
 	}
+	c.Kafka.Metrics.add(c)
+	defer c.Kafka.Metrics.remove(c)
 	defer c.cl.CloseAllowingRebalance()
 	defer c.stopAll()
 	return c.poll(ctx)
@@ -411,6 +414,37 @@ func (c *Consumer) CaughtUp() bool {
 		}
 	}
 	return true
+}
+
+// lag is how many records below ends are not applied yet, by topic, in the partitions this member has.
+func (c *Consumer) lag(ends map[partition]int64) map[topics.Topic]int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make(map[topics.Topic]int64)
+	for of := range c.workers {
+		out[of.topic] += max(0, ends[of]-c.reached[of])
+	}
+	return out
+}
+
+// Behind is how many records that stood in the log when Run began are not applied yet, in the partitions this member has.
+func (c *Consumer) Behind() (n int64) {
+	c.mu.Lock()
+	goal := c.goal // never changed once it is there
+	c.mu.Unlock()
+	for _, lag := range c.lag(goal) {
+		n += lag
+	}
+	return n
+}
+
+func (c *Consumer) windowEntries() (n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, w := range c.workers {
+		n += w.entries.Load()
+	}
+	return n
 }
 
 // ignoreEnd turns the error of a context that ended on purpose into none.

@@ -39,7 +39,7 @@ type GateOptions struct {
 // NewGate makes a gate; Run works until ctx ends.
 func NewGate(o GateOptions) *Gate {
 	return &Gate{Consumer{
-		Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, Window: o.Window,
+		Name: "gate", Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, Window: o.Window,
 		Topics: []topics.Topic{topics.Notifications, topics.Broadcasts},
 		Sink:   &gateSink{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + ".positions"},
 	}}
@@ -51,8 +51,8 @@ func (g *Gate) Run(ctx context.Context) error {
 	return g.consumer.Run(ctx)
 }
 
-// CaughtUp reports whether what stood in the log at the start has been judged.
-func (g *Gate) CaughtUp() bool { return g.consumer.CaughtUp() }
+// Consumer is what reads for the gate, for its progress.
+func (g *Gate) Consumer() *Consumer { return &g.consumer }
 
 // gateSink keeps its positions as the offsets of a consumer group without members: it has no store of its own, and the
 // members' group would accept commits from its members only. An append that is repeated because the commit was lost
@@ -125,12 +125,14 @@ func (s *gateSink) Apply(ctx context.Context, b Batch) error {
 
 func (s *gateSink) judge(ctx context.Context, e *topics.Event, r *kgo.Record) error {
 	if err := topics.Valid(e); err != nil {
+		s.kafka.Metrics.deadLetter()
 		s.log.Warn("dead letter", "topic", e.Topic, "partition", e.Partition, "offset", e.Offset)
 		return s.producer.produce(ctx, s.deadLetter(e, r, err))
 	}
 	if !e.Stray {
 		return nil
 	}
+	s.kafka.Metrics.stray()
 	return s.producer.produce(ctx, carryOver(e, r))
 }
 

@@ -30,6 +30,8 @@ type Kafka struct {
 	// SASLMechanism is PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, or empty for none.
 	SASLMechanism, SASLUsername, SASLPassword string
 	Log                                       *slog.Logger
+	// Metrics may be nil.
+	Metrics *Metrics
 }
 
 // Client opens a franz-go client on the log with the options of ours that hold everywhere and those given.
@@ -242,6 +244,27 @@ func (l *Log) offsets(listed kadm.ListedOffsets, err error) (map[int32]int64, er
 	out := make(map[int32]int64)
 	listed.Each(func(o kadm.ListedOffset) { out[o.Partition] = o.Offset })
 	return out, nil
+}
+
+// allEnds is the end of every partition of every topic.
+func (l *Log) allEnds(ctx context.Context) (map[partition]int64, error) {
+	var names []string
+	for _, s := range topics.Specs() {
+		names = append(names, l.nameOf(s.Topic))
+	}
+	listed, err := l.adm.ListCommittedOffsets(ctx, names...)
+	if err == nil {
+		err = listed.Error()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list offsets: %w", err)
+	}
+	ends := make(map[partition]int64)
+	listed.Each(func(o kadm.ListedOffset) {
+		t, _ := l.kafka.Names.Topic(o.Topic)
+		ends[partition{t, o.Partition}] = o.Offset
+	})
+	return ends, nil
 }
 
 // Rewind tells where to start reading so that everything within span before each position is seen: the first offset

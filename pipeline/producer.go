@@ -29,7 +29,7 @@ type Producer struct {
 
 // NewProducer opens a producer; Close flushes and releases it.
 func NewProducer(k Kafka) (*Producer, error) {
-	cl, err := k.Client(
+	cl, err := k.Client(append(k.Metrics.client("producer"),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
 		kgo.RecordDeliveryTimeout(DeliveryTimeout),
@@ -40,7 +40,7 @@ func NewProducer(k Kafka) (*Producer, error) {
 		kgo.ProducerOnDataLossDetected(func(topic string, partition int32) {
 			k.Log.Error("the log lost the producer's state; records may be missing or doubled", "topic", topic, "partition", partition)
 		}),
-	)
+	)...)
 	if err != nil {
 		return nil, err
 	}

@@ -61,7 +61,7 @@ func NewTail(ctx context.Context, o TailOptions) (*Tail, error) {
 			t.parts[topic][p] = part
 		}
 	}
-	t.consumer = Consumer{Kafka: o.Kafka, Log: o.Logger, Topics: o.Topics, Sink: t, Window: o.Window}
+	t.consumer = Consumer{Name: "edge", Kafka: o.Kafka, Log: o.Logger, Topics: o.Topics, Sink: t, Window: o.Window}
 	return t, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -13,14 +14,15 @@ import (
 
 // worker applies one partition's records in order.
 type worker struct {
-	c      *Consumer
-	of     partition
-	count  int32   // partitions of the topic
-	next   int64   // owned by run
-	window *Window // owned by run; nil where the topic is not judged
-	cancel context.CancelFunc
-	ready  chan struct{}
-	done   chan struct{}
+	c       *Consumer
+	of      partition
+	count   int32        // partitions of the topic
+	next    int64        // owned by run
+	window  *Window      // owned by run; nil where the topic is not judged
+	entries atomic.Int64 // of the window
+	cancel  context.CancelFunc
+	ready   chan struct{}
+	done    chan struct{}
 
 	mu     sync.Mutex
 	queue  []*kgo.Record
@@ -91,10 +93,15 @@ func (w *worker) judge(rs []*kgo.Record) (b Batch, any bool) {
 		if r.Offset < w.next {
 			continue
 		}
-		e.Duplicate = duplicate
+		if e.Duplicate = duplicate; duplicate {
+			w.c.Kafka.Metrics.duplicate(w.c, w.of.topic)
+		}
 		e.Stray = topics.Partition(e.Key, w.count) != w.of.id
 		b.Events, b.Records = append(b.Events, e), append(b.Records, r)
 		b.To = r.Offset + 1
+	}
+	if w.window != nil {
+		w.entries.Store(int64(w.window.Len()))
 	}
 	return b, len(b.Events) > 0
 }
@@ -115,6 +122,7 @@ func (w *worker) apply(ctx context.Context, b Batch) bool {
 			w.c.reset(w.of)
 			return false
 		}
+		w.c.Kafka.Metrics.failed(w.c, w.of.topic)
 		w.c.Log.Warn("a batch could not be applied, trying again", "topic", b.Topic, "partition", b.Partition, "from", b.From, "to", b.To, "failures", failures+1, "err", err)
 		if !sleep(ctx, backoff(failures)) {
 			return false

@@ -13,10 +13,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nexus/nexus/api"
@@ -51,7 +55,9 @@ func serve(ctx context.Context, args []string, getenv func(string) string, stdou
 	c.Demo = *demo
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(c.LogLevel)) // checked by load
-	s := &server{c: c, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})), stdout: stdout}
+	s := &server{c: c, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})), stdout: stdout, registry: prometheus.NewRegistry()}
+	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.metrics = pipeline.NewMetrics(s.registry)
 	defer s.close()
 	if err := s.open(ctx); err != nil {
 		return err
@@ -64,6 +70,9 @@ type server struct {
 	c      *Config
 	log    *slog.Logger
 	stdout io.Writer
+
+	registry *prometheus.Registry
+	metrics  *pipeline.Metrics
 
 	tokens   api.Tokens
 	kafka    pipeline.Kafka
@@ -194,7 +203,7 @@ func (s *server) openLog(ctx context.Context) error {
 		s.log.Info("EMBEDDED_KAFKA_PORT is ignored: KAFKA_BROKERS is set")
 	}
 	s.kafka = pipeline.Kafka{Brokers: brokers, Names: topics.Names{Prefix: s.c.TopicPrefix}, TLS: s.c.KafkaTLS,
-		SASLMechanism: s.c.KafkaSASLMechanism, SASLUsername: s.c.KafkaSASLUsername, SASLPassword: s.c.KafkaSASLPassw, Log: s.component("kafka")}
+		SASLMechanism: s.c.KafkaSASLMechanism, SASLUsername: s.c.KafkaSASLUsername, SASLPassword: s.c.KafkaSASLPassw, Log: s.component("kafka"), Metrics: s.metrics}
 	var err error
 	if s.logs, err = pipeline.OpenLog(s.kafka); err != nil {
 		return fmt.Errorf("KAFKA_BROKERS: %w", err)
@@ -317,7 +326,7 @@ func (s *server) openStats(ctx context.Context) error {
 // addFold has a projection fed. Nodes share the work on a store that they share; a store of this node's own needs every
 // partition, and a log of its own has no other readers.
 func (s *server) addFold(name string, ts []topics.Topic, sink pipeline.Sink, shared bool) {
-	c := &pipeline.Consumer{Kafka: s.kafka, Log: s.component(name), Topics: ts, Sink: sink, Window: s.window}
+	c := &pipeline.Consumer{Name: name, Kafka: s.kafka, Log: s.component(name), Topics: ts, Sink: sink, Window: s.window}
 	if shared && !s.embedded {
 		c.Group, c.Instance = s.group(name)
 	}
@@ -332,7 +341,7 @@ func (s *server) group(name string) (group, instance string) {
 func (s *server) openControl(context.Context) error {
 	s.control = control.New()
 	s.control.Revoked = func(user string) { s.edge.Revoke(user) }
-	s.controls = &pipeline.Consumer{Kafka: s.kafka, Log: s.component("control"), Topics: []topics.Topic{topics.Control}, Sink: s.control}
+	s.controls = &pipeline.Consumer{Name: "control", Kafka: s.kafka, Log: s.component("control"), Topics: []topics.Topic{topics.Control}, Sink: s.control}
 	s.folds = append(s.folds, s.controls)
 	return nil
 }
@@ -347,7 +356,7 @@ func (s *server) openEdge(ctx context.Context) error {
 	var err error
 	c := s.c
 	s.edge, err = edge.New(ctx, edge.Options{Kafka: s.kafka, Producer: s.producer, Log: s.logs, Inbox: s.inbox, Stats: s.stats,
-		Logger: s.component("edge"), Verify: s.identify, NodeName: c.NodeName,
+		Logger: s.component("edge"), Metrics: s.registry, Verify: s.identify, NodeName: c.NodeName,
 		Revoked: func(id edge.Identity) bool { return s.control.IsRevoked(id.User, id.TokenID, id.Issued) },
 		Limits: presence.Limits{PerUser: c.MaxConnectionsPerUser, PerNamespace: c.MaxConnectionsPerNamespace,
 			EvictOldest: c.ConnectionPolicy == evictOldest},
@@ -363,10 +372,10 @@ func (s *server) openEdge(ctx context.Context) error {
 	}
 	s.log.Info("mobile push is off: this build has no FCM sender yet")
 	s.api = api.New(api.Options{Verify: s.verify, Producer: s.producer, Tail: s.edge.Tail(), Inbox: s.inbox, Messages: s.edge,
-		Presence: s.edge.Presence(), Stats: s.stats, Logger: s.component("api"), Ready: s.ready, MaxBody: int64(c.MaxMessageBytes),
+		Presence: s.edge.Presence(), Stats: s.stats, Logger: s.component("api"), Problems: s.problems, Metrics: s.registry, MaxBody: int64(c.MaxMessageBytes),
 		Origins: c.AllowedOrigins,
 		Handlers: map[string]http.Handler{"/dashboard": s.edge.Raw(presence.Dashboard), "/ws": s.edge.Raw(presence.Messaging),
-			"/socket.io/": s.edge.SocketIO()}})
+			"/socket.io/": s.edge.SocketIO(), "/metrics": promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{})}})
 	return nil
 }
 
@@ -389,29 +398,27 @@ func (s *server) identify(token string) (edge.Identity, error) {
 	return edge.Identity{User: c.User, Expires: c.Expires, Issued: c.Issued, TokenID: c.ID, Channels: c.Channels}, err
 }
 
-// ready says what is not ready yet.
-func (s *server) ready(ctx context.Context) error {
-	if err := s.logs.Ping(ctx); err != nil {
-		return errors.New("the log cannot be reached")
+// problems says what is behind or cannot be reached, by part.
+func (s *server) problems(ctx context.Context) map[string]string {
+	found := make(map[string]string)
+	if s.logs.Ping(ctx) != nil {
+		found["log"] = "Kafka cannot be reached"
 	}
-	if err := s.inbox.Ping(ctx); err != nil {
-		return errors.New("the inbox's database cannot be reached")
+	if s.inbox.Ping(ctx) != nil {
+		found["inbox"] = "the inbox's database cannot be reached"
 	}
-	if err := s.stats.Ping(ctx); err != nil {
-		return errors.New("the statistics' database cannot be reached")
+	if s.stats.Ping(ctx) != nil {
+		found["stats"] = "the statistics' database cannot be reached"
 	}
-	for _, c := range s.folds {
-		if !c.CaughtUp() {
-			return errors.New("a projection has not caught up with the log yet")
+	for _, c := range append(slices.Clone(s.folds), s.gate.Consumer()) {
+		if found[c.Name] == "" && !c.CaughtUp() {
+			found[c.Name] = fmt.Sprintf("has %d records to go of what stood in the log at the start", c.Behind())
 		}
 	}
-	if !s.gate.CaughtUp() {
-		return errors.New("the gate has not caught up with the log yet")
-	}
 	if !s.edge.Ready() {
-		return errors.New("the edge is not reading the log yet, or is draining")
+		found["edge"] = "is not reading the log yet, or is draining"
 	}
-	return nil
+	return found
 }
 
 // run works until ctx ends, then drains: no new connections, open ones told to come back elsewhere, what was accepted
@@ -424,6 +431,7 @@ func (s *server) run(ctx context.Context) error {
 		g.Go(func() error { return c.Run(work) })
 	}
 	g.Go(func() error { return s.inbox.Run(work) })
+	g.Go(func() error { return s.metrics.Run(work, s.logs) })
 	g.Go(func() error { return s.gate.Run(work) })
 	g.Go(func() error { return s.edge.Run(work) })
 	serving, stopServing := context.WithCancel(work)
@@ -469,13 +477,13 @@ func (s *server) run(ctx context.Context) error {
 func (s *server) announce(ctx context.Context) error {
 	told := time.Now()
 	for {
-		err := s.ready(ctx)
-		if err == nil {
+		problems := s.problems(ctx)
+		if len(problems) == 0 {
 			break
 		}
 		if time.Since(told) > 5*time.Second {
 			told = time.Now()
-			s.log.Info("not ready yet", "reason", err)
+			s.log.Info("not ready yet", "problems", problems)
 		}
 		select {
 		case <-ctx.Done():

@@ -1,0 +1,139 @@
+package pipeline
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/plugin/kprom"
+
+	"github.com/nexus/nexus/topics"
+)
+
+// Metrics are what the pipeline shows to Prometheus. A nil Metrics shows nothing. It is safe for concurrent use.
+type Metrics struct {
+	reg         prometheus.Registerer
+	duplicates  *prometheus.CounterVec
+	retries     *prometheus.CounterVec
+	strays      prometheus.Counter
+	deadLetters prometheus.Counter
+
+	mu        sync.Mutex
+	consumers map[*Consumer]bool
+	ends      map[partition]int64
+}
+
+var (
+	lagDesc     = prometheus.NewDesc("nexus_consumer_lag_records", "Records that a consumer has not applied yet, of the partitions it has.", []string{"consumer", "topic"}, nil)
+	entriesDesc = prometheus.NewDesc("nexus_dedup_window_entries", "Identities in a consumer's dedup windows.", []string{"consumer"}, nil)
+	bytesDesc   = prometheus.NewDesc("nexus_dedup_window_bytes", "Memory of a consumer's dedup windows, estimated.", []string{"consumer"}, nil)
+)
+
+// entryBytes is what an entry of a Window takes: a map's entry and a heap's, measured.
+const entryBytes = 91
+
+// NewMetrics registers the pipeline's metrics.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	m := &Metrics{reg: reg, consumers: make(map[*Consumer]bool),
+		duplicates:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_duplicates_total", Help: "Records judged to be duplicates."}, []string{"consumer", "topic"}),
+		retries:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_batch_failures_total", Help: "Attempts to apply a batch that failed."}, []string{"consumer", "topic"}),
+		strays:      prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_strays_total", Help: "Records that the gate carried to their own partition."}),
+		deadLetters: prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_dead_letters_total", Help: "Records that the gate refused."})}
+	reg.MustRegister(m.duplicates, m.retries, m.strays, m.deadLetters, m)
+	return m
+}
+
+// client adds the metrics of a long-lived Kafka client, kprom's, under a name.
+func (m *Metrics) client(name string) []kgo.Opt {
+	if m == nil {
+		return nil
+	}
+	labelled := prometheus.WrapRegistererWith(prometheus.Labels{"client": name}, m.reg)
+	return []kgo.Opt{kgo.WithHooks(kprom.NewMetrics("nexus_kafka", kprom.Registerer(labelled)))}
+}
+
+func (m *Metrics) add(c *Consumer) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.consumers[c] = true
+}
+
+func (m *Metrics) remove(c *Consumer) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.consumers, c)
+}
+
+func (m *Metrics) duplicate(c *Consumer, t topics.Topic) {
+	if m != nil {
+		m.duplicates.WithLabelValues(c.Name, string(t)).Inc()
+	}
+}
+
+func (m *Metrics) failed(c *Consumer, t topics.Topic) {
+	if m != nil {
+		m.retries.WithLabelValues(c.Name, string(t)).Inc()
+	}
+}
+
+func (m *Metrics) stray() {
+	if m != nil {
+		m.strays.Inc()
+	}
+}
+
+func (m *Metrics) deadLetter() {
+	if m != nil {
+		m.deadLetters.Inc()
+	}
+}
+
+// endsEvery is how often the log is asked for its ends, which lag is measured against.
+const endsEvery = 5 * time.Second
+
+// Run keeps the log's ends until ctx ends.
+func (m *Metrics) Run(ctx context.Context, l *Log) error {
+	for sleep(ctx, endsEvery) {
+		ask, cancel := context.WithTimeout(ctx, endsEvery)
+		ends, err := l.allEnds(ask)
+		cancel()
+		if err != nil {
+			continue // the old ones stand: a log that is away is told of elsewhere
+		}
+		m.mu.Lock()
+		m.ends = ends
+		m.mu.Unlock()
+	}
+	return nil
+}
+
+// Describe implements prometheus.Collector.
+func (m *Metrics) Describe(out chan<- *prometheus.Desc) {
+	out <- lagDesc
+	out <- entriesDesc
+	out <- bytesDesc
+}
+
+// Collect implements prometheus.Collector.
+func (m *Metrics) Collect(out chan<- prometheus.Metric) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for c := range m.consumers {
+		for t, lag := range c.lag(m.ends) {
+			out <- prometheus.MustNewConstMetric(lagDesc, prometheus.GaugeValue, float64(lag), c.Name, string(t))
+		}
+		if c.Window > 0 {
+			n := float64(c.windowEntries())
+			out <- prometheus.MustNewConstMetric(entriesDesc, prometheus.GaugeValue, n, c.Name)
+			out <- prometheus.MustNewConstMetric(bytesDesc, prometheus.GaugeValue, n*entryBytes, c.Name)
+		}
+	}
+}
