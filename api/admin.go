@@ -1,6 +1,8 @@
 package api
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"net/http"
 
 	"github.com/labstack/echo/v4"
@@ -47,6 +49,10 @@ func (a *API) diagnose(c echo.Context) error {
 		Since     string   `json:"since"`
 		Channels  []string `json:"channels"`
 	}
+	type device struct {
+		Hash     string `json:"hash"` // the token itself is nobody's business
+		Platform string `json:"platform"`
+	}
 	sessions := []session{}
 	for _, s := range a.o.Presence.Sessions(user) {
 		sessions = append(sessions, session{s.ID, s.Node, string(s.Namespace), topics.FormatTime(s.Since), append([]string{}, s.Channels...)})
@@ -55,10 +61,20 @@ func (a *API) diagnose(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	registered := []device{}
+	for _, d := range devices {
+		registered = append(registered, device{DeviceHash(d.Token), d.Platform})
+	}
 	origins := a.o.Origins
 	if origins == nil {
 		origins = []string{"any"}
 	}
-	return c.JSON(http.StatusOK, map[string]any{"userId": user, "connections": len(sessions), "sessions": sessions, "devices": len(devices),
+	return c.JSON(http.StatusOK, map[string]any{"userId": user, "connections": len(sessions), "sessions": sessions, "devices": registered,
 		"push": a.o.Push, "allowedOrigins": origins})
+}
+
+// DeviceHash stands for a device token where it is to be recognised and not shown.
+func DeviceHash(token string) string {
+	sum := sha256.Sum256([]byte(token))
+	return hex.EncodeToString(sum[:8])
 }

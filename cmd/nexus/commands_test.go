@@ -57,3 +57,110 @@ func TestCommands(t *testing.T) {
 		}
 	}
 }
+
+// command runs nexus with settings and returns its exit code and output.
+func command(t *testing.T, env map[string]string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, problem bytes.Buffer
+	code = run(t.Context(), args, func(n string) string { return env[n] }, &out, &problem)
+	return code, out.String(), problem.String()
+}
+
+// nexus tail finds the embedded log by DATA_DIR, decodes, filters, and shows what is wrong with a dead letter.
+func TestTail(t *testing.T) {
+	dir := t.TempDir()
+	i := start(t, map[string]string{"DATA_DIR": dir})
+	env := map[string]string{"DATA_DIR": dir, "JWT_SECRET": testSecret}
+	service := tokenFor(t, "service", "publish")
+	i.must(202, "POST", "/notifications", service, `{"userIds":["alice","bob"],"title":"hello","body":"\u001b[31m","type":"SYSTEM"}`)
+	i.must(202, "POST", "/announcements", service, `{"title":"to all","body":"b"}`)
+	code, out, problem := command(t, env, "tail", "notifications", "broadcasts", "--since", "start", "--limit", "3")
+	if code != 0 || strings.Count(out, "\n") != 3 || !strings.Contains(out, "user:alice notification {") || !strings.Contains(out, "all announcement {") {
+		t.Errorf("%d\n%s%s", code, out, problem)
+	}
+	if strings.Contains(out, "\x1b") {
+		t.Errorf("a control character of a producer's reaches the terminal: %q", out)
+	}
+	if code, out, problem = command(t, env, "tail", "--since", "1h", "--audience", "user:bob", "--limit", "1", "--json"); code != 0 || !strings.Contains(out, `"key":"user:bob"`) ||
+		!strings.Contains(out, `"topic":"notifications"`) || !strings.Contains(out, `"title":"hello"`) {
+		t.Errorf("%d\n%s%s", code, out, problem)
+	}
+	if code, out, problem = command(t, env, "tail", "--since", "start", "--type", "announcement", "--limit", "1", "--color=true"); code != 0 || !strings.Contains(out, "\x1b[33mannouncement\x1b[0m") {
+		t.Errorf("%d\n%q%s", code, out, problem)
+	}
+	for _, tc := range []struct {
+		args []string
+		code int
+		say  string
+	}{{[]string{"tail", "nonsense"}, 2, "there are messages, notifications"}, {[]string{"tail", "--since", "soon"}, 2, "--since"}, {[]string{"tail", "--help"}, 0, "nexus tail shows"}} {
+		if code, _, problem := command(t, env, tc.args...); code != tc.code || !strings.Contains(problem, tc.say) {
+			t.Errorf("nexus %v: %d %q", tc.args, code, problem)
+		}
+	}
+	if code, _, problem := command(t, map[string]string{"DATA_DIR": t.TempDir()}, "tail"); code != 1 || !strings.Contains(problem, "KAFKA_BROKERS") {
+		t.Errorf("without a server: %d %q", code, problem)
+	}
+}
+
+// nexus doctor answers the guide's three troubles.
+func TestDoctor(t *testing.T) {
+	i := start(t, map[string]string{"ALLOWED_ORIGIN": "https://app.example.com", "MAX_CONNECTIONS_PER_USER": "2"})
+	env := map[string]string{"JWT_SECRET": testSecret, "DATA_DIR": t.TempDir()}
+	server := "http://" + i.base
+	good := tokenFor(t, "alice")
+	for name, tc := range map[string]struct {
+		args []string
+		code int
+		say  []string
+	}{
+		"connection: all well":    {[]string{"--token", good, "--user", "alice", "--origin", "https://app.example.com"}, 0, []string{"is ready", "https://app.example.com may connect", "the token is valid", "/dashboard: connected as alice", "/ws: connected as alice"}},
+		"connection: token":       {[]string{"--token", good + "x"}, 1, []string{"the token is refused", "HS256 over JWT_SECRET"}},
+		"connection: userId":      {[]string{"--token", good, "--user", "bob"}, 1, []string{`"bob" is not the token's user "alice"`}},
+		"connection: CORS":        {[]string{"--origin", "https://evil.example"}, 1, []string{"https://evil.example may not connect", "ALLOWED_ORIGIN"}},
+		"messages: no connection": {[]string{"--user", "carol"}, 1, []string{"carol has no connection", "its inbox"}},
+		"nothing to examine":      {nil, 2, []string{"--token, --user or --origin"}},
+	} {
+		code, out, problem := command(t, env, append([]string{"doctor", "--server", server}, tc.args...)...)
+		if code != tc.code {
+			t.Errorf("%s: exit code %d\n%s%s", name, code, out, problem)
+		}
+		for _, want := range tc.say {
+			if !strings.Contains(out+problem, want) {
+				t.Errorf("%s: no word of %q in\n%s%s", name, want, out, problem)
+			}
+		}
+		if strings.Contains(out+problem, good) {
+			t.Errorf("%s: the token is printed", name)
+		}
+	}
+	s := i.open("/dashboard", "carol")
+	s.send(`{"event":"subscribe","data":{"channels":["news"]},"id":1}`)
+	s.expect("ack", nil)
+	i.must(200, "POST", "/notifications/device-token", tokenFor(t, "carol"), `{"token":"tok"}`)
+	examine := func(channel string) (int, string) {
+		code, out, problem := command(t, env, "doctor", "--server", server, "--user", "carol", "--channel", channel)
+		return code, out + problem
+	}
+	eventually(t, "the doctor sees the subscription", func() bool { _, out := examine("news"); return strings.Contains(out, "carol is subscribed to news") })
+	if _, out := examine("other"); !strings.Contains(out, "carol is not subscribed to other") || !strings.Contains(out, "channels: news") {
+		t.Error(out)
+	}
+	eventually(t, "the doctor sees the device", func() bool {
+		_, out := examine("news")
+		return strings.Contains(out, "1 devices, but mobile push is off") && strings.Contains(out, "FIREBASE_PROJECT_ID")
+	})
+	if _, out, _ := command(t, env, "doctor", "--server", server, "--user", "carol", "--device", "another"); !strings.Contains(out, "that device is not registered for carol") {
+		t.Error(out)
+	}
+	if _, out, _ := command(t, env, "doctor", "--server", server, "--user", "carol", "--device", "tok"); strings.Contains(out, "not registered") {
+		t.Error(out)
+	}
+	i.open("/dashboard", "dan")
+	i.open("/dashboard", "dan")
+	if code, out, _ := command(t, env, "doctor", "--server", server, "--token", tokenFor(t, "dan")); code != 1 || !strings.Contains(out, "status 429") || !strings.Contains(out, "MAX_CONNECTIONS_PER_USER") {
+		t.Errorf("%d %s", code, out)
+	}
+	if code, out, _ := command(t, env, "doctor", "--server", "http://127.0.0.1:1", "--user", "dan"); code != 1 || !strings.Contains(out, "does not answer") {
+		t.Errorf("%d %s", code, out)
+	}
+}

@@ -245,7 +245,7 @@ func (s *server) openBroker() (addr string, err error) {
 		}
 	})
 	s.log.Info("embedded Kafka is running", "addr", b.Addr())
-	return b.Addr(), nil
+	return b.Addr(), os.WriteFile(addressFile(s.c.DataDir), []byte(b.Addr()+"\n"), 0o600)
 }
 
 // await tries an engine for half a minute, so that services may be started in any order.
