@@ -404,3 +404,14 @@ func TestSecretRotation(t *testing.T) {
 	after := start(t, map[string]string{"JWT_SECRET": next})
 	after.must(401, "GET", "/stats", tokenFor(t, "alice"), "")
 }
+
+// commandWith is nexus serve with settings, not started yet.
+func commandWith(t testing.TB, env map[string]string, log io.Writer) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(nexusBinary(t), "serve")
+	for k, v := range env {
+		cmd.Env = append(cmd.Env, k+"="+v)
+	}
+	cmd.Stderr = log
+	return cmd
+}

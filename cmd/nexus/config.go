@@ -47,7 +47,7 @@ type Config struct {
 	StatsInterval, PresenceGrace                      time.Duration
 	CompressionThreshold                              int
 	MaxMessageBytes, MaxContentBytes, MaxQueueBytes   int
-	ShutdownTimeout                                   time.Duration
+	StartupTimeout, ShutdownTimeout                   time.Duration
 }
 
 // setting is one thing an operator can set: NAME in the environment or in .env, --name on the command line.
@@ -193,6 +193,7 @@ func settings() []setting {
 		{"MAX_MESSAGE_BYTES", "1000000", "longest frame from a client", number(func(c *Config) *int { return &c.MaxMessageBytes }, 1024, 64<<20)},
 		{"MAX_CONTENT_BYTES", "32768", "longest content of a chat message", number(func(c *Config) *int { return &c.MaxContentBytes }, 1, 200<<10)},
 		{"MAX_QUEUE_BYTES", "1048576", "bytes that may wait for a slow client before it is closed", number(func(c *Config) *int { return &c.MaxQueueBytes }, 64<<10, many)},
+		{"STARTUP_TIMEOUT", "30s", "how long a start waits for the engines to be there", span(func(c *Config) *time.Duration { return &c.StartupTimeout }, time.Second)},
 		{"SHUTDOWN_TIMEOUT", "8s", "how long a shutdown may take to drain", span(func(c *Config) *time.Duration { return &c.ShutdownTimeout }, time.Second)},
 	}
 }

@@ -210,7 +210,7 @@ func (s *server) openLog(ctx context.Context) error {
 	}
 	s.onClose(s.logs.Close)
 	if err := s.await(ctx, "Kafka at "+strings.Join(brokers, ","), s.logs.Ping); err != nil {
-		return err
+		return kafkaHint(err)
 	}
 	if err := s.logs.EnsureTopics(ctx, pipeline.TopicOptions{Partitions: int32(s.c.TopicPartitions), Replication: s.c.TopicReplication}); err != nil {
 		return err
@@ -221,6 +221,14 @@ func (s *server) openLog(ctx context.Context) error {
 	s.onClose(func() { s.producer.Close(s.log) })
 	s.window, err = pipeline.SettleWindow(ctx, s.logs, s.producer, s.c.DedupWindow, s.c.DedupWindowSet)
 	return err
+}
+
+// kafkaHint explains what a broker that only hangs up means.
+func kafkaHint(err error) error {
+	if !errors.Is(err, io.EOF) {
+		return err
+	}
+	return fmt.Errorf("%w (it hangs up: the SASL credentials are not good, KAFKA_SASL_*, or one of the two speaks TLS and the other does not, KAFKA_TLS)", err)
 }
 
 const defaultKafkaPort = 9092
@@ -248,9 +256,9 @@ func (s *server) openBroker() (addr string, err error) {
 	return b.Addr(), os.WriteFile(addressFile(s.c.DataDir), []byte(b.Addr()+"\n"), 0o600)
 }
 
-// await tries an engine for half a minute, so that services may be started in any order.
+// await tries an engine for a while, so that services may be started in any order.
 func (s *server) await(ctx context.Context, what string, ping func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, s.c.StartupTimeout)
 	defer cancel()
 	for told := false; ; told = true {
 		try, done := context.WithTimeout(ctx, 3*time.Second)

@@ -135,9 +135,13 @@ func localPostgres(ctx context.Context) (string, func(), error) {
 	if err != nil {
 		return "", nil, err
 	}
+	cert, key, err := Certificate(dir)
+	if err != nil {
+		return "", nil, err
+	}
 	as := func(command string) (string, []string) { return "sh", []string{"-c", command} }
 	if os.Geteuid() == 0 { // PostgreSQL refuses to run as root
-		if out, err := exec.CommandContext(ctx, "chown", "postgres", dir).CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(ctx, "chown", "postgres", dir, key).CombinedOutput(); err != nil {
 			return "", nil, fmt.Errorf("chown: %w: %s", err, out)
 		}
 		as = func(command string) (string, []string) {
@@ -151,7 +155,9 @@ func localPostgres(ctx context.Context) (string, func(), error) {
 		return "", nil, fmt.Errorf("initdb: %w\n%s", err, out)
 	}
 	addr := "127.0.0.1:" + ports[0]
-	name, args = as(fmt.Sprintf("exec %s/postgres -D %s -p %s -k %s -c listen_addresses=127.0.0.1 -c fsync=off", bin, data, ports[0], dir))
+	name, args = as(fmt.Sprintf("exec %s/postgres -D %s -p %s -k %s -c listen_addresses=127.0.0.1 -c fsync=off -c ssl=on -c ssl_cert_file=%s -c ssl_key_file=%s",
+		bin, data, ports[0], dir, cert, key))
+	secured["postgres"] = secure{addr, cert}
 	stop, err := launch(ctx, dir, addr, name, args...)
 	return addr, stop, err
 }
@@ -174,13 +180,19 @@ func localClickHouse(ctx context.Context) (string, func(), error) {
 			return "", nil, err
 		}
 	}
-	ports, err := freePorts(3)
+	ports, err := freePorts(4)
 	if err != nil {
 		return "", nil, err
 	}
+	cert, key, err := Certificate(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	secured["clickhouse"] = secure{"127.0.0.1:" + ports[3], cert}
 	args := []string{"--config-file=" + filepath.Join(dir, "config.xml"), "--"}
 	for k, v := range map[string]string{"path": dir + "/data/", "tmp_path": dir + "/tmp/", "user_files_path": dir + "/uf/", "format_schema_path": dir + "/fs/",
 		"tcp_port": ports[0], "http_port": ports[1], "interserver_http_port": ports[2], "listen_host": "127.0.0.1",
+		"tcp_port_secure": ports[3], "openSSL.server.certificateFile": cert, "openSSL.server.privateKeyFile": key, "openSSL.server.dhParamsFile": "",
 		"logger.log": dir + "/log", "logger.errorlog": dir + "/err"} {
 		args = append(args, "--"+k+"="+v)
 	}
