@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"log/slog"
@@ -164,7 +165,7 @@ func (c *conn) abort() {
 // errTooLarge reports a message that inflates beyond the limit.
 var errTooLarge = errors.New("edge: message too large")
 
-// read hands messages to handle until the connection ends. Everything from outside is bounded: melody's own loop would
+// read hands messages to handle, which must not keep them, until the connection ends. Everything from outside is bounded: melody's own loop would
 // let a 64 KiB frame inflate to 60 MB.
 func (c *conn) read(handle func(kind int, message []byte)) {
 	defer c.abort()
@@ -194,15 +195,9 @@ func (c *conn) read(handle func(kind int, message []byte)) {
 		return
 	}
 	for {
-		kind, message, err := c.next()
+		err := c.next(handle)
 		switch {
 		case err == nil:
-			if c.alive() != nil {
-				return
-			}
-			if !c.isClosing() {
-				handle(kind, message)
-			}
 			continue
 		case errors.Is(err, errTooLarge):
 			c.close(websocket.CloseMessageTooBig, "message too large")
@@ -216,21 +211,33 @@ func (c *conn) read(handle func(kind int, message []byte)) {
 
 var errNotUTF8 = errors.New("edge: text is not UTF-8")
 
-func (c *conn) next() (kind int, message []byte, err error) {
+// buffers are those that messages are read into; nobody keeps a message beyond its handling.
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// next reads a message and handles it; everything it holds is given back before the next one.
+func (c *conn) next(handle func(kind int, message []byte)) error {
 	kind, r, err := c.ws.NextReader()
 	if err != nil {
-		return 0, nil, err
+		return err
 	}
-	message, err = io.ReadAll(io.LimitReader(r, c.maxRead+1))
+	b := buffers.Get().(*bytes.Buffer)
+	defer buffers.Put(b)
+	b.Reset()
+	_, err = b.ReadFrom(io.LimitReader(r, c.maxRead+1))
 	switch {
 	case err != nil:
-		return 0, nil, err
-	case int64(len(message)) > c.maxRead:
-		return 0, nil, errTooLarge
-	case kind == websocket.TextMessage && !utf8.Valid(message):
-		return 0, nil, errNotUTF8
+		return err
+	case int64(b.Len()) > c.maxRead:
+		return errTooLarge
+	case kind == websocket.TextMessage && !utf8.Valid(b.Bytes()):
+		return errNotUTF8
+	case c.alive() != nil:
+		return net.ErrClosed
 	}
-	return kind, message, nil
+	if !c.isClosing() {
+		handle(kind, b.Bytes())
+	}
+	return nil
 }
 
 // alive grants the client its patience anew, unless the connection is closing.

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -244,7 +245,7 @@ func (n *engine) attachment(b []byte) {
 		n.close(websocket.CloseMessageTooBig, "attachments too large")
 		return
 	}
-	n.attachments = append(n.attachments, b)
+	n.attachments = append(n.attachments, bytes.Clone(b)) // a read buffer's
 	if len(n.attachments) == n.partial.Attachments {
 		n.attached()
 	}
@@ -293,6 +294,7 @@ func (n *engine) packet(p socketio.Packet) {
 		}
 		n.e.handle(s, command{event: event, data: arg, ack: p.ID})
 	case socketio.BinaryEvent, socketio.BinaryAck:
+		p.Data = bytes.Clone(p.Data) // it has to outlive this message
 		if n.partial = p; p.Attachments == 0 {
 			n.attached()
 		}
