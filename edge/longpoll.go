@@ -129,6 +129,13 @@ func (n *engine) get(w http.ResponseWriter, r *http.Request, p *polling) {
 
 // post takes packets.
 func (n *engine) post(w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		if p := recover(); p != nil {
+			n.close(websocket.CloseInternalServerErr, "internal error")
+			n.abort()
+			panic(p) // whoever serves HTTP answers and logs
+		}
+	}()
 	n.hear()
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(n.e.o.MaxMessageBytes)))
 	var tooLarge *http.MaxBytesError

@@ -58,7 +58,10 @@ func launch(t testing.TB, env map[string]string) *node {
 		n.env = append(n.env, k+"="+v)
 	}
 	n.start()
-	t.Cleanup(n.kill)
+	t.Cleanup(func() {
+		n.kill()
+		noSecrets(t, n.instance)
+	})
 	return n
 }
 
@@ -131,6 +134,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 
 // What holds over all nodes, with three processes on one real Kafka.
 func TestThreeNodes(t *testing.T) {
+	t.Parallel()
 	env := cluster(t)
 	nodes := make([]*node, 3)
 	var wg sync.WaitGroup
@@ -282,11 +286,6 @@ func TestThreeNodes(t *testing.T) {
 		stays.ws.Close()
 		alice.ws.Close()
 	})
-	for _, n := range nodes {
-		if strings.Contains(n.log.String(), "eyJ") {
-			t.Error("a token is in the log")
-		}
-	}
 }
 
 // expectSoon waits for the next frame of an event, whatever its data.
@@ -310,6 +309,7 @@ func (s *socket) expectSoon(event string, within time.Duration) frame {
 
 // Duplicates over nodes and restarts: the window is measured in record time, and slides.
 func TestDedupOverRestarts(t *testing.T) {
+	t.Parallel()
 	env := cluster(t)
 	settings := func(name string) map[string]string { return env(name, "DEDUP_WINDOW", "6s") }
 	send := func(n *node) map[string]any {

@@ -40,7 +40,7 @@ func TestGuideServices(t *testing.T) {
 }
 
 // noSecrets: tokens and contents never reach a log.
-func noSecrets(t *testing.T, i *instance, secrets ...string) {
+func noSecrets(t testing.TB, i *instance, secrets ...string) {
 	t.Helper()
 	for _, s := range append(secrets, testSecret, "eyJ") {
 		if strings.Contains(i.log.String(), s) {
@@ -153,5 +153,77 @@ func (p *wscatProcess) has(part string) bool {
 		case <-time.After(200 * time.Millisecond):
 			return false
 		}
+	}
+}
+
+// The guide's numbers are the defaults.
+func TestGuideDefaults(t *testing.T) {
+	defaults := make(map[string]string)
+	for _, s := range settings() {
+		defaults[s.name] = s.fallback
+	}
+	for name, want := range map[string]string{"PORT": "3000", "MAX_CONNECTIONS_PER_USER": "5", "MAX_CONNECTIONS_PER_NAMESPACE": "1000", "RATE_LIMIT_MESSAGES": "100",
+		"RATE_LIMIT_WINDOW": "1m", "DEDUP_WINDOW": "5m", "PING_INTERVAL": "30s", "COMPRESSION_THRESHOLD": "1024"} {
+		if defaults[name] != want {
+			t.Errorf("%s is %s by default, want %s", name, defaults[name], want)
+		}
+	}
+	i := start(t, nil)
+	p, _, err := i.wsEngine(t, "?EIO=4&transport=websocket")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := p.expect("0"); !strings.Contains(h, `"pingInterval":30000,"pingTimeout":20000,"maxPayload":1000000`) { // what Socket.IO clients are told
+		t.Errorf("handshake %s", h)
+	}
+}
+
+// The guide's variables are read from .env.
+func TestGuideDotenv(t *testing.T) {
+	text, err := os.ReadFile(guide(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := regexp.MustCompile("(?s)```env\n(.*?)```").FindStringSubmatch(string(text))[1]
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile(".env", []byte(env), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	i := start(t, map[string]string{"JWT_SECRET": ""}) // the guide's own placeholder: taken, with a warning, in embedded mode alone
+	if !strings.Contains(i.log.String(), "JWT_SECRET is short or a placeholder") {
+		t.Errorf("no warning of the placeholder:\n%s", i.log)
+	}
+	for origin, want := range map[string]int{"http://localhost:3001": 401, "http://localhost:3002": 403} {
+		if got, _ := i.call("GET", "/stats", "", "", "Origin", origin); got != want {
+			t.Errorf("from %s: %d, want %d", origin, got, want)
+		}
+	}
+	if code, _, _ := command(t, nil, "token", "--user", "alice"); code != 0 {
+		t.Error("nexus token does not read .env")
+	}
+	if err := os.WriteFile(".env", []byte("PING_INTERVAL=soon\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, problem := command(t, nil, "serve"); code != 2 || !strings.Contains(problem, "PING_INTERVAL in .env") {
+		t.Errorf("%d %s", code, problem)
+	}
+}
+
+// Each of the eight notification types reaches the dashboard, the inbox and the statistics; a ninth is refused.
+func TestGuideNotificationTypes(t *testing.T) {
+	i := start(t, nil)
+	service, alice := tokenFor(t, "service", "publish"), tokenFor(t, "alice")
+	s := i.open("/dashboard", "alice")
+	types := []string{"MESSAGE", "CONNECTION_REQUEST", "CONNECTION_ACCEPTED", "POST_COMMENT", "COMMENT_MENTION", "REFERRAL_APPLICATION", "PROJECT_UPDATE", "SYSTEM"}
+	for _, typ := range types {
+		i.must(202, "POST", "/notifications", service, `{"userId":"alice","title":"t","body":"b","type":"`+typ+`"}`)
+		s.expect("notification", map[string]any{"type": typ})
+	}
+	i.must(400, "POST", "/notifications", service, `{"userId":"alice","title":"t","body":"b","type":"OTHER"}`)
+	eventually(t, "all eight are in the inbox", func() bool {
+		return len(i.must(200, "GET", "/notifications", alice, "")["notifications"].([]any)) == len(types)
+	})
+	if got := i.must(200, "GET", "/stats", alice, "")["connections"]; got != 1.0 {
+		t.Errorf("connections %v, want the one CONNECTION_ACCEPTED", got)
 	}
 }

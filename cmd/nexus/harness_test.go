@@ -78,6 +78,7 @@ func start(t testing.TB, env map[string]string) *instance {
 			if code := <-done; code != 0 {
 				t.Errorf("nexus serve ended with %d:\n%s", code, log)
 			}
+			noSecrets(t, i) // in no log of any test
 		})
 	}
 	t.Cleanup(i.stop)

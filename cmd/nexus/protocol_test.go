@@ -117,13 +117,13 @@ func checkHandshake(t *testing.T, text string, upgrades ...any) {
 	if got := strings.Join(keys, " "); got != "maxPayload pingInterval pingTimeout sid upgrades" {
 		t.Errorf("fields %s", got)
 	}
-	if h["pingInterval"] != 1000.0 || h["pingTimeout"] != 1000.0 || h["maxPayload"] != 1e6 || fmt.Sprint(h["upgrades"]) != fmt.Sprint([]any(upgrades)) {
+	if h["pingInterval"] != 1000.0 || h["pingTimeout"] != 3000.0 || h["maxPayload"] != 1e6 || fmt.Sprint(h["upgrades"]) != fmt.Sprint([]any(upgrades)) {
 		t.Errorf("handshake %v", h)
 	}
 }
 
 func TestEngineIOProtocol(t *testing.T) {
-	i := start(t, map[string]string{"PING_INTERVAL": "1s", "PING_TIMEOUT": "1s", "MAX_CONNECTIONS_PER_USER": "100"})
+	i := start(t, map[string]string{"PING_INTERVAL": "1s", "PING_TIMEOUT": "3s", "MAX_CONNECTIONS_PER_USER": "100"})
 	auth := `{"userId":"alice","token":"` + tokenFor(t, "alice") + `"}`
 	t.Run("handshake", func(t *testing.T) {
 		status := func(method, query string) int {
@@ -248,7 +248,7 @@ func TestEngineIOProtocol(t *testing.T) {
 			p.send("3")
 		}
 		quiet := i.poll(t)
-		time.Sleep(2100 * time.Millisecond) // the fault itself: silence
+		time.Sleep(4100 * time.Millisecond) // the fault itself: silence
 		quiet.get(400)
 	})
 	t.Run("forcefully closes the session", func(t *testing.T) {

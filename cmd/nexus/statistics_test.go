@@ -185,6 +185,7 @@ func foldTopic(t *testing.T, brokers, name string, s topics.Spec, from map[int32
 
 // The statistics are the log's own numbers: after ClickHouse was away, after kill -9, and after a replay of everything.
 func TestStatisticsEqualTheLog(t *testing.T) {
+	t.Parallel()
 	env := cluster(t)("n1", "RATE_LIMIT_MESSAGES", "100000")
 	host, database, _ := strings.Cut(strings.TrimPrefix(env["CLICKHOUSE_URL"], "clickhouse://"), "/")
 	w := newWire(t, host)

@@ -1,0 +1,171 @@
+package edge
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/nexus/nexus/pipeline"
+	"github.com/nexus/nexus/projections/inbox"
+	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/projections/stats"
+	"github.com/nexus/nexus/topics"
+)
+
+type noInbox struct{}
+
+func (noInbox) Message(context.Context, string, string) (inbox.Message, error) {
+	return inbox.Message{}, inbox.ErrNotFound
+}
+func (noInbox) Await(context.Context, topics.Topic, map[int32]int64) error { return nil }
+
+type noStats struct{}
+
+func (noStats) Counts(context.Context, []string) (map[string]stats.Counts, error) { return nil, nil }
+func (noStats) Reached(context.Context, stats.Ends) (bool, error)                 { return true, nil }
+
+// running is an edge on an embedded log; the token is the user's name, and the token boom panics.
+func running(t *testing.T) (*Edge, *httptest.Server) {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	b, err := pipeline.StartBroker(pipeline.BrokerOptions{Dir: t.TempDir(), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := pipeline.Kafka{Brokers: []string{b.Addr()}, Names: topics.Names{Prefix: "t."}, Log: log}
+	l, err := pipeline.OpenLog(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.EnsureTopics(t.Context(), pipeline.TopicOptions{Partitions: 2}); err != nil {
+		t.Fatal(err)
+	}
+	p, err := pipeline.NewProducer(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := New(t.Context(), Options{Kafka: k, Producer: p, Log: l, Inbox: noInbox{}, Stats: noStats{}, Logger: log, NodeName: "n",
+		Verify: func(token string) (Identity, error) {
+			if token == "boom" {
+				panic("a fault of ours")
+			}
+			return Identity{User: token, Expires: time.Now().Add(time.Hour)}, nil
+		},
+		Revoked: func(Identity) bool { return false }, Limits: presence.Limits{PerUser: 5, PerNamespace: 100}, RateLimit: 100, RateWindow: time.Minute,
+		DedupWindow: time.Minute, ContentWindow: time.Minute, PingInterval: time.Minute, PingTimeout: time.Minute, ConnectTimeout: time.Minute,
+		StatsInterval: time.Minute, CompressionThreshold: 1024, MaxMessageBytes: 1 << 20, MaxContentBytes: 1 << 15, MaxQueueBytes: 1 << 20,
+		HeartbeatInterval: time.Second, RepeatInterval: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- e.Run(ctx) }()
+	mux := http.NewServeMux()
+	mux.Handle("/ws", e.Raw(presence.Messaging))
+	mux.Handle("/socket.io/", e.SocketIO())
+	s := httptest.NewUnstartedServer(mux)
+	s.Config.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
+	s.Start()
+	t.Cleanup(func() {
+		drain, done := context.WithTimeout(context.Background(), 5*time.Second)
+		defer done()
+		e.Drain(drain)
+		s.Close()
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		p.Close(log)
+		l.Close()
+		_ = b.Close()
+	})
+	waitFor(t, "the edge is ready", e.Ready)
+	return e, s
+}
+
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// A handler that panics (row S10) ends its own session and nothing else: its place and presence are free, whoever else is
+// connected goes on.
+func TestHandlerPanic(t *testing.T) {
+	e, s := running(t)
+	dial := func(user string) *websocket.Conn {
+		ws, _, err := websocket.DefaultDialer.Dial(strings.Replace(s.URL, "http", "ws", 1)+"/ws?userId="+user+"&token="+user, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ws.Close() })
+		_ = ws.SetReadDeadline(time.Now().Add(10 * time.Second))
+		return ws
+	}
+	boom := `{"event":"authenticate","data":{"token":"boom"},"id":1}`
+	victim, neighbour := dial("victim"), dial("neighbour")
+	waitFor(t, "both have their place", func() bool { return e.fold.Connections(presence.Messaging) == 2 })
+	if err := victim.WriteMessage(websocket.TextMessage, []byte(boom)); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	for err == nil {
+		_, _, err = victim.ReadMessage()
+	}
+	if !websocket.IsCloseError(err, websocket.CloseInternalServerErr) {
+		t.Errorf("closed with %v, want 1011", err)
+	}
+	waitFor(t, "the place is free", func() bool { return e.fold.Connections(presence.Messaging) == 1 })
+
+	// The same by long-polling.
+	post := func(url, body string) (int, string) {
+		resp, err := http.Post(url, "text/plain", strings.NewReader(body))
+		if err != nil {
+			return 0, ""
+		}
+		defer resp.Body.Close()
+		b, _ := io.ReadAll(resp.Body)
+		return resp.StatusCode, string(b)
+	}
+	resp, err := http.Get(s.URL + "/socket.io/?EIO=4&transport=polling")
+	if err != nil {
+		t.Fatal(err)
+	}
+	open, _ := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	sid, _, _ := strings.Cut(strings.TrimPrefix(string(open), `0{"sid":"`), `"`)
+	url := s.URL + "/socket.io/?EIO=4&transport=polling&sid=" + sid
+	if status, _ := post(url, `40/ws,{"userId":"poller","token":"poller"}`); status != 200 {
+		t.Fatalf("CONNECT: %d", status)
+	}
+	waitFor(t, "the poller has its place", func() bool { return e.fold.Connections(presence.Messaging) == 2 })
+	post(url, `42/ws,["authenticate",{"token":"boom"}]`)
+	waitFor(t, "the poller's place is free", func() bool { return e.fold.Connections(presence.Messaging) == 1 })
+	if status, _ := post(url, "3"); status != 400 {
+		t.Errorf("the session lives on: %d", status)
+	}
+
+	if err := neighbour.WriteMessage(websocket.TextMessage, []byte(`{"event":"typing","data":{"receiverId":"x","isTyping":true},"id":"still"}`)); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		_, b, err := neighbour.ReadMessage()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(b), `"id":"still"`) {
+			break
+		}
+	}
+}
