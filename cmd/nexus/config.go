@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
@@ -8,12 +10,15 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/joho/godotenv"
+
+	"github.com/nexus/nexus/edge/push"
 )
 
 // Config is everything an operator can set. Below cmd nobody reads the environment.
@@ -48,6 +53,10 @@ type Config struct {
 	CompressionThreshold                              int
 	MaxMessageBytes, MaxContentBytes, MaxQueueBytes   int
 	StartupTimeout, ShutdownTimeout                   time.Duration
+
+	Firebase           push.Credentials
+	PushTTL, PushLease time.Duration
+	PushRate           int
 }
 
 // setting is one thing an operator can set: NAME in the environment or in .env, --name on the command line.
@@ -193,9 +202,42 @@ func settings() []setting {
 		{"MAX_MESSAGE_BYTES", "1000000", "longest frame from a client", number(func(c *Config) *int { return &c.MaxMessageBytes }, 1024, 64<<20)},
 		{"MAX_CONTENT_BYTES", "32768", "longest content of a chat message", number(func(c *Config) *int { return &c.MaxContentBytes }, 1, 200<<10)},
 		{"MAX_QUEUE_BYTES", "1048576", "bytes that may wait for a slow client before it is closed", number(func(c *Config) *int { return &c.MaxQueueBytes }, 64<<10, many)},
+		{"FIREBASE_PROJECT_ID", "", "Firebase project that pushes are sent for; unset: push is off", real(func(c *Config) *string { return &c.Firebase.ProjectID })},
+		{"FIREBASE_PRIVATE_KEY", "", "private key of its service account, PEM; \\n stands for a line's end", real(func(c *Config) *string { return &c.Firebase.PrivateKey })},
+		{"FIREBASE_CLIENT_EMAIL", "", "its service account", real(func(c *Config) *string { return &c.Firebase.ClientEmail })},
+		{"FIREBASE_ENDPOINT", "", "a proxy or a fake in FCM's place, like https://host/v1", func(c *Config, v string) error {
+			c.Firebase.Endpoint = v
+			return httpURL(v)
+		}},
+		{"FIREBASE_TOKEN_URI", "", "where access tokens come from, in Google's place", func(c *Config, v string) error {
+			c.Firebase.TokenURI = v
+			return httpURL(v)
+		}},
+		{"PUSH_TTL", "24h", "older events are not pushed any more", span(func(c *Config) *time.Duration { return &c.PushTTL }, time.Second)},
+		{"PUSH_LEASE", "90s", "when a push that a node was making when it died is made again", span(func(c *Config) *time.Duration { return &c.PushLease }, time.Second)},
+		{"PUSH_RATE", "200", "pushes of this node in a second, at most", number(func(c *Config) *int { return &c.PushRate }, 1, 100_000)},
+
 		{"STARTUP_TIMEOUT", "30s", "how long a start waits for the engines to be there", span(func(c *Config) *time.Duration { return &c.StartupTimeout }, time.Second)},
 		{"SHUTDOWN_TIMEOUT", "8s", "how long a shutdown may take to drain", span(func(c *Config) *time.Duration { return &c.ShutdownTimeout }, time.Second)},
 	}
+}
+
+// real takes a value unless it is the guide's placeholder, which counts as unset.
+func real(p func(*Config) *string) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		if !strings.HasPrefix(v, "your-") {
+			*p(c) = v
+		}
+		return nil
+	}
+}
+
+func httpURL(v string) error {
+	u, err := url.Parse(v)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+		return errors.New("must be a URL like https://host/v1")
+	}
+	return nil
 }
 
 func urlOf(v string, schemes ...string) error {
@@ -288,11 +330,43 @@ func (c *Config) validate() error {
 			problems = append(problems, fmt.Errorf("JWT_SECRET: must have at least %d bytes; make one with: openssl rand -hex 32", minSecret))
 		}
 	}
+	problems = append(problems, c.checkFirebase())
 	if c.KafkaSASLMechanism != "" && (c.KafkaSASLUsername == "" || c.KafkaSASLPassw == "") {
 		problems = append(problems, errors.New("KAFKA_SASL_MECHANISM: needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"))
 	}
 	return errors.Join(problems...)
 }
+
+// pushes tells whether push is configured.
+func (c *Config) pushes() bool { return c.Firebase.ProjectID != "" }
+
+// checkFirebase judges the service account by the names that the operator typed.
+func (c *Config) checkFirebase() error {
+	f := &c.Firebase
+	if f.ProjectID == "" && f.PrivateKey == "" && f.ClientEmail == "" {
+		return nil
+	}
+	f.PrivateKey = strings.ReplaceAll(f.PrivateKey, `\n`, "\n")
+	var problems []error
+	if !projectID.MatchString(f.ProjectID) {
+		problems = append(problems, errors.New("FIREBASE_PROJECT_ID: must be a project id like my-app-1234"))
+	}
+	if !strings.Contains(f.ClientEmail, "@") {
+		problems = append(problems, errors.New("FIREBASE_CLIENT_EMAIL: must be the service account's address, like name@project.iam.gserviceaccount.com"))
+	}
+	block, _ := pem.Decode([]byte(f.PrivateKey))
+	if block == nil {
+		problems = append(problems, errors.New("FIREBASE_PRIVATE_KEY: must be the service account's private_key, from -----BEGIN to END-----, with its line ends or with \\n in their place"))
+	} else if _, err := x509.ParsePKCS8PrivateKey(block.Bytes); err != nil {
+		if _, err := x509.ParsePKCS1PrivateKey(block.Bytes); err != nil {
+			problems = append(problems, errors.New("FIREBASE_PRIVATE_KEY: is no private key (PKCS #8): copy it from the service account's JSON file as it is"))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// projectID is what Google allows (Resource Manager, "Project ID").
+var projectID = regexp.MustCompile(`^[a-z][a-z0-9-]{4,28}[a-z0-9]$`)
 
 // weakSecret says what is wrong with the secret in use, for a warning in embedded mode.
 func (c *Config) weakSecret() bool {

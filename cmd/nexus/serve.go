@@ -25,6 +25,7 @@ import (
 
 	"github.com/nexus/nexus/api"
 	"github.com/nexus/nexus/edge"
+	"github.com/nexus/nexus/edge/push"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/control"
 	"github.com/nexus/nexus/projections/inbox"
@@ -81,7 +82,9 @@ type server struct {
 	producer *pipeline.Producer
 	window   time.Duration
 	listener net.Listener
+	db       *sqldb.DB // the inbox's
 	inbox    *inbox.Inbox
+	pusher   *push.Pusher
 	stats    statsStore
 	folds    []*pipeline.Consumer
 	control  *control.Fold
@@ -283,6 +286,7 @@ func (s *server) openInbox(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.db = db
 	if s.inbox, err = inbox.Open(ctx, db, s.c.FeedRetention, s.component("inbox")); err != nil {
 		return err
 	}
@@ -345,6 +349,24 @@ func (s *server) group(name string) (group, instance string) {
 	return s.c.TopicPrefix + name, s.c.NodeName + "/" + name
 }
 
+// openPush makes the sender of pushes, from the same database as the inbox, whose devices it reads.
+func (s *server) openPush(ctx context.Context) (err error) {
+	o := push.Options{DB: s.db, Log: s.logs, Producer: s.producer, Inbox: s.inbox, Presence: s.edge.Presence(), TTL: s.c.PushTTL, Lease: s.c.PushLease, Rate: s.c.PushRate,
+		Node: s.c.NodeName, Logger: s.component("push"), Metrics: push.NewMetrics(s.registry)}
+	if s.c.pushes() {
+		if o.Sender, err = push.NewFCM(context.WithoutCancel(ctx), s.c.Firebase); err != nil {
+			return err
+		}
+	} else {
+		s.log.Info("mobile push is off: FIREBASE_PROJECT_ID is not set")
+	}
+	if s.pusher, err = push.New(ctx, o); err != nil {
+		return err
+	}
+	s.addFold("push", push.Topics(), s.pusher, s.c.DatabaseURL != "")
+	return nil
+}
+
 // openControl has topic control folded, by every node for itself.
 func (s *server) openControl(context.Context) error {
 	s.control = control.New()
@@ -378,9 +400,11 @@ func (s *server) openEdge(ctx context.Context) error {
 	if c.AllowedOrigins == nil {
 		s.log.Info("ALLOWED_ORIGIN is not set: browsers may come from any origin")
 	}
-	s.log.Info("mobile push is off: this build has no FCM sender yet")
+	if err := s.openPush(ctx); err != nil {
+		return err
+	}
 	s.api = api.New(api.Options{Verify: s.verify, Producer: s.producer, Tail: s.edge.Tail(), Inbox: s.inbox, Messages: s.edge,
-		Presence: s.edge.Presence(), Stats: s.stats, Logger: s.component("api"), Problems: s.problems, Metrics: s.registry, MaxBody: int64(c.MaxMessageBytes),
+		Presence: s.edge.Presence(), Stats: s.stats, Logger: s.component("api"), Problems: s.problems, Metrics: s.registry, Push: s.pusher.On(), MaxBody: int64(c.MaxMessageBytes),
 		Origins: c.AllowedOrigins,
 		Handlers: map[string]http.Handler{"/dashboard": s.edge.Raw(presence.Dashboard), "/ws": s.edge.Raw(presence.Messaging),
 			"/socket.io/": s.edge.SocketIO(), "/metrics": promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{})}})
@@ -441,6 +465,7 @@ func (s *server) run(ctx context.Context) error {
 	g.Go(func() error { return s.inbox.Run(work) })
 	g.Go(func() error { return s.metrics.Run(work, s.logs) })
 	g.Go(func() error { return s.gate.Run(work) })
+	g.Go(func() error { return s.pusher.Run(work) })
 	g.Go(func() error { return s.edge.Run(work) })
 	serving, stopServing := context.WithCancel(work)
 	defer stopServing()

@@ -236,8 +236,13 @@ func (p Positions) Next(ctx context.Context, t topics.Topic, part int32) (int64,
 	if !errors.Is(err, sql.ErrNoRows) {
 		return next, err
 	}
-	_, err = p.DB.Write.ExecContext(ctx, `INSERT INTO positions (projection, topic, part, next) VALUES ($1,$2,$3,0) ON CONFLICT DO NOTHING`,
-		p.Projection, string(t), int64(part))
+	return p.Begin(ctx, t, part, 0)
+}
+
+// Begin makes a position's row where it is missing, and reads it.
+func (p Positions) Begin(ctx context.Context, t topics.Topic, part int32, first int64) (int64, error) {
+	_, err := p.DB.Write.ExecContext(ctx, `INSERT INTO positions (projection, topic, part, next) VALUES ($1,$2,$3,$4) ON CONFLICT DO NOTHING`,
+		p.Projection, string(t), int64(part), first)
 	if err != nil {
 		return 0, fmt.Errorf("make the position of %s/%d: %w", t, part, err)
 	}

@@ -34,11 +34,11 @@ GROUP BY event, hour`,
 
 	`CREATE VIEW IF NOT EXISTS nexus_delivery_funnel AS
 SELECT event, uniqExactIf(place, stage = 'log') AS appended, uniqExactIf(place, stage = 'delivery.websocket') AS websocket,
-	uniqExactIf(place, stage = 'delivery.push') AS push
+	uniqExactIf(place, stage = 'delivery.push') AS push, uniqExactIf(place, stage != 'log') AS reached
 FROM (SELECT type AS event, concat(topic, '/', toString(part), '/', toString(pos)) AS place, 'log' AS stage
 		FROM nexus_events WHERE type IN ('message', 'notification', 'activity', 'announcement')
 	UNION ALL SELECT detail AS event, concat(ref_topic, '/', toString(ref_part), '/', toString(ref_pos)) AS place, type AS stage
-		FROM nexus_events WHERE type IN ('delivery.websocket', 'delivery.push'))
+		FROM nexus_events WHERE type IN ('delivery.websocket', 'delivery.push') AND sessions > 0)
 GROUP BY event`,
 }
 
@@ -68,5 +68,5 @@ func Script() []string {
 		`SELECT sum(events) FROM nexus_events_per_hour WHERE type='message'`,
 		`SELECT sum(users) FROM nexus_active_users`,
 		`SELECT event, sum(deliveries), any(p50_ms), any(p95_ms), any(p99_ms) FROM nexus_delivery_latency GROUP BY event`,
-		`SELECT event, appended, websocket, push FROM nexus_delivery_funnel`)
+		`SELECT event, appended, websocket, push, reached FROM nexus_delivery_funnel`)
 }

@@ -23,9 +23,10 @@ CREATE VIEW nexus_delivery_latency AS
 CREATE VIEW nexus_delivery_funnel AS
 	SELECT event, count(DISTINCT CASE WHEN stage = 'log' THEN k END) AS appended,
 		count(DISTINCT CASE WHEN stage = 'delivery.websocket' THEN k END) AS websocket,
-		count(DISTINCT CASE WHEN stage = 'delivery.push' THEN k END) AS push
+		count(DISTINCT CASE WHEN stage = 'delivery.push' THEN k END) AS push,
+		count(DISTINCT CASE WHEN stage <> 'log' THEN k END) AS reached
 	FROM (SELECT type AS event, topic || '/' || part || '/' || pos AS k, 'log' AS stage FROM events
 			WHERE type IN ('message', 'notification', 'activity', 'announcement')
 		UNION ALL SELECT detail, ref_topic || '/' || ref_part || '/' || ref_pos, type FROM events
-			WHERE type IN ('delivery.websocket', 'delivery.push'))
+			WHERE type IN ('delivery.websocket', 'delivery.push') AND sessions > 0)
 	GROUP BY event;

@@ -1,0 +1,262 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nexus/nexus/deploy/services"
+)
+
+// pushing is settings with push to a fake FCM.
+func pushing(f *services.FCM, more map[string]string) map[string]string {
+	env := f.Env()
+	for k, v := range more {
+		env[k] = v
+	}
+	return env
+}
+
+func (i *instance) device(user, token string) {
+	i.t.Helper()
+	i.must(200, "POST", "/notifications/device-token", tokenFor(i.t, user), `{"token":"`+token+`"}`)
+}
+
+func (i *instance) notify(user, more string) string {
+	i.t.Helper()
+	return fmt.Sprint(i.must(202, "POST", "/notifications", tokenFor(i.t, "service", "publish"), `{"userId":"`+user+`","type":"SYSTEM"`+more+`}`)["id"])
+}
+
+// What is pushed to whom, and what it looks like on the wire.
+func TestPush(t *testing.T) {
+	f := services.NewFCM(t)
+	engines2(t, pushing(f, nil), func(t *testing.T, i *instance, run string) {
+		tok := func(s string) string { return s + "-" + run }
+		i.device("away", tok("phone"))
+		i.device("away", tok("tablet"))
+		i.device("here", tok("here"))
+		i.device("chatty", tok("chatty"))
+		here := i.open("/dashboard", "here")
+		id := i.notify("away", `,"title":"Hello","body":"World","icon":"/i.png","badge":"/b.png","data":{"n":7,"nested":{"a":[1]},"s":"text","link":"https://app.example.com/x","from":"reserved"}`)
+		for _, device := range []string{tok("phone"), tok("tablet")} { // all devices of a user without a session
+			eventually(t, "the push to "+device, func() bool { return len(f.Accepted(device)) == 1 })
+			m := f.Accepted(device)[0]
+			want := map[string]string{"notification.title": "Hello", "notification.body": "World", "data.n": "7", "data.nested": `{"a":[1]}`, "data.s": "text", "data._from": "reserved",
+				"data.id": id, "data.type": "SYSTEM", "android.priority": "normal", "android.collapse_key": id, "apns.headers.apns-collapse-id": id, "apns.headers.apns-priority": "5",
+				"webpush.notification.icon": "/i.png", "webpush.notification.badge": "/b.png", "webpush.notification.tag": id, "webpush.fcm_options.link": "https://app.example.com/x"}
+			for path, w := range want {
+				if got := fmt.Sprint(at(m, path)); got != w {
+					t.Errorf("%s is %q, want %q", path, got, w)
+				}
+			}
+		}
+		i.notify("here", `,"title":"normal","body":""`) // the session has it: no push
+		i.notify("here", `,"title":"urgent","body":"","priority":"high"`)
+		here.expect("notification", map[string]any{"title": "urgent"})
+		eventually(t, "high priority is always pushed", func() bool { return len(f.Accepted(tok("here"))) == 1 })
+		if m := f.Accepted(tok("here"))[0]; at(m, "notification.title") != "urgent" || at(m, "android.priority") != "high" || at(m, "apns.headers.apns-priority") != "10" {
+			t.Errorf("pushed to a user with a session: %v", m)
+		}
+		// A chat message: pushed where the receiver has no /ws session, cut; generic where encrypted.
+		alice := tokenFor(t, "alice")
+		i.must(202, "POST", "/messages", alice, `{"receiverId":"chatty","content":"`+strings.Repeat("long ", 100)+`"}`)
+		i.must(202, "POST", "/messages", alice, `{"receiverId":"chatty","encrypted":{"c":"opaque-`+run+`"}}`)
+		eventually(t, "both messages are pushed", func() bool { return len(f.Accepted(tok("chatty"))) == 2 })
+		bodies := ""
+		for _, m := range f.Accepted(tok("chatty")) {
+			if at(m, "notification.title") != "New message" || at(m, "data.senderId") != "alice" {
+				t.Errorf("%v", m)
+			}
+			bodies += fmt.Sprint(at(m, "notification.body")) + "|"
+		}
+		if !strings.Contains(bodies, "…|") || !strings.Contains(bodies, "You have a new encrypted message|") || f.Contains("opaque-"+run) {
+			t.Errorf("bodies %s", bodies)
+		}
+		chat := i.open("/ws", "chatty")
+		i.must(202, "POST", "/messages", alice, `{"receiverId":"chatty","content":"by socket"}`)
+		chat.expect("message:new", map[string]any{"content": "by socket"})
+		i.notify("away", `,"title":"big","body":"`+strings.Repeat("é", 3000)+`","data":{"large":"`+strings.Repeat("x", 9000)+`"}`) // within FCM's 4096 bytes all the same
+		eventually(t, "the large one is pushed", func() bool { return len(f.Accepted(tok("phone"))) == 2 })
+		i.must(200, "DELETE", "/notifications/device-token", tokenFor(t, "away"), `{"token":"`+tok("phone")+`"}`)
+		i.notify("away", `,"title":"after","body":""`)
+		eventually(t, "the device that is left has it", func() bool { return len(f.Accepted(tok("tablet"))) == 3 })
+		if n := len(f.Accepted(tok("phone"))); n != 2 {
+			t.Errorf("an unregistered device got %d pushes, want 2", n)
+		}
+		if n := len(f.Accepted(tok("chatty"))); n != 2 {
+			t.Errorf("a receiver with a session got %d pushes, want 2", n)
+		}
+		noSecrets(t, i, tok("phone"), "by socket", "Hello")
+	})
+	if refused := f.Refused(); len(refused) > 0 {
+		t.Errorf("FCM refused: %v", refused)
+	}
+}
+
+// engines2 runs a scenario on embedded and on distributed engines, with more settings.
+func engines2(t *testing.T, more map[string]string, scenario func(*testing.T, *instance, string)) {
+	t.Run("embedded", func(t *testing.T) { scenario(t, start(t, more), "e") })
+	t.Run("distributed", func(t *testing.T) {
+		env := map[string]string{"KAFKA_BROKERS": services.Kafka(t), "DATABASE_URL": services.Postgres(t), "CLICKHOUSE_URL": services.ClickHouse(t), "NEXUS_TOPIC_PREFIX": services.Name("t") + "."}
+		for k, v := range more {
+			env[k] = v
+		}
+		scenario(t, start(t, env), "d")
+	})
+}
+
+// at finds a member by its path.
+func at(v any, path string) any {
+	for _, name := range strings.Split(path, ".") {
+		m, _ := v.(map[string]any)
+		v = m[name]
+	}
+	return v
+}
+
+// What FCM may answer (rows F25-F27): quota, faults, dead tokens, tokens of others, bad payloads. One never fails others.
+func TestPushAnswers(t *testing.T) {
+	f := services.NewFCM(t)
+	var mu sync.Mutex
+	quotaAt := time.Time{}
+	f.Answer = func(token string, n int) (int, string, http.Header) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case token == "flaky" && n < 6: // each SDK call tries a 503 five times by itself
+			return []int{500, 503, 500, 503, 503}[n-1], "INTERNAL", nil
+		case token == "dead":
+			return 404, "UNREGISTERED", nil
+		case token == "foreign":
+			return 403, "SENDER_ID_MISMATCH", nil
+		case token == "bad-token":
+			return 400, "INVALID_ARGUMENT", nil
+		case token == "bad-payload" && n == 1:
+			return 400, "INVALID_ARGUMENT", nil
+		case token == "quota" && n == 1:
+			quotaAt = time.Now()
+			return 429, "QUOTA_EXCEEDED", http.Header{"Retry-After": {"3"}}
+		}
+		return 0, "", nil
+	}
+	i := start(t, pushing(f, nil))
+	for _, token := range []string{"flaky", "dead", "foreign", "bad-token", "bad-payload", "fine"} {
+		i.device("u-"+token, token)
+		i.notify("u-"+token, `,"title":"t","body":"b"`)
+	}
+	devices := func(user string) int {
+		return len(i.must(200, "GET", "/diagnostics/"+user, tokenFor(t, "op", "admin"), "")["devices"].([]any))
+	}
+	eventually(t, "what is fine is pushed", func() bool { return len(f.Accepted("fine")) == 1 })
+	eventually(t, "what failed for a while is pushed in the end, once", func() bool { return len(f.Accepted("flaky")) == 1 })
+	for _, token := range []string{"dead", "bad-token"} {
+		eventually(t, token+" is removed", func() bool { return devices("u-"+token) == 0 })
+	}
+	for _, outcome := range []string{"accepted", "unregistered", "sender_mismatch", "invalid_token", "invalid_payload"} {
+		eventually(t, outcome+" is counted", func() bool { return strings.Contains(i.scrape(), `nexus_pushes_total{outcome="`+outcome+`"}`) })
+	}
+	for _, token := range []string{"foreign", "bad-payload"} {
+		if devices("u-"+token) != 1 {
+			t.Errorf("%s was removed", token)
+		}
+	}
+	i.notify("u-foreign", `,"title":"again","body":""`) // set aside: nothing is sent
+	i.notify("u-bad-payload", `,"title":"again","body":""`)
+	eventually(t, "a token whose payload was bad is still used", func() bool { return len(f.Accepted("bad-payload")) == 1 })
+
+	i.device("u-quota", "quota")
+	i.device("u-other", "other")
+	i.notify("u-quota", `,"title":"t","body":"b"`)
+	eventually(t, "the quota is used up", func() bool { mu.Lock(); defer mu.Unlock(); return !quotaAt.IsZero() })
+	i.notify("u-other", `,"title":"t","body":"b"`)
+	eventually(t, "all is pushed afterwards, once", func() bool { return len(f.Accepted("quota")) == 1 && len(f.Accepted("other")) == 1 })
+	mu.Lock()
+	defer mu.Unlock()
+	for _, at := range f.Attempts() {
+		if at.After(quotaAt.Add(100*time.Millisecond)) && at.Before(quotaAt.Add(3*time.Second)) {
+			t.Errorf("something was sent %s after FCM had asked for 3 s of rest", at.Sub(quotaAt))
+		}
+	}
+	noSecrets(t, i, "bad-token", "flaky")
+}
+
+// kill -9 between sending and marking (row F08): at most one repeat, under the same collapse id, none missing.
+func TestPushKill(t *testing.T) {
+	f := services.NewFCM(t)
+	hold := make(chan bool)
+	var once sync.Once
+	f.Answer = func(token string, n int) (int, string, http.Header) {
+		if token == "slow" && n == 1 {
+			once.Do(func() { close(hold) })
+			time.Sleep(time.Second) // FCM has it; the answer comes too late
+		}
+		return 0, "", nil
+	}
+	env := pushing(f, map[string]string{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "JWT_SECRET": testSecret, "PUSH_LEASE": "2s"})
+	n := launch(t, env)
+	n.device("alice", "slow")
+	n.device("bob", "quick")
+	n.notify("alice", `,"title":"t","body":"b"`)
+	select {
+	case <-hold:
+	case <-time.After(patience):
+		t.Fatal("nothing was sent")
+	}
+	n.kill()
+	n.start()
+	n.notify("bob", `,"title":"t","body":"b"`)
+	eventually(t, "nothing is missing", func() bool { return len(f.Accepted("slow")) >= 1 && len(f.Accepted("quick")) == 1 })
+	eventually(t, "the job is done again, its lease having run out", func() bool { return len(f.Accepted("slow")) == 2 })
+	both := f.Accepted("slow")
+	if a, b := at(both[0], "android.collapse_key"), at(both[1], "android.collapse_key"); a != b || a == nil {
+		t.Errorf("collapse keys %v and %v", a, b)
+	}
+}
+
+// Push off: nothing is sent, and the funnel says so. Old events are not pushed (row F28).
+func TestPushOffAndOld(t *testing.T) {
+	dir := t.TempDir()
+	i := start(t, map[string]string{"DATA_DIR": dir, "FIREBASE_PROJECT_ID": "your-project-id", "FIREBASE_PRIVATE_KEY": "your-private-key", "FIREBASE_CLIENT_EMAIL": "your-client-email"})
+	if !strings.Contains(i.log.String(), "mobile push is off") {
+		t.Error("not said that push is off")
+	}
+	i.device("alice", "tok")
+	i.notify("alice", `,"title":"t","body":"b"`)
+	eventually(t, "it is recorded as skipped", func() bool { return strings.Contains(i.scrape(), `nexus_pushes_total{outcome="skipped"} 1`) })
+	i.stop()
+	f := services.NewFCM(t)
+	f.Answer = func(string, int) (int, string, http.Header) { return 503, "UNAVAILABLE", nil }
+	late := start(t, pushing(f, map[string]string{"DATA_DIR": dir, "PUSH_TTL": "3s"}))
+	late.notify("alice", `,"title":"t","body":"b"`)
+	eventually(t, "what FCM did not take in time is given up", func() bool { return strings.Contains(late.scrape(), `nexus_pushes_total{outcome="expired"} 1`) })
+	if f.Contains("skipped") || len(f.Accepted("tok")) != 0 {
+		t.Error("something was pushed")
+	}
+}
+
+// Malformed credentials are told at the start, by the names that were typed; half of them as well.
+func TestFirebaseSettings(t *testing.T) {
+	for name, tc := range map[string]struct {
+		env  map[string]string
+		says []string
+	}{
+		"half":      {map[string]string{"FIREBASE_PROJECT_ID": "my-app-1234"}, []string{"FIREBASE_PRIVATE_KEY:", "FIREBASE_CLIENT_EMAIL:"}},
+		"malformed": {map[string]string{"FIREBASE_PROJECT_ID": "My App", "FIREBASE_PRIVATE_KEY": "hunter2", "FIREBASE_CLIENT_EMAIL": "x", "FIREBASE_ENDPOINT": "fcm"}, []string{"FIREBASE_PROJECT_ID:", "FIREBASE_PRIVATE_KEY:", "FIREBASE_CLIENT_EMAIL:", "FIREBASE_ENDPOINT:"}},
+	} {
+		code, _, problem := command(t, tc.env, "serve")
+		if code != 2 {
+			t.Errorf("%s: exit code %d", name, code)
+		}
+		for _, want := range tc.says {
+			if !strings.Contains(problem, want) {
+				t.Errorf("%s: no word of %s in %s", name, want, problem)
+			}
+		}
+		if strings.Contains(problem, "hunter2") {
+			t.Errorf("%s: the key is printed", name)
+		}
+	}
+}

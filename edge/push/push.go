@@ -1,0 +1,280 @@
+// Package push tells users' devices of events by Firebase Cloud Messaging. A consumer of its own makes jobs, in the
+// inbox's database and in one transaction with its position; workers claim them with a lease and send. Which events
+// are pushed is told in docs/push.md.
+package push
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"embed"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nexus/nexus/pipeline"
+	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/projections/sqldb"
+	"github.com/nexus/nexus/topics"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Presence tells whether a user has an open session.
+type Presence interface {
+	Online(ns presence.Namespace, user string) bool
+	// Ready is closed once it knows.
+	Ready() <-chan struct{}
+}
+
+// Inbox tells when the devices that were registered before an event are known.
+type Inbox interface {
+	Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error
+}
+
+// Appender appends what became of pushes.
+type Appender interface {
+	Post(e *topics.Event, failed func(error))
+	Append(ctx context.Context, e *topics.Event) error
+}
+
+// Options are what a pusher needs.
+type Options struct {
+	DB       *sqldb.DB
+	Log      *pipeline.Log
+	Producer Appender
+	Inbox    Inbox
+	Presence Presence
+	// Sender sends to FCM; nil: push is off, and what would have been pushed is recorded as skipped.
+	Sender Sender
+	// TTL is how old an event may be when it is pushed. Rate bounds the sends of this node, in messages per second.
+	TTL  time.Duration
+	Rate int
+	// Lease is how long a claimed job belongs to its worker; after that another may take it: the worker has died. It must
+	// be longer than an attempt takes.
+	Lease   time.Duration
+	Node    string
+	Logger  *slog.Logger
+	Metrics *Metrics
+	// Now is the clock; nil means the system's.
+	Now func() time.Time
+}
+
+// Pusher is a pipeline.Sink that makes jobs, and the workers that do them.
+type Pusher struct {
+	o         Options
+	positions sqldb.Positions
+	wake      chan struct{}
+	pause     pause
+}
+
+// Topics are those that pushes come of.
+func Topics() []topics.Topic { return []topics.Topic{topics.Messages, topics.Notifications} }
+
+// New prepares the tables.
+func New(ctx context.Context, o Options) (*Pusher, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	p := &Pusher{o: o, positions: sqldb.Positions{DB: o.DB, Projection: "push"}, wake: make(chan struct{}, 1)}
+	if err := p.positions.Create(ctx); err != nil {
+		return nil, fmt.Errorf("push: %w", err)
+	}
+	if err := o.DB.Migrate(ctx, "push", migrations); err != nil {
+		return nil, fmt.Errorf("push: %w", err)
+	}
+	return p, nil
+}
+
+// On tells whether anything is sent.
+func (p *Pusher) On() bool { return p.o.Sender != nil }
+
+// Position is the next offset to look at (pipeline.Sink). A log that was there before push was begins at its end: nobody
+// wants a push for every event there ever was.
+func (p *Pusher) Position(ctx context.Context, t topics.Topic, part int32) (int64, error) {
+	next, err := p.positions.Peek(ctx, t, part)
+	if !errors.Is(err, sql.ErrNoRows) {
+		return next, err
+	}
+	ends, err := p.o.Log.Ends(ctx, t)
+	if err != nil {
+		return 0, err
+	}
+	return p.positions.Begin(ctx, t, part, ends[part])
+}
+
+// due is a push to be made: to all devices of a user.
+type due struct {
+	e    *topics.Event
+	user string
+	note Note
+}
+
+// Apply makes jobs of a batch (pipeline.Sink).
+func (p *Pusher) Apply(ctx context.Context, b pipeline.Batch) error {
+	list, err := p.wanted(ctx, b)
+	if err != nil {
+		return err
+	}
+	err = p.o.DB.Tx(ctx, func(tx *sql.Tx) error {
+		if err := p.positions.Move(ctx, tx, b.Topic, b.Partition, b.From, b.To); err != nil {
+			return err
+		}
+		for _, d := range list {
+			if err := p.makeJobs(ctx, tx, d); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil && len(list) > 0 {
+		p.nudge()
+	}
+	return err
+}
+
+// wanted lists the pushes that a batch gives rise to, once everything that they depend on is known.
+func (p *Pusher) wanted(ctx context.Context, b pipeline.Batch) (list []due, err error) {
+	select {
+	case <-p.o.Presence.Ready():
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	now := p.o.Now()
+	for e := range b.Live {
+		user, n, ok := noteOf(e)
+		if !ok || !p.absent(user, n) {
+			continue
+		}
+		if now.Sub(time.UnixMilli(e.Time)) > p.o.TTL {
+			p.outcome(e, n, "", expired)
+			continue
+		}
+		list = append(list, due{e, user, n})
+	}
+	if len(list) == 0 {
+		return nil, nil
+	}
+	return list, p.devicesKnown(ctx)
+}
+
+// absent tells whether a push is wanted: a notification of high priority always is, others where the user has no open
+// session that shows them.
+func (p *Pusher) absent(user string, n Note) bool {
+	switch n.Event {
+	case topics.Message:
+		return !p.o.Presence.Online(presence.Messaging, user)
+	default:
+		return n.High || !p.o.Presence.Online(presence.Dashboard, user)
+	}
+}
+
+// deviceWait bounds how long a batch waits for the inbox to know the devices registered until now.
+const deviceWait = 2 * time.Second
+
+func (p *Pusher) devicesKnown(ctx context.Context) error {
+	ends, err := p.o.Log.Ends(ctx, topics.Devices)
+	if err != nil {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, deviceWait)
+	defer cancel()
+	if err := p.o.Inbox.Await(wait, topics.Devices, ends); err != nil && wait.Err() == nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// makeJobs inserts a job for each of the user's devices.
+func (p *Pusher) makeJobs(ctx context.Context, tx *sql.Tx, d due) error {
+	rows, err := tx.QueryContext(ctx, `SELECT token FROM devices WHERE user_id=$1 AND registered=1
+		AND token NOT IN (SELECT token FROM push_quarantine)`, d.user)
+	if err != nil {
+		return fmt.Errorf("push: devices: %w", err)
+	}
+	var tokens []string
+	for rows.Next() {
+		var t string
+		if err := rows.Scan(&t); err != nil {
+			rows.Close()
+			return fmt.Errorf("push: devices: %w", err)
+		}
+		tokens = append(tokens, t)
+	}
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		return fmt.Errorf("push: devices: %w", err)
+	}
+	if !p.On() {
+		for _, t := range tokens {
+			p.outcome(d.e, d.note, t, skipped)
+		}
+		return nil
+	}
+	note, err := json.Marshal(d.note)
+	if err != nil {
+		return fmt.Errorf("push: note: %w", err)
+	}
+	for _, t := range tokens {
+		_, err := tx.ExecContext(ctx, `INSERT INTO push_jobs (id, user_id, token, topic, part, pos, at, note, attempts, due, lease)
+			VALUES ($1,$2,$3,$4,$5,$6,$7,$8,0,$9,0) ON CONFLICT DO NOTHING`,
+			d.note.ID+"/"+deviceHash(t), d.user, t, string(d.e.Topic), int64(d.e.Partition), d.e.Offset, d.e.Time, note, p.o.Now().UnixMilli())
+		if err != nil {
+			return fmt.Errorf("push: make a job: %w", err)
+		}
+	}
+	return nil
+}
+
+// deviceHash stands for a token where it is to be recognised and not shown.
+func deviceHash(token string) string {
+	sum := sha256.Sum256([]byte(token))
+	return hex.EncodeToString(sum[:8])
+}
+
+// What became of a push to one device, in delivery.push and in metrics.
+const (
+	accepted       = "accepted"
+	skipped        = "skipped"         // push is off
+	expired        = "expired"         // too old
+	unregistered   = "unregistered"    // FCM says that the token is dead; it is removed
+	invalidToken   = "invalid_token"   // FCM takes nothing for this token; it is removed
+	invalidPayload = "invalid_payload" // FCM takes a plain message for this token, but not this one
+	mismatch       = "sender_mismatch" // the token is another project's; it is set aside
+)
+
+// outcome appends what became of a push. Nobody waits for that.
+func (p *Pusher) outcome(e *topics.Event, n Note, token, what string) {
+	p.report(place{e.Topic, e.Partition, e.Offset, string(e.Key)}, n, token, what, 0)
+}
+
+// place is where an event stands.
+type place struct {
+	topic     topics.Topic
+	partition int32
+	offset    int64
+	key       string
+}
+
+func (p *Pusher) report(at place, n Note, token, what string, sessions int) {
+	p.o.Metrics.outcome(what)
+	var device any
+	if token != "" {
+		device = deviceHash(token)
+	}
+	latency := max(0, p.o.Now().UnixMilli()-n.RecordTime)
+	p.o.Producer.Post(topics.New(topics.Deliveries, at.key, topics.Meta{Type: topics.DeliveryPush, Source: "/nodes/" + p.o.Node, ID: topics.NewID()},
+		topics.Fields("event", n.Event, "topic", string(at.topic), "partition", at.partition, "offset", at.offset, "node", p.o.Node,
+			"outcome", what, "device", device, "sessions", sessions, "latencyMs", latency)),
+		func(err error) { p.o.Logger.Warn("what became of a push could not be appended", "err", err) })
+}
+
+func (p *Pusher) nudge() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}

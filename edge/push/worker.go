@@ -1,0 +1,228 @@
+package push
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/nexus/nexus/topics"
+)
+
+const (
+	workers = 16
+	// sendFor bounds one attempt, with the retries that the SDK makes of itself.
+	sendFor = 45 * time.Second
+	// idle is how often jobs are looked for that nobody in this process has made.
+	idle = time.Second
+)
+
+// job is a push to one device.
+type job struct {
+	id, user, token string
+	at              place
+	note            Note
+	attempts        int
+}
+
+// Run does jobs until ctx ends; those under way are finished or come again.
+func (p *Pusher) Run(ctx context.Context) error {
+	if !p.On() {
+		<-ctx.Done()
+		return nil
+	}
+	limit := rate.NewLimiter(rate.Limit(p.o.Rate), max(1, p.o.Rate/10))
+	free := make(chan struct{}, workers)
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	for ctx.Err() == nil {
+		jobs, err := p.claim(ctx, workers-len(free))
+		if err != nil && ctx.Err() == nil {
+			p.o.Logger.Warn("push jobs cannot be claimed", "err", err)
+		}
+		for _, j := range jobs {
+			free <- struct{}{}
+			busy.Go(func() {
+				defer func() { <-free; p.nudge() }()
+				if limit.Wait(ctx) == nil {
+					p.do(ctx, j)
+				}
+			})
+		}
+		if len(jobs) > 0 {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-p.wake:
+		case <-time.After(idle):
+		}
+	}
+	return nil
+}
+
+// claim leases jobs that are due; none while FCM wants to be left alone.
+func (p *Pusher) claim(ctx context.Context, n int) (list []job, err error) {
+	now := p.o.Now()
+	if n <= 0 || p.pause.on(now) {
+		return nil, nil
+	}
+	lock := ""
+	if p.o.DB.Postgres() {
+		lock = " FOR UPDATE SKIP LOCKED"
+	}
+	rows, err := p.o.DB.Write.QueryContext(ctx, `UPDATE push_jobs SET lease=$1, attempts=attempts+1
+		WHERE id IN (SELECT id FROM push_jobs WHERE due<=$2 AND lease<$2 ORDER BY due LIMIT `+fmt.Sprint(n)+lock+`)
+		RETURNING id, user_id, token, topic, part, pos, note, attempts`, now.Add(p.o.Lease).UnixMilli(), now.UnixMilli())
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var j job
+		var note []byte
+		var topic string
+		if err := rows.Scan(&j.id, &j.user, &j.token, &topic, &j.at.partition, &j.at.offset, &note, &j.attempts); err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(note, &j.note); err != nil {
+			return nil, err
+		}
+		j.at.topic, j.at.key = topics.Topic(topic), topics.UserKey(j.user)
+		list = append(list, j)
+	}
+	return list, rows.Err()
+}
+
+// do makes one attempt. What it finds is told by typed errors of the SDK alone.
+func (p *Pusher) do(ctx context.Context, j job) {
+	now := p.o.Now()
+	if now.Sub(time.UnixMilli(j.note.RecordTime)) > p.o.TTL {
+		p.finish(ctx, j, expired)
+		return
+	}
+	if p.pause.on(now) { // since it was claimed FCM has asked to be left alone
+		p.again(ctx, j, p.pause.until())
+		return
+	}
+	send, cancel := context.WithTimeout(ctx, sendFor)
+	verdict := p.o.Sender.Send(send, j.note.message(j.token, now, p.o.TTL))
+	cancel()
+	switch verdict.Kind {
+	case Accepted:
+		p.finish(ctx, j, accepted)
+	case Unregistered:
+		p.removeToken(ctx, j, unregistered)
+	case Invalid:
+		p.judgeInvalid(ctx, j)
+	case Mismatch:
+		p.o.Logger.Error("a device token belongs to another Firebase project; it is set aside (FIREBASE_PROJECT_ID)", "user", j.user, "device", deviceHash(j.token))
+		p.quarantine(ctx, j)
+	case Quota:
+		until := p.o.Now().Add(wait(verdict.RetryAfter, j.attempts))
+		p.pause.extend(until)
+		p.o.Logger.Warn("FCM's quota is used up, nothing is sent for a while", "until", until)
+		p.again(ctx, j, until)
+	default:
+		p.o.Metrics.retry()
+		p.o.Logger.Warn("a push failed, it will be tried again", "device", deviceHash(j.token), "attempt", j.attempts, "err", verdict.Err)
+		p.again(ctx, j, p.o.Now().Add(wait(verdict.RetryAfter, j.attempts)))
+	}
+}
+
+// wait is what the server asks for, or else 1 s doubling to 60 s; with half of it at random on top of the first, or in
+// the second, so that not all come back together.
+func wait(asked time.Duration, attempts int) time.Duration {
+	if asked > 0 {
+		return asked + rand.N(asked/10+time.Second)
+	}
+	d := min(time.Second<<min(attempts-1, 6), time.Minute)
+	return d/2 + rand.N(d/2)
+}
+
+// judgeInvalid finds out whether the token or the payload is at fault: a plain message decides.
+func (p *Pusher) judgeInvalid(ctx context.Context, j job) {
+	send, cancel := context.WithTimeout(ctx, sendFor)
+	defer cancel()
+	switch p.o.Sender.Validate(send, probe(j.token)).Kind {
+	case Accepted:
+		p.o.Logger.Error("FCM takes a plain message for a device and not this one: the push is given up", "event", j.note.ID)
+		p.finish(ctx, j, invalidPayload)
+	case Invalid, Unregistered:
+		p.removeToken(ctx, j, invalidToken)
+	default:
+		p.again(ctx, j, p.o.Now().Add(wait(0, j.attempts)))
+	}
+}
+
+// removeToken appends that the token is not registered any more; the inbox folds that like any other's.
+func (p *Pusher) removeToken(ctx context.Context, j job, why string) {
+	ev := topics.New(topics.Devices, topics.UserKey(j.user), topics.Meta{Type: topics.DeviceUnregistered, Source: "/nodes/" + p.o.Node, ID: topics.NewID()},
+		topics.Fields("token", j.token))
+	if err := p.o.Producer.Append(ctx, ev); err != nil {
+		p.again(ctx, j, p.o.Now().Add(wait(0, j.attempts)))
+		return
+	}
+	p.finish(ctx, j, why)
+}
+
+func (p *Pusher) quarantine(ctx context.Context, j job) {
+	_, err := p.o.DB.Write.ExecContext(ctx, `INSERT INTO push_quarantine (token, at) VALUES ($1,$2) ON CONFLICT DO NOTHING`, j.token, p.o.Now().UnixMilli())
+	if err != nil {
+		p.o.Logger.Warn("a token could not be set aside", "err", err)
+	}
+	p.finish(ctx, j, mismatch)
+}
+
+// finish ends a job. Where that fails its lease runs out and it is sent again, under the same collapse id.
+func (p *Pusher) finish(ctx context.Context, j job, what string) {
+	store, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if _, err := p.o.DB.Write.ExecContext(store, `DELETE FROM push_jobs WHERE id=$1`, j.id); err != nil {
+		p.o.Logger.Warn("a push job could not be ended", "err", err)
+		return
+	}
+	sessions := 0
+	if what == accepted {
+		sessions = 1
+	}
+	p.report(j.at, j.note, j.token, what, sessions)
+}
+
+// again gives a job back, to be done at a time.
+func (p *Pusher) again(ctx context.Context, j job, at time.Time) {
+	store, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	_, err := p.o.DB.Write.ExecContext(store, `UPDATE push_jobs SET due=$1, lease=0 WHERE id=$2`, at.UnixMilli(), j.id)
+	if err != nil && !errors.Is(err, sql.ErrConnDone) {
+		p.o.Logger.Warn("a push job could not be given back; its lease will run out", "err", err)
+	}
+}
+
+// pause is how long FCM wants to be left alone. It is safe for concurrent use.
+type pause struct {
+	mu  sync.Mutex
+	end time.Time
+}
+
+func (p *pause) on(now time.Time) bool { return now.Before(p.until()) }
+
+func (p *pause) until() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.end
+}
+
+func (p *pause) extend(until time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if until.After(p.end) {
+		p.end = until
+	}
+}
