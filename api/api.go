@@ -32,7 +32,8 @@ type Inbox interface {
 	Unread(ctx context.Context, user string) (int, error)
 	Newest(ctx context.Context, user string) (int64, error)
 	HasNotification(ctx context.Context, user, id string) error
-	Messages(ctx context.Context, a, b string, limit int, cursor string) ([]inbox.Message, string, error)
+	Messages(ctx context.Context, a, b string, p inbox.Page) (list []inbox.Message, older, newer string, err error)
+	Conversations(ctx context.Context, user string, limit int, cursor string) ([]inbox.Conversation, string, error)
 	Devices(ctx context.Context, user string) ([]inbox.Device, error)
 	Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error
 }
@@ -120,6 +121,7 @@ func (a *API) routes(g *echo.Group) {
 	g.POST("/notifications/read-all", a.readAll, user)
 	g.POST("/notifications/:id/read", a.markNotification(topics.NotificationRead), user)
 	g.DELETE("/notifications/:id", a.markNotification(topics.NotificationDeleted), user)
+	g.GET("/conversations", a.listConversations, user)
 	g.GET("/messages", a.listMessages, user)
 	g.POST("/messages", a.sendMessage, user)
 	g.GET("/presence", a.presence, user)

@@ -62,10 +62,19 @@ func (a *API) append(c echo.Context, ev *topics.Event) error {
 // settled waits until the inbox has what this node has read of a key's partition. One that is further behind is read
 // as it is, and the answer says that it is stale.
 func (a *API) settled(c echo.Context, t topics.Topic, key string) error {
+	return a.settledAt(c, t, a.o.Tail.NextOf(t, key))
+}
+
+// settledAll is settled for every partition of a topic.
+func (a *API) settledAll(c echo.Context, t topics.Topic) error {
+	return a.settledAt(c, t, a.o.Tail.Next(t))
+}
+
+func (a *API) settledAt(c echo.Context, t topics.Topic, ends map[int32]int64) error {
 	request := c.Request().Context()
 	ctx, cancel := context.WithTimeout(request, settleWait)
 	defer cancel()
-	err := a.o.Inbox.Await(ctx, t, a.o.Tail.NextOf(t, key))
+	err := a.o.Inbox.Await(ctx, t, ends)
 	if ctx.Err() != nil && request.Err() == nil {
 		c.Set(keyStale, true)
 		return nil
@@ -159,12 +168,16 @@ func spliced(object []byte, more string) json.RawMessage {
 	return append(append(make([]byte, 0, len(object)+len(more)), object[:len(object)-1]...), more...)
 }
 
-func page(c echo.Context, name string, items []json.RawMessage, next string) error {
-	var cursor any = json.RawMessage("null")
-	if next != "" {
-		cursor = next
+// orNull is a cursor, or null where there is none.
+func orNull(cursor string) any {
+	if cursor == "" {
+		return json.RawMessage("null")
 	}
-	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, topics.Fields(name, items, "next", cursor, keyStale, c.Get(keyStale)))
+	return cursor
+}
+
+func page(c echo.Context, name string, items []json.RawMessage, next string) error {
+	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, topics.Fields(name, items, "next", orNull(next), keyStale, c.Get(keyStale)))
 }
 
 func limitOf(c echo.Context) (int, error) {
@@ -238,15 +251,43 @@ func (a *API) listMessages(c echo.Context) error {
 	if err := a.settled(c, topics.Messages, topics.ConversationKey(userOf(c), with)); err != nil {
 		return err
 	}
-	list, next, err := a.o.Inbox.Messages(c.Request().Context(), userOf(c), with, limit, c.QueryParam("cursor"))
+	p := inbox.Page{Limit: limit, Before: c.QueryParam("cursor"), After: c.QueryParam("after")}
+	if p.Before != "" && p.After != "" {
+		return topics.Invalid("name either cursor or after")
+	}
+	list, older, newer, err := a.o.Inbox.Messages(c.Request().Context(), userOf(c), with, p)
 	if err != nil {
 		return err
 	}
 	out := make([]json.RawMessage, 0, len(list))
 	for _, m := range list {
-		out = append(out, spliced(m.Value, `,"read":`+strconv.FormatBool(m.Read)+`}`))
+		out = append(out, messageItem(m))
 	}
-	return page(c, "messages", out, next)
+	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, topics.Fields("messages", out, "next", orNull(older), "newer", orNull(newer), keyStale, c.Get(keyStale)))
+}
+
+// messageItem is a message as clients got it, and whether its receiver has read it.
+func messageItem(m inbox.Message) json.RawMessage {
+	return spliced(m.Value, `,"read":`+strconv.FormatBool(m.Read)+`}`)
+}
+
+func (a *API) listConversations(c echo.Context) error {
+	limit, err := limitOf(c)
+	if err != nil {
+		return err
+	}
+	if err := a.settledAll(c, topics.Messages); err != nil {
+		return err
+	}
+	list, next, err := a.o.Inbox.Conversations(c.Request().Context(), userOf(c), limit, c.QueryParam("cursor"))
+	if err != nil {
+		return err
+	}
+	out := make([]json.RawMessage, 0, len(list))
+	for _, v := range list {
+		out = append(out, topics.Fields("userId", v.Other, "unread", v.Unread, "lastMessage", messageItem(v.Last)))
+	}
+	return page(c, "conversations", out, next)
 }
 
 func (a *API) sendMessage(c echo.Context) error {

@@ -94,7 +94,8 @@ type Edge struct {
 	open    map[transport]func(now time.Time) // what to do for each every second
 	engines map[string]*engine                // Engine.IO sessions that began with long-polling, by sid
 	typing  map[typingPair]*time.Timer
-	closed  sync.WaitGroup // connections being served
+	typed   map[typingPair]time.Time // when this node last appended typing.start
+	closed  sync.WaitGroup           // connections being served
 }
 
 // New prepares an edge: it notes where the log ends, from where on it delivers.
@@ -102,7 +103,7 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 	e := &Edge{o: o, node: randomID(), rates: newLimiter(o.RateLimit, o.RateWindow),
 		connects: newLimiter(10*o.RateLimit, o.RateWindow), verdicts: verdicts{waiting: make(map[string]chan presence.Verdict)},
 		ids: newContentIDs(o.ContentWindow), topicIDs: make(map[topics.Topic][4]byte),
-		open: make(map[transport]func(time.Time)), engines: make(map[string]*engine), typing: make(map[typingPair]*time.Timer)}
+		open: make(map[transport]func(time.Time)), engines: make(map[string]*engine), typing: make(map[typingPair]*time.Timer), typed: make(map[typingPair]time.Time)}
 	e.stats, e.metrics = newStatistics(e), newMetrics(e, o.Metrics)
 	e.hub = newHub(e.metrics.sent)
 	var err error
@@ -233,6 +234,7 @@ func (e *Edge) sweep() {
 	now := time.Now()
 	e.mu.Lock()
 	checks := slices.Collect(maps.Values(e.open))
+	maps.DeleteFunc(e.typed, func(_ typingPair, at time.Time) bool { return now.Sub(at) > typingFor })
 	e.mu.Unlock()
 	for _, check := range checks {
 		check(now)

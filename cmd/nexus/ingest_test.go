@@ -169,6 +169,84 @@ func TestUserRoutes(t *testing.T) {
 	i.must(200, "GET", "/readyz", "", "")
 }
 
+// Conversations by REST; read here clears there; an announcement waits for those who were away.
+func TestConversationsAndReceipts(t *testing.T) {
+	engines(t, func(t *testing.T, i *instance) {
+		alice, bob := tokenFor(t, "alice"), tokenFor(t, "bob")
+		first := fmt.Sprint(i.must(202, "POST", "/messages", alice, `{"receiverId":"bob","content":"one"}`)["id"])
+		i.must(202, "POST", "/messages", tokenFor(t, "carol"), `{"receiverId":"bob","content":"two"}`)
+		list := i.must(200, "GET", "/conversations", bob, "")["conversations"].([]any)
+		if len(list) != 2 || at(list[0], "userId") != "carol" || at(list[0], "unread") != 1.0 || at(list[0], "lastMessage.content") != "two" || at(list[1], "lastMessage.read") != false {
+			t.Errorf("bob's conversations: %v", list)
+		}
+		// A receipt reaches every device of both, and clears the count.
+		devices := []*socket{i.open("/ws", "alice"), i.open("/ws", "alice"), i.open("/ws", "bob"), i.open("/ws", "bob")}
+		devices[2].send(`{"event":"markAsRead","data":{"messageId":"` + first + `"}}`)
+		for _, d := range devices {
+			d.expect("message:read", map[string]any{"messageId": first, "userId": "bob"})
+		}
+		list = i.must(200, "GET", "/conversations?limit=1", bob, "")["conversations"].([]any)
+		if len(list) != 1 || at(list[0], "userId") != "carol" {
+			t.Errorf("the first page: %v", list)
+		}
+		page := i.must(200, "GET", "/messages?with=alice&limit=1", bob, "")
+		i.must(202, "POST", "/messages", alice, `{"receiverId":"bob","content":"three"}`)
+		newer := i.must(200, "GET", "/messages?with=alice&after="+fmt.Sprint(page["newer"]), bob, "")["messages"].([]any)
+		if len(newer) != 1 || at(newer[0], "content") != "three" {
+			t.Errorf("newer than the page: %v", newer)
+		}
+		i.must(400, "GET", "/messages?with=alice&after=x&cursor=y", bob, "")
+		// Notifications: read on one device, cleared on the other; read-all is one record.
+		i.must(202, "POST", "/announcements", tokenFor(t, "service", "publish"), `{"title":"while away","body":""}`)
+		id := i.notify("bob", `,"title":"a","body":""`)
+		i.notify("bob", `,"title":"b","body":""`)
+		eventually(t, "an announcement and two notifications wait for bob, who was away", func() bool {
+			return i.must(200, "GET", "/notifications/unread-count", bob, "")["count"] == 3.0
+		})
+		phone, laptop := i.open("/dashboard", "bob"), i.open("/dashboard", "bob")
+		i.must(200, "POST", "/notifications/"+id+"/read", bob, "")
+		for _, d := range []*socket{phone, laptop} {
+			d.expect("notification:read", map[string]any{"notificationId": id})
+		}
+		i.must(200, "POST", "/notifications/read-all", bob, "")
+		for _, d := range []*socket{phone, laptop} {
+			if f := d.expectSoon("notification:read", patience); f.Data["upTo"] == nil {
+				t.Errorf("read-all: %v", f.Data)
+			}
+		}
+		if got := i.must(200, "GET", "/notifications/unread-count", bob, "")["count"]; got != 0.0 {
+			t.Errorf("after read-all: %v unread", got)
+		}
+	})
+}
+
+// Whoever goes on typing is said to be typing once in a while, not for every key.
+func TestTypingIsCoalesced(t *testing.T) {
+	i := start(t, nil)
+	alice, bob := i.open("/ws", "alice"), i.open("/ws", "bob")
+	for n := range 30 {
+		alice.send(fmt.Sprintf(`{"event":"typing","data":{"receiverId":"bob","isTyping":true},"id":%d}`, n))
+	}
+	for range 30 {
+		if f := alice.expect("ack", nil); f.Data["ok"] != true {
+			t.Fatalf("%v", f.Data)
+		}
+	}
+	alice.send(`{"event":"typing","data":{"receiverId":"bob","isTyping":false}}`)
+	starts := 0
+	for f := range bob.frames {
+		if f.Event == "typing:start" {
+			starts++
+		}
+		if f.Event == "typing:stop" {
+			break
+		}
+	}
+	if starts < 1 || starts > 2 {
+		t.Errorf("bob was told %d times", starts)
+	}
+}
+
 // Product services straight into the topics: kcat with its default partitioner, with and without headers, with garbage
 // among it.
 func TestIngestByKcat(t *testing.T) {

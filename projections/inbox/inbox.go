@@ -8,6 +8,8 @@ import (
 	"embed"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/nexus/nexus/pipeline"
@@ -86,6 +88,7 @@ func (i *Inbox) Apply(ctx context.Context, b pipeline.Batch) error {
 	for e := range b.Live {
 		f.add(e)
 	}
+	f.touchConversations()
 	return i.db.Tx(ctx, func(tx *sql.Tx) error {
 		if err := i.positions.Move(ctx, tx, b.Topic, b.Partition, b.From, b.To); err != nil {
 			return err
@@ -124,6 +127,7 @@ var tables = [...]sqldb.Table{
 type fold struct {
 	rows    [len(tables)][][]any
 	changes []change
+	last    map[string]*topics.Event // by conversation: the batch's last message
 }
 
 type change struct {
@@ -144,6 +148,10 @@ func (f *fold) add(e *topics.Event) {
 		id, data := e.EventID(), e.Data(true)
 		f.insert(intoMessages, id, string(e.Key), e.Body.Text("senderId"), e.Body.Text("receiverId"), part, e.Offset, e.Time, data)
 		f.feed(e, id, data)
+		if f.last == nil {
+			f.last = make(map[string]*topics.Event)
+		}
+		f.last[string(e.Key)] = e
 	case topics.MessageRead:
 		f.change(`UPDATE messages SET read_at=$1 WHERE id=$2 AND conversation=$3 AND receiver=$4 AND pos<$5 AND read_at IS NULL`,
 			e.Time, e.Body.Text("messageId"), string(e.Key), e.Body.Text("userId"), e.Offset)
@@ -158,6 +166,20 @@ func (f *fold) add(e *topics.Event) {
 		f.device(e, e.Body.Text("token"), e.Body.Text("platform"), 1)
 	case topics.DeviceUnregistered:
 		f.unregister(e, part)
+	}
+}
+
+// touchConversations moves the conversations of a batch up: once each, whatever number of messages came. A message that
+// the inbox has already, sent again beyond the dedup window, does not move one.
+func (f *fold) touchConversations() {
+	for _, key := range slices.Sorted(maps.Keys(f.last)) {
+		e := f.last[key]
+		for _, user := range slices.Compact([]string{e.Audience.A, e.Audience.B}) {
+			f.change(`INSERT INTO conversations (user_id, conversation, other, last_pos, last_at, last_id)
+				SELECT $1, conversation, $2, pos, at, id FROM messages WHERE conversation=$3 AND pos<=$4 ORDER BY pos DESC LIMIT 1
+				ON CONFLICT (user_id, conversation) DO UPDATE SET last_pos=excluded.last_pos, last_at=excluded.last_at, last_id=excluded.last_id
+				WHERE conversations.last_pos < excluded.last_pos`, user, e.Audience.Other(user), key, e.Offset)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -119,37 +120,100 @@ type Message struct {
 	pos                  int64
 }
 
-// Messages lists the conversation of two users in log order, the newest page first: at most limit messages before
-// cursor (empty: the latest). next is the cursor of the page before, empty on the first.
-func (i *Inbox) Messages(ctx context.Context, a, b string, limit int, cursor string) (list []Message, next string, err error) {
+// Page says which part of a list is wanted: at most Limit items before or after a cursor, or the newest.
+type Page struct {
+	Limit         int
+	Before, After string // at most one of them
+}
+
+// Messages lists the conversation of two users, always in log order. older and newer are the cursors of what lies before
+// and after the page; older is empty where there is nothing, newer is the page's own end, to ask from later. Cursors
+// are places in the log: they stay good while messages arrive.
+func (i *Inbox) Messages(ctx context.Context, a, b string, p Page) (list []Message, older, newer string, err error) {
 	query, args := `SELECT id, sender, receiver, value, read_at, pos FROM messages WHERE conversation=$1`, []any{topics.ConversationKey(a, b)}
-	if cursor != "" {
+	order := "DESC"
+	switch {
+	case p.After != "":
+		query, order = query+` AND pos > $2`, "ASC"
+	case p.Before != "":
+		query += ` AND pos < $2`
+	}
+	if cursor := p.Before + p.After; cursor != "" {
 		pos, _, err := readCursor(cursor)
 		if err != nil {
-			return nil, "", err
+			return nil, "", "", err
 		}
-		query += ` AND pos < $2`
 		args = append(args, pos)
 	}
-	query += ` ORDER BY part DESC, pos DESC LIMIT ` + strconv.Itoa(limit+1)
+	query += ` ORDER BY part ` + order + `, pos ` + order + ` LIMIT ` + strconv.Itoa(p.Limit+1)
 	rows, err := i.db.Read.QueryContext(ctx, query, args...)
 	if err != nil {
-		return nil, "", fmt.Errorf("inbox: list messages: %w", err)
+		return nil, "", "", fmt.Errorf("inbox: list messages: %w", err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		m, err := scanMessage(rows)
 		if err != nil {
-			return nil, "", err
+			return nil, "", "", err
 		}
 		list = append(list, m)
 	}
+	more := len(list) > p.Limit
+	list = list[:min(len(list), p.Limit)]
+	if order == "DESC" {
+		slices.Reverse(list)
+	}
+	newer = p.After
+	if len(list) > 0 {
+		newer = writeCursor(list[len(list)-1].pos, "")
+		if more && order == "DESC" || p.After != "" {
+			older = writeCursor(list[0].pos, "")
+		}
+	}
+	return list, older, newer, rows.Err()
+}
+
+// Conversation is one of a user's conversations.
+type Conversation struct {
+	Other  string // the other participant
+	Last   Message
+	Unread int
+	at     int64
+	key    string
+}
+
+// Conversations lists a user's conversations, that with the newest message first: at most limit, after cursor.
+func (i *Inbox) Conversations(ctx context.Context, user string, limit int, cursor string) (list []Conversation, next string, err error) {
+	query, args := `SELECT c.other, c.conversation, c.last_at, m.id, m.sender, m.receiver, m.value, m.read_at, m.pos,
+		(SELECT count(*) FROM messages u WHERE u.conversation=c.conversation AND u.receiver=$1 AND u.read_at IS NULL AND u.sender<>$1)
+		FROM conversations c JOIN messages m ON m.id=c.last_id WHERE c.user_id=$1`, []any{user}
+	if cursor != "" {
+		at, key, err := readCursor(cursor)
+		if err != nil {
+			return nil, "", err
+		}
+		query += ` AND (c.last_at < $2 OR c.last_at = $2 AND c.conversation < $3)`
+		args = append(args, at, key)
+	}
+	query += ` ORDER BY c.last_at DESC, c.conversation DESC LIMIT ` + strconv.Itoa(limit+1)
+	rows, err := i.db.Read.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, "", fmt.Errorf("inbox: list conversations: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var c Conversation
+		var read sql.NullInt64
+		m := &c.Last
+		if err := rows.Scan(&c.Other, &c.key, &c.at, &m.ID, &m.Sender, &m.Receiver, &m.Value, &read, &m.pos, &c.Unread); err != nil {
+			return nil, "", fmt.Errorf("inbox: list conversations: %w", err)
+		}
+		m.Read = read.Valid
+		list = append(list, c)
+	}
 	if len(list) > limit {
 		list = list[:limit]
-		next = writeCursor(list[limit-1].pos, "")
-	}
-	for l, r := 0, len(list)-1; l < r; l, r = l+1, r-1 {
-		list[l], list[r] = list[r], list[l]
+		next = writeCursor(list[limit-1].at, list[limit-1].key)
 	}
 	return list, next, rows.Err()
 }

@@ -2,6 +2,7 @@ package inbox_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -136,6 +137,7 @@ func testStore(t *testing.T, open func(*testing.T) *sqldb.DB) {
 		"notifications and read state":     testNotifications,
 		"announcements are joined on read": testAnnouncements,
 		"messages":                         testMessages,
+		"conversations":                    testConversations,
 		"devices":                          testDevices,
 		"feed":                             testFeed,
 		"bytes are kept":                   testBytes,
@@ -207,7 +209,7 @@ func testMessages(t *testing.T, s *store) {
 	one, two := chat("a", "b", "1"), chat("b", "a", "2")
 	s.fold(topics.Messages, one, two, chat("a", "c", "elsewhere"), chat("a", "b", "3"))
 	contents := func(limit int, cursor string) (string, string) {
-		list, next, err := s.in.Messages(t.Context(), "b", "a", limit, cursor)
+		list, next, _, err := s.in.Messages(t.Context(), "b", "a", inbox.Page{Limit: limit, Before: cursor})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -240,6 +242,73 @@ func testMessages(t *testing.T, s *store) {
 	}
 	if m, err := s.in.Message(t.Context(), "b", one.NexusID); err != nil || m.Receiver != "b" {
 		t.Errorf("Message = %+v, %v", m, err)
+	}
+}
+
+// Conversations: the newest first, with the last message and what is unread; a page stays right while messages arrive,
+// and history goes on from a cursor both ways.
+func testConversations(t *testing.T, s *store) {
+	first := chat("b", "a", "b1")
+	s.fold(topics.Messages, first, chat("a", "c", "c1"), chat("d", "a", "d1"), chat("d", "a", "d2"), chat("a", "a", "note"))
+	list := func(user string, limit int, cursor string) (string, string) {
+		t.Helper()
+		got, next, err := s.in.Conversations(t.Context(), user, limit, cursor)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, c := range got {
+			var v struct{ Content string }
+			if err := json.Unmarshal(c.Last.Value, &v); err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, fmt.Sprintf("%s %s %d", c.Other, v.Content, c.Unread))
+		}
+		return strings.Join(out, ", "), next
+	}
+	if got, _ := list("a", 9, ""); got != "a note 0, d d2 2, c c1 0, b b1 1" {
+		t.Errorf("a's: %s", got)
+	}
+	if got, _ := list("c", 9, ""); got != "a c1 1" {
+		t.Errorf("c's: %s", got)
+	}
+	page, next := list("a", 2, "")
+	s.fold(topics.Messages, chat("b", "a", "b2"), event("dm:a:d", topics.MessageRead, "messageId", chat("d", "a", "d1").NexusID, "userId", "a"))
+	rest, end := list("a", 2, next) // b has moved up: it is on no later page, and nothing is shown twice
+	if page != "a note 0, d d2 2" || rest != "c c1 0" || end != "" {
+		t.Errorf("pages %q, %q %q", page, rest, end)
+	}
+	if got, _ := list("a", 9, ""); got != "b b2 2, a note 0, d d2 1, c c1 0" {
+		t.Errorf("a's, later: %s", got)
+	}
+	s.fold(topics.Messages, chat("b", "a", "b1")) // sent again beyond the window: it is there already, and moves nothing
+	if got, _ := list("a", 1, ""); got != "b b2 2" {
+		t.Errorf("after a repeat: %s", got)
+	}
+	older := ""
+	walk := func(p inbox.Page) (out []string, newer string) {
+		t.Helper()
+		got, o, newer, err := s.in.Messages(t.Context(), "a", "b", p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range got {
+			out = append(out, m.ID)
+		}
+		older = o
+		return out, newer
+	}
+	last, newer := walk(inbox.Page{Limit: 1})
+	before, _ := walk(inbox.Page{Limit: 1, Before: older})
+	if len(before) != 1 || before[0] != first.NexusID || len(last) != 1 || last[0] == first.NexusID {
+		t.Errorf("history: %v, before it %v", last, before)
+	}
+	if got, again := walk(inbox.Page{Limit: 5, After: newer}); len(got) != 0 || again != newer {
+		t.Errorf("nothing newer, got %v, cursor %q", got, again)
+	}
+	s.fold(topics.Messages, chat("b", "a", "b3"), chat("a", "b", "b4"))
+	if got, _ := walk(inbox.Page{Limit: 1, After: newer}); len(got) != 1 || got[0] != chat("b", "a", "b3").NexusID {
+		t.Errorf("the next newer one: %v", got)
 	}
 }
 

@@ -13,6 +13,11 @@ CREATE TABLE messages (
 	id TEXT NOT NULL PRIMARY KEY, conversation TEXT NOT NULL, sender TEXT NOT NULL, receiver TEXT NOT NULL,
 	part BIGINT NOT NULL, pos BIGINT NOT NULL, at BIGINT NOT NULL, value BYTEA NOT NULL, read_at BIGINT);
 CREATE INDEX messages_by_conversation ON messages (conversation, part, pos);
+CREATE INDEX messages_unread ON messages (conversation, receiver) WHERE read_at IS NULL;
+CREATE TABLE conversations (
+	user_id TEXT NOT NULL, conversation TEXT NOT NULL, other TEXT NOT NULL, last_pos BIGINT NOT NULL, last_at BIGINT NOT NULL,
+	last_id TEXT NOT NULL, PRIMARY KEY (user_id, conversation));
+CREATE INDEX conversations_by_time ON conversations (user_id, last_at, conversation);
 CREATE TABLE devices (
 	token TEXT NOT NULL PRIMARY KEY, user_id TEXT NOT NULL, platform TEXT NOT NULL, registered BIGINT NOT NULL,
 	at BIGINT NOT NULL, part BIGINT NOT NULL, pos BIGINT NOT NULL);
