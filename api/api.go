@@ -69,6 +69,9 @@ type Options struct {
 	Logger   *slog.Logger
 	// Origins that browsers may come from; nil lets any in.
 	Origins []string
+	Keys    Keys
+	// AllowLookup limits how often a user may ask for keys; the error is a *topics.Error.
+	AllowLookup func(user string) error
 	// Push tells whether events are pushed to devices.
 	Push bool
 	// Problems says what is behind or cannot be reached, by part; empty when all is well.
@@ -124,6 +127,10 @@ func (a *API) routes(g *echo.Group) {
 	g.GET("/conversations", a.listConversations, user)
 	g.GET("/messages", a.listMessages, user)
 	g.POST("/messages", a.sendMessage, user)
+	g.PUT("/keys", a.putKeys, user)
+	g.GET("/keys", a.ownKeys, user)
+	g.DELETE("/keys/:deviceId", a.deleteKeys, user)
+	g.GET("/users/:userId/keys", a.keysOf, user)
 	g.GET("/presence", a.presence, user)
 	g.GET("/presence/:userId", a.presenceOf, user)
 	g.GET("/stats", a.stats, user)

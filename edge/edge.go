@@ -78,11 +78,11 @@ type Edge struct {
 	tail *pipeline.Tail
 	fold *presence.Fold
 	ids  *contentIDs
-	// rates counts messages over all nodes, connects the attempts to connect to this one.
-	rates, connects *limiter
-	verdicts        verdicts
-	stats           *statistics
-	metrics         *metrics
+	// rates counts messages over all nodes, connects the attempts to connect to this one, lookups what users ask of others.
+	rates, connects, lookups *limiter
+	verdicts                 pipeline.Answers[presence.Verdict] // by session
+	stats                    *statistics
+	metrics                  *metrics
 	// topicIDs identify the topics in resume offsets.
 	topicIDs map[topics.Topic][4]byte
 
@@ -101,7 +101,7 @@ type Edge struct {
 // New prepares an edge: it notes where the log ends, from where on it delivers.
 func New(ctx context.Context, o Options) (*Edge, error) {
 	e := &Edge{o: o, node: randomID(), rates: newLimiter(o.RateLimit, o.RateWindow),
-		connects: newLimiter(10*o.RateLimit, o.RateWindow), verdicts: verdicts{waiting: make(map[string]chan presence.Verdict)},
+		connects: newLimiter(10*o.RateLimit, o.RateWindow), lookups: newLimiter(o.RateLimit, o.RateWindow),
 		ids: newContentIDs(o.ContentWindow), topicIDs: make(map[topics.Topic][4]byte),
 		open: make(map[transport]func(time.Time)), engines: make(map[string]*engine), typing: make(map[typingPair]*time.Timer), typed: make(map[typingPair]time.Time)}
 	e.stats, e.metrics = newStatistics(e), newMetrics(e, o.Metrics)
@@ -120,7 +120,7 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 			}
 		}
 	}
-	e.fold = presence.New(presence.Options{Limits: o.Limits, Judged: e.verdicts.judged, Evicted: e.evicted, Grace: o.PresenceGrace, Changed: e.presenceChanged, Lost: e.takenForDead,
+	e.fold = presence.New(presence.Options{Limits: o.Limits, Judged: e.verdicts.Give, Evicted: e.evicted, Grace: o.PresenceGrace, Changed: e.presenceChanged, Lost: e.takenForDead,
 		Start: e.presenceStart, End: func(ctx context.Context) (int64, error) {
 			ends, err := o.Log.Ends(ctx, topics.Presence)
 			return ends[0], err
@@ -151,6 +151,14 @@ func (e *Edge) GetOnlineUsersCount() int { return e.fold.OnlineUsers(presence.Da
 
 // IsUserOnline tells whether a user is online on the dashboard (the guide's DashboardGateway).
 func (e *Edge) IsUserOnline(user string) bool { return e.fold.Online(presence.Dashboard, user) }
+
+// AllowLookup limits how often a user may ask for keys of others: a *topics.Error where it is too often.
+func (e *Edge) AllowLookup(user string) error {
+	if wait, ok := e.lookups.allow(user, time.Now()); !ok {
+		return rateLimited(wait)
+	}
+	return nil
+}
 
 // Ready reports whether sessions are admitted.
 func (e *Edge) Ready() bool {
@@ -241,6 +249,7 @@ func (e *Edge) sweep() {
 	}
 	e.rates.sweep(now)
 	e.connects.sweep(now)
+	e.lookups.sweep(now)
 	e.ids.sweep(now)
 }
 

@@ -2,50 +2,19 @@ package edge
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 )
 
-// verdicts are waited for by sessions that ask for a place.
-type verdicts struct {
-	mu      sync.Mutex
-	waiting map[string]chan presence.Verdict // by session
-}
-
-func (v *verdicts) expect(session string) <-chan presence.Verdict {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	c := make(chan presence.Verdict, 1)
-	v.waiting[session] = c
-	return c
-}
-
-func (v *verdicts) forget(session string) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	delete(v.waiting, session)
-}
-
-// judged passes a verdict on (presence.Options.Judged).
-func (v *verdicts) judged(session string, verdict presence.Verdict) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if c := v.waiting[session]; c != nil {
-		c <- verdict
-		delete(v.waiting, session)
-	}
-}
-
 // placeWait bounds how long a handshake waits for this node to read what it has appended.
 const placeWait = 5 * time.Second
 
 // takePlace appends that the session is here and waits for what the log says to that: places are counted over all nodes.
 func (e *Edge) takePlace(ctx context.Context, s *session) *topics.Error {
-	verdict := e.verdicts.expect(s.id)
-	defer e.verdicts.forget(s.id)
+	verdict := e.verdicts.Expect(s.id)
+	defer e.verdicts.Forget(s.id)
 	if err := e.o.Producer.Append(ctx, e.presenceEvent(topics.Connected, s, "pid", s.pid)); err != nil {
 		e.o.Logger.Warn("a connection is refused: its presence could not be appended", "err", err)
 		return topics.Unavailable()

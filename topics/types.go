@@ -19,6 +19,8 @@ const (
 	DeviceUnregistered  = "device.unregistered"
 	DedupWindow         = "dedup.window"
 	SessionRevoked      = "session.revoked"
+	KeyPublished        = "key.published"
+	KeyTaken            = "key.taken"
 	DeliveryWebSocket   = "delivery.websocket"
 	DeliveryPush        = "delivery.push"
 )
@@ -106,6 +108,11 @@ var schemas = []schema{
 	{typ: DeliveryPush, topics: []Topic{Deliveries}, fields: delivery},
 	{typ: SessionRevoked, topics: []Topic{Control}, keys: []AudienceKind{User}, fields: []field{
 		{"tokenId", aString, false, length(1, 256)}, timestamp}},
+	{typ: KeyPublished, topics: []Topic{Control}, keys: []AudienceKind{User}, extra: checkKeys, fields: []field{
+		{"deviceId", aString, true, length(1, 64)}, {"identityKey", aString, false, length(1, maxKey)}, {"prekeys", anArray, false, nil},
+		{"removed", aBool, false, nil}, timestamp}},
+	{typ: KeyTaken, topics: []Topic{Control}, keys: []AudienceKind{User}, fields: []field{
+		{"deviceId", aString, true, length(1, 64)}, {"prekeyId", aString, true, length(1, 64)}, {"by", aString, true, CheckUserID}, timestamp}},
 	{typ: DedupWindow, topics: []Topic{Control}, keys: []AudienceKind{Everyone}, fields: []field{
 		{"window", aString, true, notEmpty}, timestamp}},
 }

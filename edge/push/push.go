@@ -81,9 +81,6 @@ func New(ctx context.Context, o Options) (*Pusher, error) {
 		o.Now = time.Now
 	}
 	p := &Pusher{o: o, positions: sqldb.Positions{DB: o.DB, Projection: "push"}, wake: make(chan struct{}, 1)}
-	if err := p.positions.Create(ctx); err != nil {
-		return nil, fmt.Errorf("push: %w", err)
-	}
 	if err := o.DB.Migrate(ctx, "push", migrations); err != nil {
 		return nil, fmt.Errorf("push: %w", err)
 	}

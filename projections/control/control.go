@@ -1,5 +1,5 @@
-// Package control folds topic control, in memory: which tokens are revoked. Every node folds all of it before it admits
-// anybody; nothing is written back.
+// Package control folds topic control, in memory: which tokens are revoked, and the directory of devices' keys. Every
+// node folds all of it before it admits anybody; nothing is written back.
 package control
 
 import (
@@ -17,15 +17,20 @@ type Fold struct {
 	// fold is fed.
 	Revoked func(user string)
 
-	mu     sync.Mutex
-	users  map[string]int64 // user → record time, Unix milliseconds: tokens issued until then are revoked
-	tokens map[token]bool
+	taken pipeline.Answers[bool] // by the id of a key.taken: whether it was the first for its one-time key
+
+	mu      sync.Mutex
+	devices map[string]map[string]*device // by user and device id
+	users   map[string]int64              // user → record time, Unix milliseconds: tokens issued until then are revoked
+	tokens  map[token]bool
 }
 
 type token struct{ user, id string }
 
 // New makes an empty fold.
-func New() *Fold { return &Fold{users: make(map[string]int64), tokens: make(map[token]bool)} }
+func New() *Fold {
+	return &Fold{devices: make(map[string]map[string]*device), users: make(map[string]int64), tokens: make(map[token]bool)}
+}
 
 // Position is the topic's beginning (pipeline.Sink): the state lives in memory alone.
 func (f *Fold) Position(context.Context, topics.Topic, int32) (int64, error) { return 0, nil }
@@ -33,12 +38,16 @@ func (f *Fold) Position(context.Context, topics.Topic, int32) (int64, error) { r
 // Apply folds a batch (pipeline.Sink).
 func (f *Fold) Apply(_ context.Context, b pipeline.Batch) error {
 	for e := range b.Live {
-		if e.Type != topics.SessionRevoked {
-			continue
-		}
-		f.revoke(e)
-		if f.Revoked != nil {
-			f.Revoked(e.Audience.A)
+		switch e.Type {
+		case topics.SessionRevoked:
+			f.revoke(e)
+			if f.Revoked != nil {
+				f.Revoked(e.Audience.A)
+			}
+		case topics.KeyPublished:
+			f.publish(e)
+		case topics.KeyTaken:
+			f.taken.Give(e.ID, f.take(e))
 		}
 	}
 	return nil

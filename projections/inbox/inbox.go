@@ -37,9 +37,6 @@ func Topics() []topics.Topic {
 // Open prepares the tables. The caller closes db.
 func Open(ctx context.Context, db *sqldb.DB, feedRetention time.Duration, log *slog.Logger) (*Inbox, error) {
 	i := &Inbox{db: db, positions: sqldb.Positions{DB: db, Projection: "inbox"}, log: log, retention: feedRetention}
-	if err := i.positions.Create(ctx); err != nil {
-		return nil, fmt.Errorf("inbox: %w", err)
-	}
 	if err := db.Migrate(ctx, "inbox", migrations); err != nil {
 		return nil, fmt.Errorf("inbox: %w", err)
 	}

@@ -75,7 +75,8 @@ func (d *DB) Close() error {
 func (d *DB) Postgres() bool { return d.postgres }
 
 // Migrate applies the files migrations/NNNN_name.sql that have not been applied yet, in order, each in a transaction.
-// set names the projection, so that several can share a database. Two nodes may call it at once.
+// set names the projection, so that several can share a database. Many nodes may call it at once: PostgreSQL's CREATE
+// TABLE IF NOT EXISTS alone does not bear that.
 func (d *DB) Migrate(ctx context.Context, set string, files embed.FS) error {
 	return d.Tx(ctx, func(tx *sql.Tx) error {
 		if d.postgres {
@@ -85,6 +86,9 @@ func (d *DB) Migrate(ctx context.Context, set string, files embed.FS) error {
 		}
 		if _, err := tx.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY)`); err != nil {
 			return fmt.Errorf("table migrations: %w", err)
+		}
+		if _, err := tx.ExecContext(ctx, positionsTable); err != nil {
+			return fmt.Errorf("table positions: %w", err)
 		}
 		names, err := fs.Glob(files, "migrations/*.sql")
 		if err != nil {
@@ -98,6 +102,10 @@ func (d *DB) Migrate(ctx context.Context, set string, files embed.FS) error {
 		return nil
 	})
 }
+
+// positionsTable is shared by the projections of a database.
+const positionsTable = `CREATE TABLE IF NOT EXISTS positions (projection TEXT NOT NULL, topic TEXT NOT NULL,
+	part BIGINT NOT NULL, next BIGINT NOT NULL, PRIMARY KEY (projection, topic, part))`
 
 func migrate(ctx context.Context, tx *sql.Tx, as, file string, files embed.FS) error {
 	var n int
@@ -213,21 +221,10 @@ func gather[T any](rows [][]any, i int) []T {
 	return out
 }
 
-// Positions are the rows of one projection in table positions (projection, topic, part, next), which a migration of
-// whoever comes first makes.
+// Positions are the rows of one projection in table positions, which Migrate makes.
 type Positions struct {
 	DB         *DB
 	Projection string
-}
-
-// Create makes the table of positions.
-func (p Positions) Create(ctx context.Context) error {
-	_, err := p.DB.Write.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS positions (projection TEXT NOT NULL, topic TEXT NOT NULL,
-		part BIGINT NOT NULL, next BIGINT NOT NULL, PRIMARY KEY (projection, topic, part))`)
-	if err != nil {
-		return fmt.Errorf("table positions: %w", err)
-	}
-	return nil
 }
 
 // Next reads a position; the row is made, at 0, where it is missing.

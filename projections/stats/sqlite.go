@@ -23,9 +23,6 @@ type SQLite struct {
 // OpenSQLite prepares the tables. The caller closes db.
 func OpenSQLite(ctx context.Context, db *sqldb.DB) (*SQLite, error) {
 	s := &SQLite{db: db, positions: sqldb.Positions{DB: db, Projection: "stats"}}
-	if err := s.positions.Create(ctx); err != nil {
-		return nil, fmt.Errorf("stats: %w", err)
-	}
 	if err := db.Migrate(ctx, "stats", migrations); err != nil {
 		return nil, fmt.Errorf("stats: %w", err)
 	}

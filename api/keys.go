@@ -1,0 +1,145 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/nexus/nexus/projections/control"
+	"github.com/nexus/nexus/topics"
+)
+
+// Keys is the directory of devices' keys, and who got a one-time key.
+type Keys interface {
+	Devices(user string) []control.Device
+	// Expect answers whether the key.taken of this id was the first; Forget ends the wait.
+	Expect(id string) <-chan bool
+	Forget(id string)
+}
+
+// putKeys publishes a device's keys: its identity key, and further one-time keys.
+func (a *API) putKeys(c echo.Context) error {
+	var body struct {
+		DeviceID    string          `json:"deviceId"`
+		IdentityKey string          `json:"identityKey"`
+		Prekeys     []topics.Prekey `json:"prekeys"`
+	}
+	if err := read(c, &body, false); err != nil {
+		return err
+	}
+	known := a.o.Keys.Devices(userOf(c))
+	for _, d := range known {
+		if d.ID == body.DeviceID {
+			known = nil
+			break
+		}
+	}
+	if len(known) >= control.MaxDevices {
+		return topics.Invalid("this user has keys of as many devices as are allowed; remove one")
+	}
+	ev := own(c, topics.Control, topics.KeyPublished, topics.Fields("deviceId", body.DeviceID, "identityKey", body.IdentityKey, "prekeys", body.Prekeys))
+	return a.publishKeys(c, ev)
+}
+
+func (a *API) deleteKeys(c echo.Context) error {
+	return a.publishKeys(c, own(c, topics.Control, topics.KeyPublished, topics.Fields("deviceId", c.Param("deviceId"), "removed", true)))
+}
+
+func (a *API) publishKeys(c echo.Context, ev *topics.Event) error {
+	if err := topics.Valid(ev); err != nil {
+		return topics.Invalid(err.Error())
+	}
+	if err := a.o.Producer.Append(c.Request().Context(), ev); err != nil {
+		return err
+	}
+	return c.JSON(http.StatusAccepted, map[string]string{"id": ev.ID})
+}
+
+// ownKeys tells a user which devices have keys, and how many one-time keys each has left.
+func (a *API) ownKeys(c echo.Context) error {
+	type device struct {
+		DeviceID string `json:"deviceId"`
+		Prekeys  int    `json:"prekeys"`
+	}
+	list := []device{}
+	for _, d := range a.o.Keys.Devices(userOf(c)) {
+		list = append(list, device{d.ID, d.Prekeys})
+	}
+	return c.JSON(http.StatusOK, map[string]any{"devices": list})
+}
+
+type deviceKeys struct {
+	DeviceID    string         `json:"deviceId"`
+	IdentityKey string         `json:"identityKey"`
+	Prekey      *topics.Prekey `json:"prekey"`
+}
+
+// keysOf hands out the keys of a user's devices, a one-time key of each, which nobody else gets; ?prekeys=false leaves
+// those alone.
+func (a *API) keysOf(c echo.Context) error {
+	user := c.Param("userId")
+	if err := topics.CheckUserID(user); err != nil {
+		return topics.Invalid("userId: " + err.Error())
+	}
+	if err := a.o.AllowLookup(userOf(c)); err != nil {
+		return err
+	}
+	list := []deviceKeys{}
+	for _, d := range a.o.Keys.Devices(user) {
+		k := deviceKeys{DeviceID: d.ID, IdentityKey: d.IdentityKey}
+		if c.QueryParam("prekeys") != "false" {
+			var err error
+			if k.Prekey, err = a.takePrekey(c, user, d.ID); err != nil {
+				return err
+			}
+		}
+		list = append(list, k)
+	}
+	return c.JSON(http.StatusOK, map[string]any{"userId": user, "devices": list})
+}
+
+// takePrekey takes the next one-time key of a device; nil where none is left, or where others are always faster.
+func (a *API) takePrekey(c echo.Context, user, deviceID string) (*topics.Prekey, error) {
+	for range 20 {
+		var next *topics.Prekey
+		for _, d := range a.o.Keys.Devices(user) {
+			if d.ID == deviceID {
+				next = d.Next
+			}
+		}
+		if next == nil {
+			return nil, nil
+		}
+		won, err := a.tryTake(c, user, deviceID, next.ID)
+		if err != nil {
+			return nil, err
+		}
+		if won {
+			return next, nil
+		}
+	}
+	return nil, nil
+}
+
+// takenWait bounds how long a request waits for this node to read what it has appended.
+const takenWait = 5 * time.Second
+
+func (a *API) tryTake(c echo.Context, user, deviceID, prekeyID string) (bool, error) {
+	ev := topics.New(topics.Control, topics.UserKey(user), topics.Meta{Type: topics.KeyTaken, Source: topics.SourceOf(userOf(c)), ID: topics.NewID()},
+		topics.Fields("deviceId", deviceID, "prekeyId", prekeyID, "by", userOf(c)))
+	answer := a.o.Keys.Expect(ev.ID)
+	defer a.o.Keys.Forget(ev.ID)
+	ctx, cancel := context.WithTimeout(c.Request().Context(), takenWait)
+	defer cancel()
+	if err := a.o.Producer.Append(ctx, ev); err != nil {
+		return false, err
+	}
+	select {
+	case won := <-answer:
+		return won, nil
+	case <-ctx.Done():
+		return false, topics.Unavailable()
+	}
+}

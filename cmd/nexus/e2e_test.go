@@ -1,0 +1,144 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/nexus/nexus/deploy/services"
+)
+
+// Two users and three devices write encrypted; afterwards the plaintext is in no topic, table, statistic, push or log,
+// where what a control message left behind is found.
+func TestEndToEndEncryption(t *testing.T) {
+	node, dir := tool(t, "node"), clientDir(t)
+	root, err := services.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := services.NewFCM(t)
+	data := t.TempDir()
+	i := start(t, pushing(f, map[string]string{"DATA_DIR": data}))
+	i.device("bob", "bobs-device")
+	secret, control := "the-secret-plaintext", "the-control-plaintext"
+	i.must(202, "POST", "/messages", tokenFor(t, "alice"), `{"receiverId":"bob","content":"`+control+`"}`)
+	tokens, err := json.Marshal(map[string]string{"alice": tokenFor(t, "alice"), "bob": tokenFor(t, "bob")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(node, dir+"/e2e.mjs", "http://"+i.base, string(tokens), secret, filepath.Join(root, "docs/e2e/nexus-e2e.js")).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "all seen") {
+		t.Fatalf("%v\n%s\n%s", err, out, i.log)
+	}
+	i.must(202, "POST", "/messages", tokenFor(t, "alice"), `{"receiverId":"bob","encrypted":{"opaque":"last"}}`) // bob is away by now, or soon
+	eventually(t, "both kinds are pushed", func() bool { return f.Contains(control) })
+	eventually(t, "the statistics have both", func() bool { return i.must(200, "GET", "/stats", tokenFor(t, "bob"), "")["messages"].(float64) >= 7 })
+	events, _ := foldLog(t, i.kafka, "nexus.")
+	found := map[string]bool{}
+	for _, e := range events {
+		found[secret] = found[secret] || bytes.Contains(e.Value, []byte(secret))
+		found[control] = found[control] || bytes.Contains(e.Value, []byte(control))
+	}
+	if found[secret] || !found[control] {
+		t.Errorf("topics: secret %v, control %v", found[secret], found[control])
+	}
+	i.stop()
+	files := map[string][]byte{}
+	err = filepath.WalkDir(data, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || strings.Contains(path, "kafka") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		name, _, _ := strings.Cut(filepath.Base(path), "-wal")
+		files[name] = append(files[name], b...)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, mark := range map[string]string{"inbox.db": control, "stats.db": "received"} { // statistics keep no contents at all
+		if !bytes.Contains(files[name], []byte(mark)) || bytes.Contains(files[name], []byte(secret)) {
+			t.Errorf("%s: control %v, secret %v", name, bytes.Contains(files[name], []byte(mark)), bytes.Contains(files[name], []byte(secret)))
+		}
+	}
+	if f.Contains(secret) || !strings.Contains(i.log.String(), "user=bob") {
+		t.Errorf("a push has the secret: %v; the log has nothing of the run: %v", f.Contains(secret), !strings.Contains(i.log.String(), "user=bob"))
+	}
+	noSecrets(t, i, secret, control)
+}
+
+// One-time keys are handed out once over all nodes, whoever asks where.
+func TestOneTimeKeys(t *testing.T) {
+	t.Parallel()
+	env := cluster(t)
+	nodes := make([]*node, 3)
+	var starting sync.WaitGroup
+	for k := range nodes {
+		starting.Go(func() { nodes[k] = launch(t, env(fmt.Sprintf("n%d", k))) })
+	}
+	starting.Wait()
+	if t.Failed() {
+		return
+	}
+	owner := tokenFor(t, "owner")
+	var prekeys []string
+	for k := range 40 {
+		prekeys = append(prekeys, fmt.Sprintf(`{"id":"k%d","key":"public %d"}`, k, k))
+	}
+	nodes[0].must(400, "PUT", "/keys", owner, `{"deviceId":"phone","prekeys":[]}`)
+	nodes[0].must(400, "PUT", "/keys", owner, `{"deviceId":"phone","identityKey":"i","prekeys":[{"id":"1","key":"a"},{"id":"1","key":"b"}]}`)
+	nodes[0].must(202, "PUT", "/keys", owner, `{"deviceId":"phone","identityKey":"identity","prekeys":[`+strings.Join(prekeys, ",")+`]}`)
+	for _, n := range nodes {
+		eventually(t, "every node has the keys", func() bool {
+			list := n.must(200, "GET", "/keys", owner, "")["devices"].([]any)
+			return len(list) == 1 && at(list[0], "prekeys") == 40.0
+		})
+	}
+	var mu sync.Mutex
+	var got []string
+	none := 0
+	var asking sync.WaitGroup
+	for k := range 6 {
+		asking.Go(func() {
+			for range 8 { // 48 for 40 keys
+				devices := nodes[k%3].must(200, "GET", "/users/owner/keys", tokenFor(t, fmt.Sprintf("asker%d", k)), "")["devices"].([]any)
+				mu.Lock()
+				if id := at(devices[0], "prekey.id"); id != nil {
+					got = append(got, fmt.Sprint(id))
+				} else {
+					none++
+				}
+				if at(devices[0], "identityKey") != "identity" {
+					t.Errorf("%v", devices)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	asking.Wait()
+	slices.Sort(got)
+	if n := len(slices.Compact(slices.Clone(got))); n != len(got) {
+		t.Errorf("%d keys were handed out and only %d are different: %v", len(got), n, got)
+	}
+	if len(got)+none != 48 || len(got) > 40 || len(got) < 36 {
+		t.Errorf("%d keys handed out, %d answers without", len(got), none)
+	}
+	nodes[1].must(200, "GET", "/users/owner/keys?prekeys=false", tokenFor(t, "x"), "")
+	limited := 0
+	for range 110 {
+		if status, _ := nodes[2].call("GET", "/users/owner/keys?prekeys=false", tokenFor(t, "greedy"), ""); status == 429 {
+			limited++
+		}
+	}
+	if limited != 10 {
+		t.Errorf("%d of 110 requests were refused, want 10", limited)
+	}
+}
