@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -8,7 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ClickHouse/clickhouse-go/v2"
+
 	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/topics"
 )
 
 // pushing is settings with push to a fake FCM.
@@ -257,6 +261,76 @@ func TestFirebaseSettings(t *testing.T) {
 		}
 		if strings.Contains(problem, "hunter2") {
 			t.Errorf("%s: the key is printed", name)
+		}
+	}
+}
+
+// A thousand notifications to users on sockets, on devices, on both and on neither: the funnel is the log's own numbers.
+func TestFunnel(t *testing.T) {
+	t.Parallel()
+	f := services.NewFCM(t)
+	env := cluster(t)("n1", "RATE_LIMIT_MESSAGES", "100000", "PUSH_RATE", "1000")
+	n := launch(t, pushing(f, env))
+	const each = 250
+	var users []string
+	for k := range 10 {
+		for _, group := range []string{"socket", "device", "both", "neither"} {
+			user := fmt.Sprintf("%s%d", group, k)
+			users = append(users, user)
+			if group == "socket" || group == "both" {
+				n.open("/dashboard", user)
+			}
+			if group == "device" || group == "both" {
+				n.device(user, "token-of-"+user)
+			}
+		}
+	}
+	// High priority: pushed also to those who have a session.
+	for range each / 10 {
+		list, err := json.Marshal(users)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.must(202, "POST", "/notifications", tokenFor(t, "service", "publish"), `{"userIds":`+string(list)+`,"title":"t","body":"b","type":"SYSTEM","priority":"high"}`)
+	}
+	ch, err := clickhouse.Open(&clickhouse.Options{Addr: []string{strings.Split(strings.TrimPrefix(env["CLICKHOUSE_URL"], "clickhouse://"), "/")[0]},
+		Auth: clickhouse.Auth{Database: env["CLICKHOUSE_URL"][strings.LastIndexByte(env["CLICKHOUSE_URL"], '/')+1:]}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ch.Close()
+	var appended, websocket, push, reached uint64
+	eventually(t, "all are counted", func() bool {
+		err := ch.QueryRow(t.Context(), "SELECT appended, websocket, push, reached FROM nexus_delivery_funnel WHERE event='notification'").Scan(&appended, &websocket, &push, &reached)
+		return err == nil && appended == 4*each && push == 2*each && websocket == 2*each
+	})
+	if reached != 3*each {
+		t.Errorf("reached %d, want %d", reached, 3*each)
+	}
+	events, _ := foldLog(t, env["KAFKA_BROKERS"], env["NEXUS_TOPIC_PREFIX"])
+	inLog, sockets, devices := 0, make(map[string]bool), make(map[string]bool)
+	for p, e := range events {
+		switch {
+		case p.typ == topics.Notification:
+			inLog++
+		case p.typ == topics.DeliveryWebSocket:
+			sockets[fmt.Sprint(e.Body.Text("topic"), e.Body.Int("partition"), e.Body.Int("offset"))] = true
+		case p.typ == topics.DeliveryPush && e.Body.Text("outcome") == "accepted":
+			devices[fmt.Sprint(e.Body.Text("topic"), e.Body.Int("partition"), e.Body.Int("offset"))] = true
+		}
+	}
+	atFCM := 0
+	for _, u := range users {
+		atFCM += len(f.Accepted("token-of-" + u))
+	}
+	t.Logf("appended %d, websocket %d, push %d, reached %d, waiting in the inbox alone %d", appended, websocket, push, reached, appended-reached)
+	t.Logf("the log's own: appended %d, websocket %d, push %d; accepted by FCM %d", inLog, len(sockets), len(devices), atFCM)
+	if inLog != int(appended) || len(sockets) != int(websocket) || len(devices) != int(push) || atFCM != int(push) {
+		t.Error("the funnel and the log differ")
+	}
+	for _, group := range []string{"socket", "device", "both", "neither"} { // whoever it reached by whatever way has it in the inbox
+		if got := n.must(200, "GET", "/notifications/unread-count", tokenFor(t, group+"0"), "")["count"]; got != each/10.0 {
+			t.Errorf("%s has %v in the inbox, want %d", group, got, each/10)
 		}
 	}
 }
