@@ -70,8 +70,8 @@ type Options struct {
 	// Origins that browsers may come from; nil lets any in.
 	Origins []string
 	Keys    Keys
-	// AllowLookup limits how often a user may ask for keys; the error is a *topics.Error.
-	AllowLookup func(user string) error
+	// AllowLookup and AllowPublish limit how often a user may ask for and publish keys; the error is a *topics.Error.
+	AllowLookup, AllowPublish func(user string) error
 	// Push tells whether events are pushed to devices.
 	Push bool
 	// Problems says what is behind or cannot be reached, by part; empty when all is well.

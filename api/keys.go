@@ -48,6 +48,9 @@ func (a *API) deleteKeys(c echo.Context) error {
 }
 
 func (a *API) publishKeys(c echo.Context, ev *topics.Event) error {
+	if err := a.o.AllowPublish(userOf(c)); err != nil {
+		return err
+	}
 	if err := topics.Valid(ev); err != nil {
 		return topics.Invalid(err.Error())
 	}

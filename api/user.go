@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -95,6 +96,9 @@ func (a *API) registerDevice(c echo.Context) error {
 	if err := read(c, &body, false); err != nil {
 		return err
 	}
+	if err := a.roomForDevice(c, body.Token); err != nil {
+		return err
+	}
 	var platform any
 	if body.Platform != nil {
 		platform = *body.Platform
@@ -104,6 +108,22 @@ func (a *API) registerDevice(c echo.Context) error {
 		return err
 	}
 	return message(c, "Device token registered successfully")
+}
+
+// maxDevices bounds the device tokens of a user.
+const maxDevices = 20
+
+// roomForDevice refuses one device too many; one that is registered already may be registered again.
+func (a *API) roomForDevice(c echo.Context, token string) error {
+	devices, err := a.o.Inbox.Devices(c.Request().Context(), userOf(c))
+	if err != nil {
+		return err
+	}
+	known := slices.ContainsFunc(devices, func(d inbox.Device) bool { return d.Token == token })
+	if len(devices) >= maxDevices && !known {
+		return topics.Invalid("this user has as many devices as are allowed; unregister one")
+	}
+	return nil
 }
 
 func (a *API) unregisterDevice(c echo.Context) error {

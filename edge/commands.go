@@ -171,6 +171,9 @@ func (e *Edge) draft(sender string, d topics.Draft, now time.Time) (*topics.Even
 	if err := topics.CheckUserID(d.ReceiverID); err != nil {
 		return nil, topics.Invalid("receiverId: " + err.Error())
 	}
+	if string(d.Encrypted) == "null" {
+		d.Encrypted = nil
+	}
 	if len(d.Content)+len(d.Encrypted) > e.o.MaxContentBytes {
 		return nil, &topics.Error{Code: topics.CodeTooLarge, Message: fmt.Sprintf("a message's content has at most %d bytes", e.o.MaxContentBytes)}
 	}

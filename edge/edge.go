@@ -78,11 +78,12 @@ type Edge struct {
 	tail *pipeline.Tail
 	fold *presence.Fold
 	ids  *contentIDs
-	// rates counts messages over all nodes, connects the attempts to connect to this one, lookups what users ask of others.
-	rates, connects, lookups *limiter
-	verdicts                 pipeline.Answers[presence.Verdict] // by session
-	stats                    *statistics
-	metrics                  *metrics
+	// rates counts messages over all nodes; connects, lookups and publishes count what users do on this one: attempts to
+	// connect, and keys asked for and published.
+	rates, connects, lookups, publishes *limiter
+	verdicts                            pipeline.Answers[presence.Verdict] // by session
+	stats                               *statistics
+	metrics                             *metrics
 	// topicIDs identify the topics in resume offsets.
 	topicIDs map[topics.Topic][4]byte
 
@@ -102,7 +103,8 @@ type Edge struct {
 func New(ctx context.Context, o Options) (*Edge, error) {
 	e := &Edge{o: o, node: randomID(), rates: newLimiter(o.RateLimit, o.RateWindow),
 		connects: newLimiter(10*o.RateLimit, o.RateWindow), lookups: newLimiter(o.RateLimit, o.RateWindow),
-		ids: newContentIDs(o.ContentWindow), topicIDs: make(map[topics.Topic][4]byte),
+		publishes: newLimiter(max(1, o.RateLimit/10), o.RateWindow),
+		ids:       newContentIDs(o.ContentWindow), topicIDs: make(map[topics.Topic][4]byte),
 		open: make(map[transport]func(time.Time)), engines: make(map[string]*engine), typing: make(map[typingPair]*time.Timer), typed: make(map[typingPair]time.Time)}
 	e.stats, e.metrics = newStatistics(e), newMetrics(e, o.Metrics)
 	e.hub = newHub(e.metrics.sent)
@@ -152,9 +154,15 @@ func (e *Edge) GetOnlineUsersCount() int { return e.fold.OnlineUsers(presence.Da
 // IsUserOnline tells whether a user is online on the dashboard (the guide's DashboardGateway).
 func (e *Edge) IsUserOnline(user string) bool { return e.fold.Online(presence.Dashboard, user) }
 
-// AllowLookup limits how often a user may ask for keys of others: a *topics.Error where it is too often.
-func (e *Edge) AllowLookup(user string) error {
-	if wait, ok := e.lookups.allow(user, time.Now()); !ok {
+// AllowLookup limits how often a user may ask for keys of others, AllowPublish how often it may publish its own, which
+// are kept forever: a *topics.Error where it is too often.
+func (e *Edge) AllowLookup(user string) error { return allowed(e.lookups, user) }
+
+// AllowPublish limits how often a user may publish keys.
+func (e *Edge) AllowPublish(user string) error { return allowed(e.publishes, user) }
+
+func allowed(l *limiter, user string) error {
+	if wait, ok := l.allow(user, time.Now()); !ok {
 		return rateLimited(wait)
 	}
 	return nil
@@ -250,6 +258,7 @@ func (e *Edge) sweep() {
 	e.rates.sweep(now)
 	e.connects.sweep(now)
 	e.lookups.sweep(now)
+	e.publishes.sweep(now)
 	e.ids.sweep(now)
 }
 

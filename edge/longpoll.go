@@ -35,12 +35,39 @@ func (e *Edge) openPolling(w http.ResponseWriter, r *http.Request, q url.Values)
 		return
 	}
 	n := e.newEngine(q, newPolling(e.o.MaxQueueBytes))
+	e.makeRoom()
 	if !e.Ready() || !e.enter(n) {
 		topics.Unavailable().WriteHTTP(w)
 		return
 	}
 	e.watch(n, n.check)
 	e.answer(w, r, n.handshake("websocket"))
+}
+
+// makeRoom ends the session that has been in no namespace for the longest, where there are as many as are allowed:
+// whoever opens sessions and joins nothing must not keep others out.
+func (e *Edge) makeRoom() {
+	e.mu.Lock()
+	var idlest *engine
+	if len(e.engines) >= e.maxEngines() {
+		var since time.Time
+		for _, n := range e.engines {
+			if at, idle := n.idleSince(); idle && (idlest == nil || at.Before(since)) {
+				idlest, since = n, at
+			}
+		}
+	}
+	e.mu.Unlock()
+	if idlest != nil {
+		idlest.abort()
+	}
+}
+
+// idleSince tells since when the session has been in no namespace, if it is in none.
+func (n *engine) idleSince() (time.Time, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.idle, len(n.sessions) == 0
 }
 
 // enter counts a long-polling session in, unless there are too many or the edge is draining; end counts it out.

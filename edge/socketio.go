@@ -161,10 +161,7 @@ func (n *engine) check(now time.Time) {
 			n.e.expire(s, now)
 		}
 	}
-	n.mu.Lock()
-	idle := len(n.sessions) == 0 && now.Sub(n.idle) > n.e.o.ConnectTimeout
-	n.mu.Unlock()
-	if idle {
+	if since, idle := n.idleSince(); idle && now.Sub(since) > n.e.o.ConnectTimeout {
 		n.close(websocket.CloseNormalClosure, "no namespace was joined")
 	}
 	if p := n.polling(); p != nil && (n.silent(now) || p.overdue(now)) {

@@ -14,7 +14,7 @@ type Prekey struct {
 
 // Bounds of what a device publishes at once.
 const (
-	maxKey     = 1024
+	maxKey     = 256
 	MaxPrekeys = 100
 )
 

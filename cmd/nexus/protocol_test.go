@@ -312,6 +312,22 @@ func TestEngineIOProtocol(t *testing.T) {
 	})
 }
 
+// Sessions that join nothing do not keep others out: the idlest makes room.
+func TestPollingSessionsAreBounded(t *testing.T) {
+	i := start(t, map[string]string{"MAX_CONNECTIONS_PER_NAMESPACE": "2"}) // so 8 sessions by long-polling
+	first := i.poll(t)
+	first.post(200, `40/ws,{"userId":"alice","token":"`+tokenFor(t, "alice")+`"}`)
+	idle := i.poll(t)
+	for range 20 {
+		i.poll(t)
+	}
+	first.until("40/ws,")
+	idle.get(400) // it was the idlest
+	last := i.poll(t)
+	last.post(200, `40/ws,{"userId":"bob","token":"`+tokenFor(t, "bob")+`"}`)
+	last.until("40/ws,")
+}
+
 func TestSocketIOProtocol(t *testing.T) {
 	i := start(t, map[string]string{"CONNECT_TIMEOUT": "2s", "MAX_CONNECTIONS_PER_USER": "100"})
 	auth := `{"userId":"alice","token":"` + tokenFor(t, "alice") + `"}`

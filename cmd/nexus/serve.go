@@ -405,7 +405,7 @@ func (s *server) openEdge(ctx context.Context) error {
 	}
 	s.api = api.New(api.Options{Verify: s.verify, Producer: s.producer, Tail: s.edge.Tail(), Inbox: s.inbox, Messages: s.edge,
 		Presence: s.edge.Presence(), Stats: s.stats, Logger: s.component("api"), Problems: s.problems, Metrics: s.registry, Push: s.pusher.On(),
-		Keys: s.control, AllowLookup: s.edge.AllowLookup, MaxBody: int64(c.MaxMessageBytes),
+		Keys: s.control, AllowLookup: s.edge.AllowLookup, AllowPublish: s.edge.AllowPublish, MaxBody: int64(c.MaxMessageBytes),
 		Origins: c.AllowedOrigins,
 		Handlers: map[string]http.Handler{"/dashboard": s.edge.Raw(presence.Dashboard), "/ws": s.edge.Raw(presence.Messaging),
 			"/socket.io/": s.edge.SocketIO(), "/metrics": promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{})}})
