@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -89,7 +90,10 @@ type Edge struct {
 
 	melody   *melody.Melody
 	draining atomic.Bool
-	unacked  atomic.Int64 // appends of clients that wait for their answer
+	// superseded is closed when another process of this node's name has begun: all ignore this one from then on.
+	superseded     chan struct{}
+	supersededOnce sync.Once
+	unacked        atomic.Int64 // appends of clients that wait for their answer
 
 	mu      sync.Mutex
 	open    map[transport]func(now time.Time) // what to do for each every second
@@ -105,7 +109,7 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 		connects: newLimiter(10*o.RateLimit, o.RateWindow), lookups: newLimiter(o.RateLimit, o.RateWindow),
 		publishes: newLimiter(max(1, o.RateLimit/10), o.RateWindow),
 		ids:       newContentIDs(o.ContentWindow), topicIDs: make(map[topics.Topic][4]byte),
-		open: make(map[transport]func(time.Time)), engines: make(map[string]*engine), typing: make(map[typingPair]*time.Timer), typed: make(map[typingPair]time.Time)}
+		superseded: make(chan struct{}), open: make(map[transport]func(time.Time)), engines: make(map[string]*engine), typing: make(map[typingPair]*time.Timer), typed: make(map[typingPair]time.Time)}
 	e.stats, e.metrics = newStatistics(e), newMetrics(e, o.Metrics)
 	e.hub = newHub(e.metrics.sent)
 	var err error
@@ -122,7 +126,7 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 			}
 		}
 	}
-	e.fold = presence.New(presence.Options{Limits: o.Limits, Judged: e.verdicts.Give, Evicted: e.evicted, Grace: o.PresenceGrace, Changed: e.presenceChanged, Lost: e.takenForDead,
+	e.fold = presence.New(presence.Options{Limits: o.Limits, Judged: e.verdicts.Give, Evicted: e.evicted, Grace: o.PresenceGrace, Changed: e.presenceChanged, Lost: e.takenForDead, Superseded: e.supersededBy,
 		Start: e.presenceStart, End: func(ctx context.Context) (int64, error) {
 			ends, err := o.Log.Ends(ctx, topics.Presence)
 			return ends[0], err
@@ -189,7 +193,21 @@ func (e *Edge) Run(ctx context.Context) error {
 	g.Go(func() error { return every(ctx, e.o.HeartbeatInterval, e.heartbeat) })
 	g.Go(func() error { return every(ctx, e.o.RepeatInterval, e.repeatSessions) })
 	g.Go(func() error { return every(ctx, time.Second, e.sweep) })
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-e.superseded:
+			return fmt.Errorf("another process of NODE_NAME %s has begun, this one is ignored by all others and ends: give each live node a name of its own", e.o.NodeName)
+		}
+	})
 	return g.Wait()
+}
+
+func (e *Edge) supersededBy(node string) {
+	if node == e.node {
+		e.supersededOnce.Do(func() { close(e.superseded) })
+	}
 }
 
 // every calls fn at once and then at each interval until ctx ends.

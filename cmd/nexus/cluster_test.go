@@ -139,7 +139,9 @@ func TestThreeNodes(t *testing.T) {
 	nodes := make([]*node, 3)
 	var wg sync.WaitGroup
 	for k := range nodes {
-		wg.Go(func() { nodes[k] = launch(t, env(fmt.Sprintf("n%d", k), "PING_INTERVAL", "5s")) })
+		wg.Go(func() {
+			nodes[k] = launch(t, env(fmt.Sprintf("n%d", k), "PING_INTERVAL", "5s", "MAX_CONNECTIONS_PER_NAMESPACE", "30"))
+		})
 	}
 	wg.Wait()
 	a, b, c := nodes[0], nodes[1], nodes[2]
@@ -180,6 +182,23 @@ func TestThreeNodes(t *testing.T) {
 		}
 		socks[1].ws.Close()
 		eventually(t, "the place is free again, on another node", func() bool { s, _ := c.refused("/ws", "carol", token); return s == 101 })
+		for _, s := range socks {
+			s.ws.Close()
+		}
+	})
+	t.Run("connections in a namespace", func(t *testing.T) {
+		var socks []*socket
+		eventually(t, "all places are free", func() bool { return a.must(200, "GET", "/presence", tokenFor(t, "x"), "")["dashboard"] == 0.0 })
+		for k := range 30 {
+			socks = append(socks, nodes[k%3].open("/dashboard", fmt.Sprintf("full%d", k/5)))
+		}
+		for _, n := range nodes {
+			if status, body := n.refused("/dashboard", "late", tokenFor(t, "late")); status != 503 || !strings.Contains(body, "namespace") {
+				t.Errorf("one too many: %d %s", status, body)
+			}
+		}
+		socks[0].ws.Close()
+		eventually(t, "the place is free again, on another node", func() bool { s, _ := b.refused("/dashboard", "late", tokenFor(t, "late")); return s == 101 })
 		for _, s := range socks {
 			s.ws.Close()
 		}
@@ -311,7 +330,7 @@ func (s *socket) expectSoon(event string, within time.Duration) frame {
 func TestDedupOverRestarts(t *testing.T) {
 	t.Parallel()
 	env := cluster(t)
-	settings := func(name string) map[string]string { return env(name, "DEDUP_WINDOW", "6s") }
+	settings := func(name string) map[string]string { return env(name, "DEDUP_WINDOW", "10s") }
 	send := func(n *node) map[string]any {
 		t.Helper()
 		return n.must(202, "POST", "/messages", tokenFor(t, "alice"), `{"receiverId":"bob","content":"x","clientMessageId":"1"}`)
@@ -321,23 +340,48 @@ func TestDedupOverRestarts(t *testing.T) {
 	if first["duplicate"] != nil {
 		t.Fatalf("the first is a duplicate: %v", first)
 	}
-	two := launch(t, settings("n2"))
-	if again := send(two); again["duplicate"] != true || again["id"] != first["id"] {
-		t.Errorf("on another node: %v, want a duplicate of %v", again, first["id"])
+	two, three := launch(t, settings("n2")), launch(t, settings("n3"))
+	for _, n := range []*node{two, three} {
+		if again := send(n); again["duplicate"] != true || again["id"] != first["id"] {
+			t.Errorf("on another node: %v, want a duplicate of %v", again, first["id"])
+		}
 	}
 	one.kill()
 	two.kill()
+	three.kill()
 	one.start()
 	if again := send(one); again["duplicate"] != true || again["id"] != first["id"] {
-		t.Errorf("after both were killed: %v, want a duplicate of %v", again, first["id"])
+		t.Errorf("after all were killed: %v, want a duplicate of %v", again, first["id"])
 	}
-	time.Sleep(6200 * time.Millisecond) // the window itself
+	time.Sleep(10200 * time.Millisecond) // the window itself
 	if later := send(one); later["duplicate"] != nil || later["id"] != first["id"] {
 		t.Errorf("beyond the window: %v, want it delivered again as the same event", later)
 	}
 	eventually(t, "the inbox has it once", func() bool {
 		return len(one.must(200, "GET", "/messages?with=alice", tokenFor(t, "bob"), "")["messages"].([]any)) == 1
 	})
+}
+
+// Two live processes of one name: the newer one stays, the older one says why it ends.
+func TestOneNodeOfAName(t *testing.T) {
+	t.Parallel()
+	env := cluster(t)
+	older := launch(t, env("same"))
+	newer := launch(t, env("same"))
+	ended := make(chan error, 1)
+	go func() { ended <- older.cmd.Wait() }()
+	select {
+	case err := <-ended:
+		if err == nil || older.cmd.ProcessState.ExitCode() != 1 || !strings.Contains(older.log.String(), "NODE_NAME") {
+			t.Errorf("%v:\n%s", err, older.log)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("both live on")
+	}
+	s := newer.open("/ws", "alice")
+	s.send(`{"event":"typing","data":{"receiverId":"x","isTyping":false},"id":1}`)
+	s.expect("ack", map[string]any{"ok": true})
+	s.ws.Close()
 }
 
 // A thousand connections in a namespace, real ones; one more is refused, and let in once another has gone.

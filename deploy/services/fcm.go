@@ -27,8 +27,8 @@ type FCM struct {
 	ProjectID, ClientEmail, PrivateKey string // of the service account
 	URL                                string
 
-	// Answer decides what is said to a valid message for a token, the nth of that token's (from 1): status 0 accepts it.
-	// It may wait. Set it before the first message.
+	// Answer decides what is said to a valid message for a token, the nth of that token's (from 1): status 0 accepts it,
+	// Reset breaks the connection, Hang never answers. It may wait. Set it before the first message.
 	Answer func(token string, n int) (status int, code string, header http.Header)
 
 	key *rsa.PrivateKey
@@ -68,6 +68,12 @@ func (f *FCM) Env() map[string]string {
 	return map[string]string{"FIREBASE_PROJECT_ID": f.ProjectID, "FIREBASE_CLIENT_EMAIL": f.ClientEmail, "FIREBASE_PRIVATE_KEY": strings.ReplaceAll(f.PrivateKey, "\n", `\n`),
 		"FIREBASE_ENDPOINT": f.URL + "/v1", "FIREBASE_TOKEN_URI": f.URL + "/token"}
 }
+
+// What Answer may say beside HTTP's statuses.
+const (
+	Reset = -1
+	Hang  = -2
+)
 
 const accessToken = "access-token-of-the-fake"
 
@@ -118,7 +124,15 @@ func (f *FCM) send(w http.ResponseWriter, r *http.Request) {
 	n := f.seen[token]
 	f.mu.Unlock()
 	if f.Answer != nil {
-		if status, code, header := f.Answer(token, n); status != 0 {
+		status, code, header := f.Answer(token, n)
+		switch status {
+		case Reset:
+			panic(http.ErrAbortHandler)
+		case Hang:
+			<-r.Context().Done()
+			return
+		case 0:
+		default:
 			fcmError(w, status, map[int]string{400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE"}[status], code, header)
 			return
 		}

@@ -114,6 +114,9 @@ func verdictOf(err error, now time.Time) Verdict {
 
 // isLocal: the SDK itself found the message to be malformed, before sending it. What happens on the way has a code.
 func isLocal(err error) bool {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) { // between two tries of the SDK's own
+		return false
+	}
 	return !errorutils.IsUnknown(err) && !errorutils.IsUnavailable(err) && !errorutils.IsDeadlineExceeded(err) && !errorutils.IsCancelled(err)
 }
 

@@ -65,6 +65,8 @@ type Options struct {
 	// Lost is told of a node that others took for dead, from Apply's goroutine; one that lives says again what sessions it
 	// has. May be nil.
 	Lost func(node string)
+	// Superseded is told of a boot that a newer one of the same node's name ended, from Apply's goroutine. May be nil.
+	Superseded func(node string)
 	// Changed is told what is to be shown, from Run's goroutine, at most every 250 ms.
 	Changed func([]Change)
 }
@@ -197,12 +199,12 @@ func (f *Fold) fold(e *topics.Event) (tell []func()) {
 	if f.ended[id] {
 		return nil
 	}
-	f.alive(e, id, name)
+	tell = f.alive(e, id, name)
 	switch e.Type {
 	case topics.NodeHeartbeat:
-		return f.heartbeat(e, id)
+		return append(tell, f.heartbeat(e, id)...)
 	case topics.Connected:
-		return f.connect(e, id, name)
+		return append(tell, f.connect(e, id, name)...)
 	case topics.Disconnected:
 		f.disconnect(e.Body.Text("session"), e.Time)
 	case topics.SessionChannels:
@@ -210,7 +212,7 @@ func (f *Fold) fold(e *topics.Event) (tell []func()) {
 			s.channels = channels(e)
 		}
 	}
-	return nil
+	return tell
 }
 
 func channels(e *topics.Event) (names []string) {
@@ -219,18 +221,22 @@ func channels(e *topics.Event) (names []string) {
 }
 
 // alive notes a record of a node; the first of a new boot ends the earlier ones of its name.
-func (f *Fold) alive(e *topics.Event, id, name string) {
+func (f *Fold) alive(e *topics.Event, id, name string) (tell []func()) {
 	if n := f.nodes[id]; n != nil {
 		clear(n.beats)
-		return
+		return nil
 	}
 	for other, n := range f.nodes {
 		if n.name == name {
 			f.ended[other] = true
 			f.end(other, e.Time)
+			if f.o.Superseded != nil {
+				tell = append(tell, func() { f.o.Superseded(other) })
+			}
 		}
 	}
 	f.nodes[id] = &node{name: name, beats: make(map[string]int)}
+	return tell
 }
 
 func (f *Fold) heartbeat(e *topics.Event, id string) (tell []func()) {
