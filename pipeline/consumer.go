@@ -135,7 +135,7 @@ func (c *Consumer) options(ctx context.Context) ([]kgo.Opt, error) {
 			kgo.ConsumerGroup(c.Group),
 			kgo.SessionTimeout(sessionTimeout),
 			kgo.HeartbeatInterval(2 * time.Second),
-			kgo.RebalanceTimeout(30 * time.Second),
+			kgo.RebalanceTimeout(sessionTimeout),
 			kgo.Balancers(kgo.CooperativeStickyBalancer()),
 			kgo.DisableAutoCommit(),
 			// Held only while polled records are handed to their workers: a revocation in between would give a later

@@ -152,13 +152,13 @@ func (m *memory) titles() []string {
 // until waits for a condition that Apply brings about.
 func (m *memory) until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(60 * time.Second)
 	for !ok() {
 		select {
 		case <-m.changed:
 		case <-time.After(20 * time.Millisecond):
 		case <-deadline:
-			t.Fatalf("%s: not within 30 s; got %q", what, m.titles())
+			t.Fatalf("%s: not within 60 s; got %q", what, m.titles())
 		}
 	}
 }

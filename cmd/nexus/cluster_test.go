@@ -271,6 +271,10 @@ func TestThreeNodes(t *testing.T) {
 		if status, _ := a.refused("/dashboard", "heidi", tokenFor(t, "heidi")); status != 429 {
 			t.Errorf("the sixth: %d", status)
 		}
+		// Whoever left before is shown as gone by now, and alice has been told.
+		eventually(t, "three are online", func() bool { return a.must(200, "GET", "/presence", tokenFor(t, "x"), "")["dashboard"] == 3.0 })
+		alice.send(`{"event":"subscribe","data":{"channels":[]},"id":"settled"}`)
+		alice.expect("ack", nil)
 		killed := time.Now()
 		b.kill()
 		offline := 0
