@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -73,12 +74,13 @@ type Options struct {
 
 // Edge serves the sessions of one node. Make it with New, then Run it; its handlers may be called as soon as it runs.
 type Edge struct {
-	o    Options
-	node string // new at every start
-	hub  *hub
-	tail *pipeline.Tail
-	fold *presence.Fold
-	ids  *contentIDs
+	o        Options
+	node     string // new at every start
+	nameJSON []byte // NodeName
+	hub      *hub
+	tail     *pipeline.Tail
+	fold     *presence.Fold
+	ids      *contentIDs
 	// rates counts messages over all nodes; connects, lookups and publishes count what users do on this one: attempts to
 	// connect, and keys asked for and published.
 	rates, connects, lookups, publishes *limiter
@@ -110,6 +112,7 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 		publishes: newLimiter(max(1, o.RateLimit/10), o.RateWindow),
 		ids:       newContentIDs(o.ContentWindow), topicIDs: make(map[topics.Topic][4]byte),
 		superseded: make(chan struct{}), open: make(map[transport]func(time.Time)), engines: make(map[string]*engine), typing: make(map[typingPair]*time.Timer), typed: make(map[typingPair]time.Time)}
+	e.nameJSON, _ = json.Marshal(o.NodeName) // a string always encodes
 	e.stats, e.metrics = newStatistics(e), newMetrics(e, o.Metrics)
 	e.hub = newHub(e.metrics.sent)
 	var err error

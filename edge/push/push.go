@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/nexus/nexus/pipeline"
@@ -70,7 +71,24 @@ type Pusher struct {
 	positions sqldb.Positions
 	wake      chan struct{}
 	pause     pause
+
+	mu     sync.Mutex
+	stored map[part]stored // where each partition's row stands
 }
+
+type part struct {
+	topic     topics.Topic
+	partition int32
+}
+
+type stored struct {
+	next int64
+	at   time.Time
+}
+
+// lazily is how long a position may wait to be stored while nothing is to be pushed: after a crash so much is looked at
+// once more.
+const lazily = time.Second
 
 // Topics are those that pushes come of.
 func Topics() []topics.Topic { return []topics.Topic{topics.Messages, topics.Notifications} }
@@ -80,28 +98,55 @@ func New(ctx context.Context, o Options) (*Pusher, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	p := &Pusher{o: o, positions: sqldb.Positions{DB: o.DB, Projection: "push"}, wake: make(chan struct{}, 1)}
+	p := &Pusher{o: o, positions: sqldb.Positions{DB: o.DB, Projection: "push"}, wake: make(chan struct{}, 1), stored: make(map[part]stored)}
 	if err := o.DB.Migrate(ctx, "push", migrations); err != nil {
 		return nil, fmt.Errorf("push: %w", err)
 	}
-	return p, nil
+	return p, p.begin(ctx)
+}
+
+// begin makes the positions that are missing, at the log's end: nobody wants a push for every event there ever was. It is
+// done before the node serves anybody, so that no event after that is missed.
+func (p *Pusher) begin(ctx context.Context) error {
+	for _, t := range Topics() {
+		ends, err := p.o.Log.Ends(ctx, t)
+		if err != nil {
+			return fmt.Errorf("push: %w", err)
+		}
+		for partition, end := range ends {
+			if _, err := p.positions.Begin(ctx, t, partition, end); err != nil {
+				return fmt.Errorf("push: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // On tells whether anything is sent.
 func (p *Pusher) On() bool { return p.o.Sender != nil }
 
-// Position is the next offset to look at (pipeline.Sink). A log that was there before push was begins at its end: nobody
-// wants a push for every event there ever was.
-func (p *Pusher) Position(ctx context.Context, t topics.Topic, part int32) (int64, error) {
-	next, err := p.positions.Peek(ctx, t, part)
-	if !errors.Is(err, sql.ErrNoRows) {
-		return next, err
-	}
-	ends, err := p.o.Log.Ends(ctx, t)
+// Position is the next offset to look at (pipeline.Sink).
+func (p *Pusher) Position(ctx context.Context, t topics.Topic, partition int32) (int64, error) {
+	next, err := p.positions.Next(ctx, t, partition)
 	if err != nil {
 		return 0, err
 	}
-	return p.positions.Begin(ctx, t, part, ends[part])
+	p.note(part{t, partition}, next)
+	return next, nil
+}
+
+func (p *Pusher) note(of part, next int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stored[of] = stored{next, p.o.Now()}
+}
+
+// storedAt is where the partition's row stands, and whether it may stay there for a while.
+func (p *Pusher) storedAt(of part) (next int64, fresh bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.stored[of]
+	return s.next, p.o.Now().Sub(s.at) < lazily
 }
 
 // due is a push to be made: to all devices of a user.
@@ -117,8 +162,13 @@ func (p *Pusher) Apply(ctx context.Context, b pipeline.Batch) error {
 	if err != nil {
 		return err
 	}
+	of := part{b.Topic, b.Partition}
+	from, fresh := p.storedAt(of)
+	if len(list) == 0 && fresh {
+		return nil
+	}
 	err = p.o.DB.Tx(ctx, func(tx *sql.Tx) error {
-		if err := p.positions.Move(ctx, tx, b.Topic, b.Partition, b.From, b.To); err != nil {
+		if err := p.positions.Move(ctx, tx, b.Topic, b.Partition, from, b.To); err != nil {
 			return err
 		}
 		for _, d := range list {
@@ -128,10 +178,14 @@ func (p *Pusher) Apply(ctx context.Context, b pipeline.Batch) error {
 		}
 		return nil
 	})
-	if err == nil && len(list) > 0 {
+	if err != nil {
+		return err
+	}
+	p.note(of, b.To)
+	if len(list) > 0 {
 		p.nudge()
 	}
-	return err
+	return nil
 }
 
 // wanted lists the pushes that a batch gives rise to, once everything that they depend on is known.
