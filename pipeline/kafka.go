@@ -112,9 +112,10 @@ func (l *Log) EnsureTopics(ctx context.Context, o TopicOptions) error {
 		return fmt.Errorf("list topics: %w", err)
 	}
 	var problems []error
-	var made []string
+	var names []string
 	for _, s := range topics.Specs() {
 		name := l.kafka.Names.Name(s.Topic)
+		names = append(names, name)
 		if d, ok := existing[name]; ok && d.Err == nil {
 			problems = append(problems, l.checkTopic(ctx, s, name, d, o.Replication))
 			continue
@@ -122,16 +123,15 @@ func (l *Log) EnsureTopics(ctx context.Context, o TopicOptions) error {
 		if err := l.createTopic(ctx, s, name, o.Partitions, replication); err != nil {
 			problems = append(problems, fmt.Errorf("create topic %s: %w", name, err))
 		}
-		made = append(made, name)
 	}
-	if len(problems) == 0 && len(made) > 0 {
-		problems = append(problems, l.awaitTopics(ctx, made))
+	if err := errors.Join(problems...); err != nil {
+		return err
 	}
-	return errors.Join(problems...)
+	return l.awaitTopics(ctx, names)
 }
 
-// awaitTopics returns once every broker that leads a partition of topics just made knows of it: Kafka answers a creation
-// before that.
+// awaitTopics returns once every broker that leads a partition of these topics serves it: Kafka answers a creation, this
+// node's or another's, and lists the topic before that.
 func (l *Log) awaitTopics(ctx context.Context, names []string) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()

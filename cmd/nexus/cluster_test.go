@@ -144,6 +144,9 @@ func TestThreeNodes(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	if t.Failed() {
+		return
+	}
 	a, b, c := nodes[0], nodes[1], nodes[2]
 	t.Run("presence", func(t *testing.T) {
 		alice := a.open("/dashboard", "alice")

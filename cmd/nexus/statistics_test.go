@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -237,6 +238,14 @@ func TestStatisticsEqualTheLog(t *testing.T) {
 		t.Errorf("the inbox: %v", got)
 	}
 	dashboard.expect("stats_update", map[string]any{"stale": true})
+	if outage, err := time.ParseDuration(os.Getenv("NEXUS_TEST_OUTAGE")); err == nil { // minutes, by hand
+		before := n.peakRSS()
+		for end := time.Now().Add(outage); time.Now().Before(end); {
+			n.must(202, "POST", "/messages", tokenFor(t, "carol"), fmt.Sprintf(`{"receiverId":"dora","content":"%d"}`, time.Now().UnixNano()))
+		}
+		dashboard.expect("stats_update", map[string]any{"stale": true})
+		t.Logf("ClickHouse away for %s under load: the node's peak memory grew by %d MB", outage, (n.peakRSS()-before)>>20)
+	}
 	if status, out := n.call("GET", "/readyz", "", ""); status != 503 || !strings.Contains(fmt.Sprint(out), "statistics") {
 		t.Errorf("readyz: %d %v", status, out)
 	}
