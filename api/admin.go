@@ -1,8 +1,6 @@
 package api
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"net/http"
 
 	"github.com/labstack/echo/v4"
@@ -63,7 +61,7 @@ func (a *API) diagnose(c echo.Context) error {
 	}
 	registered := []device{}
 	for _, d := range devices {
-		registered = append(registered, device{DeviceHash(d.Token), d.Platform})
+		registered = append(registered, device{topics.DeviceHash(d.Token), d.Platform})
 	}
 	origins := a.o.Origins
 	if origins == nil {
@@ -71,10 +69,4 @@ func (a *API) diagnose(c echo.Context) error {
 	}
 	return c.JSON(http.StatusOK, map[string]any{"userId": user, "connections": len(sessions), "sessions": sessions, "devices": registered,
 		"push": a.o.Push, "allowedOrigins": origins})
-}
-
-// DeviceHash stands for a device token where it is to be recognised and not shown.
-func DeviceHash(token string) string {
-	sum := sha256.Sum256([]byte(token))
-	return hex.EncodeToString(sum[:8])
 }

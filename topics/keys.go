@@ -1,6 +1,8 @@
 package topics
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -48,4 +50,10 @@ func checkKeys(e *Event) error {
 		seen[k.ID] = true
 	}
 	return nil
+}
+
+// DeviceHash stands for a device token where it is to be recognised and not shown.
+func DeviceHash(token string) string {
+	sum := sha256.Sum256([]byte(token))
+	return hex.EncodeToString(sum[:8])
 }

@@ -283,7 +283,7 @@ func (d *doctor) userWell(user, channel, device string, tokens api.Tokens, signE
 	}
 	known := device == "" && len(r.Devices) > 0
 	for _, x := range r.Devices {
-		known = known || x.Hash == api.DeviceHash(device)
+		known = known || x.Hash == topics.DeviceHash(device)
 	}
 	switch {
 	case len(r.Devices) > 0 && !known:

@@ -5,10 +5,8 @@ package push
 
 import (
 	"context"
-	"crypto/sha256"
 	"database/sql"
 	"embed"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -272,18 +270,12 @@ func (p *Pusher) makeJobs(ctx context.Context, tx *sql.Tx, d due) error {
 	for _, t := range tokens {
 		_, err := tx.ExecContext(ctx, `INSERT INTO push_jobs (id, user_id, token, topic, part, pos, at, note, attempts, due, lease)
 			VALUES ($1,$2,$3,$4,$5,$6,$7,$8,0,$9,0) ON CONFLICT DO NOTHING`,
-			d.note.ID+"/"+deviceHash(t), d.user, t, string(d.e.Topic), int64(d.e.Partition), d.e.Offset, d.e.Time, note, p.o.Now().UnixMilli())
+			d.note.ID+"/"+topics.DeviceHash(t), d.user, t, string(d.e.Topic), int64(d.e.Partition), d.e.Offset, d.e.Time, note, p.o.Now().UnixMilli())
 		if err != nil {
 			return fmt.Errorf("push: make a job: %w", err)
 		}
 	}
 	return nil
-}
-
-// deviceHash stands for a token where it is to be recognised and not shown.
-func deviceHash(token string) string {
-	sum := sha256.Sum256([]byte(token))
-	return hex.EncodeToString(sum[:8])
 }
 
 // What became of a push to one device, in delivery.push and in metrics.
@@ -314,7 +306,7 @@ func (p *Pusher) report(at place, n Note, token, what string, sessions int) {
 	p.o.Metrics.outcome(what)
 	var device any
 	if token != "" {
-		device = deviceHash(token)
+		device = topics.DeviceHash(token)
 	}
 	latency := max(0, p.o.Now().UnixMilli()-n.RecordTime)
 	p.o.Producer.Post(topics.New(topics.Deliveries, at.key, topics.Meta{Type: topics.DeliveryPush, Source: "/nodes/" + p.o.Node, ID: topics.NewID()},

@@ -122,7 +122,7 @@ func (p *Pusher) do(ctx context.Context, j job) {
 	case Invalid:
 		p.judgeInvalid(ctx, j)
 	case Mismatch:
-		p.o.Logger.Error("a device token belongs to another Firebase project; it is set aside (FIREBASE_PROJECT_ID)", "user", j.user, "device", deviceHash(j.token))
+		p.o.Logger.Error("a device token belongs to another Firebase project; it is set aside (FIREBASE_PROJECT_ID)", "user", j.user, "device", topics.DeviceHash(j.token))
 		p.quarantine(ctx, j)
 	case Quota:
 		until := p.o.Now().Add(wait(verdict.RetryAfter, j.attempts))
@@ -131,7 +131,7 @@ func (p *Pusher) do(ctx context.Context, j job) {
 		p.again(ctx, j, until)
 	default:
 		p.o.Metrics.retry()
-		p.o.Logger.Warn("a push failed, it will be tried again", "device", deviceHash(j.token), "attempt", j.attempts, "err", verdict.Err)
+		p.o.Logger.Warn("a push failed, it will be tried again", "device", topics.DeviceHash(j.token), "attempt", j.attempts, "err", verdict.Err)
 		p.again(ctx, j, p.o.Now().Add(wait(verdict.RetryAfter, j.attempts)))
 	}
 }
