@@ -128,14 +128,17 @@ func codeOf(err error) string {
 	return "FCM could not be reached, or did not answer in time"
 }
 
+// maxRetryAfter bounds what is believed of a Retry-After.
+const maxRetryAfter = time.Hour
+
 // retryAfter reads Retry-After: seconds, or an HTTP date (RFC 9110, section 10.2.3).
 func retryAfter(h http.Header, now time.Time) time.Duration {
 	v := h.Get("Retry-After")
-	if s, err := strconv.Atoi(v); err == nil && s >= 0 {
-		return time.Duration(s) * time.Second
+	if s, err := strconv.ParseInt(v, 10, 32); err == nil && s >= 0 {
+		return min(time.Duration(s)*time.Second, maxRetryAfter)
 	}
 	if t, err := http.ParseTime(v); err == nil {
-		return max(0, t.Sub(now))
+		return min(max(0, t.Sub(now)), maxRetryAfter)
 	}
 	return 0
 }

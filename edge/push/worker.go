@@ -1,6 +1,7 @@
 package push
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -17,8 +18,12 @@ import (
 
 const (
 	workers = 16
-	// sendFor bounds one attempt, with the retries that the SDK makes of itself.
-	sendFor = 45 * time.Second
+	// sendFor bounds one attempt, with the retries that the SDK makes of itself: a server that hangs holds a worker no longer.
+	sendFor = 20 * time.Second
+	// quotaWait is how long nothing is sent after a 429 that names no time (FCM, "Error handling": 60 s by default).
+	quotaWait = time.Minute
+	// storeFor bounds noting what became of an attempt, also while the node is shutting down.
+	storeFor = 5 * time.Second
 	// idle is how often jobs are looked for that nobody in this process has made.
 	idle = time.Second
 )
@@ -50,7 +55,7 @@ func (p *Pusher) Run(ctx context.Context) error {
 			free <- struct{}{}
 			busy.Go(func() {
 				defer func() { <-free; p.nudge() }()
-				if limit.Wait(ctx) == nil {
+				if !p.expire(ctx, j) && limit.Wait(ctx) == nil {
 					p.do(ctx, j)
 				}
 			})
@@ -67,7 +72,7 @@ func (p *Pusher) Run(ctx context.Context) error {
 	return nil
 }
 
-// claim leases jobs that are due; none while FCM wants to be left alone.
+// claim leases jobs that are due; none while FCM wants to be left alone, whichever node it told that.
 func (p *Pusher) claim(ctx context.Context, n int) (list []job, err error) {
 	now := p.o.Now()
 	if n <= 0 || p.pause.on(now) {
@@ -78,7 +83,8 @@ func (p *Pusher) claim(ctx context.Context, n int) (list []job, err error) {
 		lock = " FOR UPDATE SKIP LOCKED"
 	}
 	rows, err := p.o.DB.Write.QueryContext(ctx, `UPDATE push_jobs SET lease=$1, attempts=attempts+1
-		WHERE id IN (SELECT id FROM push_jobs WHERE due<=$2 AND lease<$2 ORDER BY due LIMIT `+fmt.Sprint(n)+lock+`)
+		WHERE id IN (SELECT id FROM push_jobs WHERE due<=$2 AND lease<$2 AND NOT EXISTS (SELECT 1 FROM push_pause WHERE ends>$2)
+			ORDER BY due LIMIT `+fmt.Sprint(n)+lock+`)
 		RETURNING id, user_id, token, topic, part, pos, note, attempts`, now.Add(p.o.Lease).UnixMilli(), now.UnixMilli())
 	if err != nil {
 		return nil, err
@@ -100,13 +106,18 @@ func (p *Pusher) claim(ctx context.Context, n int) (list []job, err error) {
 	return list, rows.Err()
 }
 
+// expire gives up a job whose event is too old. It takes nothing of the rate: a backlog of old ones holds nobody up.
+func (p *Pusher) expire(ctx context.Context, j job) bool {
+	if p.o.Now().Sub(time.UnixMilli(j.note.RecordTime)) <= p.o.TTL {
+		return false
+	}
+	p.finish(ctx, j, expired)
+	return true
+}
+
 // do makes one attempt. What it finds is told by typed errors of the SDK alone.
 func (p *Pusher) do(ctx context.Context, j job) {
 	now := p.o.Now()
-	if now.Sub(time.UnixMilli(j.note.RecordTime)) > p.o.TTL {
-		p.finish(ctx, j, expired)
-		return
-	}
 	if p.pause.on(now) { // since it was claimed FCM has asked to be left alone
 		p.again(ctx, j, p.pause.until())
 		return
@@ -125,14 +136,25 @@ func (p *Pusher) do(ctx context.Context, j job) {
 		p.o.Logger.Error("a device token belongs to another Firebase project; it is set aside (FIREBASE_PROJECT_ID)", "user", j.user, "device", topics.DeviceHash(j.token))
 		p.quarantine(ctx, j)
 	case Quota:
-		until := p.o.Now().Add(wait(verdict.RetryAfter, j.attempts))
-		p.pause.extend(until)
-		p.o.Logger.Warn("FCM's quota is used up, nothing is sent for a while", "until", until)
+		until := p.o.Now().Add(wait(cmp.Or(verdict.RetryAfter, quotaWait), j.attempts))
+		p.rest(ctx, until)
 		p.again(ctx, j, until)
 	default:
 		p.o.Metrics.retry()
 		p.o.Logger.Warn("a push failed, it will be tried again", "device", topics.DeviceHash(j.token), "attempt", j.attempts, "err", verdict.Err)
 		p.again(ctx, j, p.o.Now().Add(wait(verdict.RetryAfter, j.attempts)))
+	}
+}
+
+// rest has no node send anything for a while. Others see it when they claim.
+func (p *Pusher) rest(ctx context.Context, until time.Time) {
+	p.pause.extend(until)
+	p.o.Logger.Warn("FCM's quota is used up, nothing is sent for a while", "until", until)
+	store, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeFor)
+	defer cancel()
+	if _, err := p.o.DB.Write.ExecContext(store, `INSERT INTO push_pause (id, ends) VALUES (1,$1)
+		ON CONFLICT (id) DO UPDATE SET ends=excluded.ends WHERE push_pause.ends<excluded.ends`, until.UnixMilli()); err != nil {
+		p.o.Logger.Warn("other nodes could not be told of FCM's quota", "err", err)
 	}
 }
 
@@ -182,7 +204,7 @@ func (p *Pusher) quarantine(ctx context.Context, j job) {
 
 // finish ends a job. Where that fails its lease runs out and it is sent again, under the same collapse id.
 func (p *Pusher) finish(ctx context.Context, j job, what string) {
-	store, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	store, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeFor)
 	defer cancel()
 	if _, err := p.o.DB.Write.ExecContext(store, `DELETE FROM push_jobs WHERE id=$1`, j.id); err != nil {
 		p.o.Logger.Warn("a push job could not be ended", "err", err)
@@ -197,7 +219,7 @@ func (p *Pusher) finish(ctx context.Context, j job, what string) {
 
 // again gives a job back, to be done at a time.
 func (p *Pusher) again(ctx context.Context, j job, at time.Time) {
-	store, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	store, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeFor)
 	defer cancel()
 	_, err := p.o.DB.Write.ExecContext(store, `UPDATE push_jobs SET due=$1, lease=0 WHERE id=$2`, at.UnixMilli(), j.id)
 	if err != nil && !errors.Is(err, sql.ErrConnDone) {

@@ -1,0 +1,301 @@
+package push
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/pipeline"
+	"github.com/nexus/nexus/projections/inbox"
+	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/projections/sqldb"
+	"github.com/nexus/nexus/topics"
+)
+
+// clock is a time that a test moves.
+type clock struct {
+	mu sync.Mutex
+	at time.Time
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
+}
+
+func (c *clock) pass(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = c.at.Add(d)
+}
+
+// nobody has a session.
+type nobody struct{}
+
+func (nobody) Online(presence.Namespace, string) bool { return false }
+
+func (nobody) Ready() <-chan struct{} {
+	ready := make(chan struct{})
+	close(ready)
+	return ready
+}
+
+// shop is a pusher on a log, a database and a sender of its own, under a clock of its own.
+type shop struct {
+	*Pusher
+	t     *testing.T
+	clock *clock
+	fcm   *services.FCM
+	inbox *inbox.Inbox
+	next  map[topics.Topic]int64
+	reg   *prometheus.Registry
+}
+
+// onBothStores runs a scenario with the jobs in SQLite and in PostgreSQL.
+func onBothStores(t *testing.T, scenario func(*testing.T, *shop)) {
+	t.Run("sqlite", func(t *testing.T) {
+		db, err := sqldb.OpenSQLite(filepath.Join(t.TempDir(), "inbox.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		scenario(t, newShop(t, db))
+	})
+	t.Run("postgres", func(t *testing.T) {
+		db, err := sqldb.OpenPostgres(services.Postgres(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		scenario(t, newShop(t, db))
+	})
+}
+
+func newShop(t *testing.T, db *sqldb.DB) *shop {
+	t.Helper()
+	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	t.Cleanup(func() { db.Close() })
+	b, err := pipeline.StartBroker(pipeline.BrokerOptions{Dir: t.TempDir(), Log: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	kafka := pipeline.Kafka{Brokers: []string{b.Addr()}, Log: quiet}
+	log, err := pipeline.OpenLog(kafka)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(log.Close)
+	if err := log.EnsureTopics(t.Context(), pipeline.TopicOptions{Partitions: 1}); err != nil {
+		t.Fatal(err)
+	}
+	producer, err := pipeline.NewProducer(kafka)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { producer.Close(quiet) })
+	s := &shop{t: t, clock: &clock{at: time.Now()}, fcm: services.NewFCM(t), next: make(map[topics.Topic]int64), reg: prometheus.NewRegistry()}
+	if s.inbox, err = inbox.Open(t.Context(), db, time.Hour, quiet); err != nil {
+		t.Fatal(err)
+	}
+	sender, err := NewFCM(t.Context(), Credentials{ProjectID: s.fcm.ProjectID, ClientEmail: s.fcm.ClientEmail, PrivateKey: s.fcm.PrivateKey,
+		Endpoint: s.fcm.URL + "/v1", TokenURI: s.fcm.URL + "/token"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Pusher, err = New(t.Context(), Options{DB: db, Log: log, Producer: producer, Inbox: s.inbox, Presence: nobody{}, Sender: sender, TTL: 24 * time.Hour, Rate: 100,
+		Lease: 90 * time.Second, Node: "n1", Logger: quiet, Metrics: NewMetrics(s.reg), Now: s.clock.now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// batch is the next batch of partition 0 of a topic.
+func (s *shop) batch(topic topics.Topic, events []*topics.Event) pipeline.Batch {
+	s.t.Helper()
+	from := s.next[topic]
+	for i, e := range events {
+		e.Topic, e.Offset, e.Time = topic, from+int64(i), s.clock.now().UnixMilli()
+		if err := topics.Valid(e); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	s.next[topic] += int64(len(events))
+	return pipeline.Batch{Topic: topic, From: from, To: from + int64(len(events)), Events: events}
+}
+
+// devices registers a device of each user, under the user's name.
+func (s *shop) devices(users ...string) {
+	s.t.Helper()
+	if _, err := s.inbox.Position(s.t.Context(), topics.Devices, 0); err != nil {
+		s.t.Fatal(err)
+	}
+	var events []*topics.Event
+	for _, u := range users {
+		events = append(events, &topics.Event{Key: []byte(topics.UserKey(u)), Meta: topics.Meta{Type: topics.DeviceRegistered}, Value: topics.Fields("token", u)})
+	}
+	if err := s.inbox.Apply(s.t.Context(), s.batch(topics.Devices, events)); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// notify folds a notification to each user, which makes jobs.
+func (s *shop) notify(users ...string) {
+	s.t.Helper()
+	if _, err := s.Position(s.t.Context(), topics.Notifications, 0); err != nil {
+		s.t.Fatal(err)
+	}
+	var events []*topics.Event
+	for _, u := range users {
+		events = append(events, &topics.Event{Key: []byte(topics.UserKey(u)), Meta: topics.Meta{Type: topics.Notification}, Value: topics.Fields("title", "t", "body", "b", "type", "SYSTEM")})
+	}
+	if err := s.Apply(s.t.Context(), s.batch(topics.Notifications, events)); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// work does the jobs that are due, one after the other, and tells whose they were.
+func (s *shop) work(p *Pusher) string {
+	s.t.Helper()
+	jobs, err := p.claim(s.t.Context(), workers)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var whose []string
+	for _, j := range jobs {
+		whose = append(whose, j.user)
+		p.do(s.t.Context(), j)
+	}
+	return strings.Join(whose, " ")
+}
+
+func (s *shop) counted(outcome string) int {
+	s.t.Helper()
+	families, err := s.reg.Gather()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if l := m.GetLabel(); len(l) == 1 && l[0].GetValue() == outcome {
+				return int(m.GetCounter().GetValue())
+			}
+		}
+	}
+	return 0
+}
+
+// FCM's quota is used up (row F25): no node sends anything before the time it names, or a minute where it names none;
+// then everything is delivered, once.
+func TestQuota(t *testing.T) {
+	onBothStores(t, func(t *testing.T, s *shop) {
+		other, err := New(t.Context(), s.o) // another node on the same database
+		if err != nil {
+			t.Fatal(err)
+		}
+		round := map[string]string{"seconds": "30", "minutes": "180", "date": "", "none": ""}
+		want := map[string]time.Duration{"seconds": 30 * time.Second, "minutes": 180 * time.Second, "date": 88 * time.Second, "none": time.Minute}
+		s.fcm.Answer = func(token string, n int) (int, string, http.Header) {
+			h := http.Header{}
+			if after := round[token]; after != "" {
+				h.Set("Retry-After", after)
+			}
+			if token == "date" {
+				h.Set("Retry-After", time.Now().Add(90*time.Second).UTC().Format(http.TimeFormat)) // to the second
+			}
+			if _, quota := round[token]; quota && n == 1 {
+				return 429, "QUOTA_EXCEEDED", h
+			}
+			return 0, "", nil
+		}
+		for name, span := range want {
+			bystander, newcomer := "bystander-of-"+name, "newcomer-of-"+name
+			s.devices(name, bystander, newcomer)
+			s.notify(name)
+			s.clock.pass(time.Millisecond) // jobs are claimed in the order of their times
+			s.notify(bystander)
+			if got := s.work(s.Pusher); got != name+" "+bystander {
+				t.Fatalf("%s: claimed %q", name, got)
+			}
+			s.notify(newcomer)
+			s.clock.pass(span - time.Second)
+			for _, p := range []*Pusher{other, s.Pusher} {
+				if got := s.work(p); got != "" {
+					t.Errorf("%s: %q came before the time", name, got)
+				}
+			}
+			s.clock.pass(5*time.Second + span/10) // a tenth and a second of jitter, and seconds cut off a date
+			if got := strings.Fields(s.work(other)); len(got) != 3 {
+				t.Errorf("%s: %q came after the time", name, got)
+			}
+			for _, token := range []string{name, bystander, newcomer} {
+				if n := len(s.fcm.Accepted(token)); n != 1 {
+					t.Errorf("%s was accepted %d times, want once", token, n)
+				}
+			}
+		}
+		s.clock.pass(time.Hour)
+		if got := s.work(s.Pusher); got != "" {
+			t.Errorf("%q came again", got)
+		}
+	})
+}
+
+// A day's backlog (row F28): what is too old is dropped and counted, what is not is sent, never faster than the rate.
+func TestBacklog(t *testing.T) {
+	onBothStores(t, func(t *testing.T, s *shop) {
+		const old, fresh = 300, 150
+		var late, early []string
+		for k := range old {
+			late = append(late, fmt.Sprintf("late%d", k))
+		}
+		for k := range fresh {
+			early = append(early, fmt.Sprintf("early%d", k))
+		}
+		s.devices(append(late, early...)...)
+		s.notify(late...)
+		s.clock.pass(25 * time.Hour) // push stands still for a day
+		s.notify(early...)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- s.Run(ctx) }()
+		t.Cleanup(func() { cancel(); <-ended })
+		deadline := time.After(time.Minute)
+		for s.counted(accepted)+s.counted(expired) < old+fresh {
+			select {
+			case <-deadline:
+				t.Fatalf("accepted %d, expired %d", s.counted(accepted), s.counted(expired))
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+		if a, e := s.counted(accepted), s.counted(expired); a != fresh || e != old {
+			t.Errorf("accepted %d, expired %d; want %d and %d", a, e, fresh, old)
+		}
+		sent := s.fcm.Attempts()
+		if len(sent) != fresh {
+			t.Errorf("%d attempts, want %d", len(sent), fresh)
+		}
+		// The bucket holds a tenth of a second's worth; what the workers have under way may arrive together.
+		for i, from := range sent {
+			n := 0
+			for _, at := range sent[i:] {
+				if at.Sub(from) < time.Second {
+					n++
+				}
+			}
+			if most := s.o.Rate + s.o.Rate/10 + workers; n > most {
+				t.Fatalf("%d sends within a second, at most %d are allowed", n, most)
+			}
+		}
+	})
+}
