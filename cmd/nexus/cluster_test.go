@@ -125,7 +125,12 @@ func (i *instance) refused(ns, user, token string) (int, string) {
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(40 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
+	within(t, 40*time.Second, what, ok)
+}
+
+func within(t testing.TB, span time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(span); !ok(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("never: %s", what)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 
 	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -185,6 +186,117 @@ func TestPushAnswers(t *testing.T) {
 		}
 	}
 	noSecrets(t, i, "bad-token", "flaky")
+}
+
+// FCM fails three of ten attempts for a while (row F26), in every way there is, at 500 devices: the log's positions go on,
+// few attempts are under way at once, and after the cure everything is accepted, once. Then one device of 500 is bad, in
+// each way a device can be (row F27): the others have theirs.
+func TestPushFaults(t *testing.T) {
+	t.Parallel()
+	const users, each = 25, 20
+	f := services.NewFCM(t)
+	var mu sync.Mutex
+	faults, attempts, cured := make(map[int]int), 0, false
+	worst, status, code, tries := "", 0, "", 0 // the one bad device, and what is said to it
+	f.Answer = func(token string, n int) (int, string, http.Header) {
+		mu.Lock()
+		defer mu.Unlock()
+		if attempts++; !cured && attempts%10 < 3 {
+			fault := []int{500, 503, services.Reset, services.Hang}[(attempts/10*3+attempts%10)%4]
+			faults[fault]++
+			return fault, "UNAVAILABLE", nil
+		}
+		if token != worst {
+			return 0, "", nil
+		}
+		if tries++; code == "payload" && tries > 1 { // a plain message is fine
+			return 0, "", nil
+		}
+		return status, map[int]string{400: "INVALID_ARGUMENT", 403: "SENDER_ID_MISMATCH", 404: "UNREGISTERED"}[status], nil
+	}
+	env := cluster(t)("n1", "PUSH_RATE", "1000")
+	n := launch(t, pushing(f, env))
+	db, err := sqldb.OpenPostgres(env["DATABASE_URL"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	row := func(query string) (k int) {
+		t.Helper()
+		if err := db.Write.QueryRow(query).Scan(&k); err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	var list, tokens []string
+	for u := range users {
+		list = append(list, fmt.Sprintf(`"u%d"`, u))
+		for d := range each {
+			tokens = append(tokens, fmt.Sprintf("d-%d-%d", u, d))
+			n.device(fmt.Sprintf("u%d", u), tokens[len(tokens)-1])
+		}
+	}
+	notify := func() {
+		t.Helper()
+		n.must(202, "POST", "/notifications", tokenFor(t, "service", "publish"), `{"userIds":[`+strings.Join(list, ",")+`],"title":"t","body":"b","type":"SYSTEM"}`)
+	}
+	accepted := func() (all, most int) {
+		for _, token := range tokens {
+			k := len(f.Accepted(token))
+			all, most = all+k, max(most, k)
+		}
+		return all, most
+	}
+	notify()
+	eventually(t, "the log's positions go on while pushes fail", func() bool {
+		return row("SELECT coalesce(sum(next),0) FROM positions WHERE projection='push' AND topic='notifications'") == users
+	})
+	if row("SELECT count(*) FROM push_jobs") == 0 {
+		t.Error("nothing was left to do when the positions had gone on")
+	}
+	within(t, 5*time.Minute, "every way of failing was seen often", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		cured = min(faults[500], faults[503], faults[services.Reset], faults[services.Hang]) >= 25
+		return cured
+	})
+	cure := time.Now()
+	within(t, 5*time.Minute, "all are accepted after the cure", func() bool { all, _ := accepted(); return all == users*each })
+	mu.Lock()
+	t.Logf("faults %v (-1: reset, -2: no answer); all accepted %s after the cure; at most %d attempts at once", faults, time.Since(cure).Round(time.Second), f.AtOnce())
+	mu.Unlock()
+	if f.AtOnce() > 2*16 { // of the node's 16 workers; FCM may notice later than they do that they gave up
+		t.Errorf("%d attempts at once", f.AtOnce())
+	}
+	live, total := users*each, users*each
+	for k, tc := range []struct {
+		status        int
+		code, outcome string
+		left, used    int // devices the user has after that, and those of them that are still used
+	}{
+		{404, "", "unregistered", each - 1, each - 1},
+		{403, "", "sender_mismatch", each, each - 1},
+		{400, "token", "invalid_token", each - 1, each - 1},
+		{400, "payload", "invalid_payload", each, each},
+	} {
+		mu.Lock()
+		worst, status, code, tries = fmt.Sprintf("d-%d-0", k), tc.status, tc.code, 0
+		mu.Unlock()
+		notify()
+		total += live - 1
+		eventually(t, tc.outcome+": all others have theirs", func() bool { all, _ := accepted(); return all == total })
+		eventually(t, tc.outcome+" is counted, once", func() bool {
+			return strings.Contains(n.scrape(), `nexus_pushes_total{outcome="`+tc.outcome+`"} 1`) && row("SELECT count(*) FROM push_jobs") == 0
+		})
+		user := fmt.Sprintf("u%d", k)
+		eventually(t, tc.outcome+": the user's devices", func() bool {
+			return len(n.must(200, "GET", "/diagnostics/"+user, tokenFor(t, "op", "admin"), "")["devices"].([]any)) == tc.left
+		})
+		live -= each - tc.used
+	}
+	if _, most := accepted(); most != 5 {
+		t.Errorf("a device accepted %d pushes of 5", most)
+	}
 }
 
 // kill -9 between sending and marking (row F08): at most one repeat, under the same collapse id, none missing.

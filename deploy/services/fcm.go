@@ -38,6 +38,8 @@ type FCM struct {
 	accepted map[string][]map[string]any // by token: messages in full
 	refused  []string                    // what was wrong with messages
 	sends    []time.Time                 // of every attempt
+	now      int                         // attempts under way
+	most     int                         // and the most there ever were
 	bodies   bytes.Buffer                // everything that came, for searching
 }
 
@@ -103,7 +105,10 @@ func (f *FCM) send(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	f.sends = append(f.sends, time.Now())
 	f.bodies.Write(body)
+	f.now++
+	f.most = max(f.most, f.now)
 	f.mu.Unlock()
+	defer f.done()
 	if r.Header.Get("Authorization") != "Bearer "+accessToken {
 		fcmError(w, 401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR", nil)
 		return
@@ -144,6 +149,12 @@ func (f *FCM) send(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = fmt.Fprintf(w, `{"name":"projects/%s/messages/%d"}`, f.ProjectID, n)
+}
+
+func (f *FCM) done() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.now--
 }
 
 // fcmError answers as FCM v1 does (google.rpc.Status with an FcmError).
@@ -241,6 +252,13 @@ func (f *FCM) Attempts() []time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return append([]time.Time{}, f.sends...)
+}
+
+// AtOnce is the most attempts that were ever under way at a time.
+func (f *FCM) AtOnce() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.most
 }
 
 // Refused is what was wrong with messages.

@@ -299,3 +299,23 @@ func TestBacklog(t *testing.T) {
 		}
 	})
 }
+
+// The pause before another attempt: 1 s, doubling to 60 s, half of it at random; or what the server asked for and a little.
+func TestWait(t *testing.T) {
+	for attempts, full := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 6: 32 * time.Second, 7: time.Minute, 1000: time.Minute} {
+		seen := make(map[time.Duration]bool)
+		for range 100 {
+			d := wait(0, attempts)
+			if d < full/2 || d >= full {
+				t.Errorf("attempt %d: %s, want %s to %s", attempts, d, full/2, full)
+			}
+			seen[d] = true
+		}
+		if len(seen) < 50 {
+			t.Errorf("attempt %d: only %d different pauses", attempts, len(seen))
+		}
+	}
+	if d := wait(10*time.Second, 1); d < 10*time.Second || d >= 12*time.Second {
+		t.Errorf("asked for 10 s: %s", d)
+	}
+}
