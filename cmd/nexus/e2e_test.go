@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"cmp"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -13,20 +15,35 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/ClickHouse/clickhouse-go/v2"
+
 	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/projections/sqldb"
 )
 
 // Two users and three devices write encrypted; afterwards the plaintext is in no topic, table, statistic, push or log,
-// where what a control message left behind is found.
+// where what a control message left behind is found. On embedded engines the stores' files are searched, on the real
+// servers every row of every table.
 func TestEndToEndEncryption(t *testing.T) {
+	t.Run("embedded", func(t *testing.T) {
+		data := t.TempDir()
+		testEndToEnd(t, map[string]string{"DATA_DIR": data}, func() map[string][]byte { return filesIn(t, data) }, "inbox.db", "stats.db")
+	})
+	t.Run("distributed", func(t *testing.T) {
+		env := map[string]string{"KAFKA_BROKERS": services.Kafka(t), "DATABASE_URL": services.Postgres(t), "CLICKHOUSE_URL": services.ClickHouse(t), "NEXUS_TOPIC_PREFIX": services.Name("t") + "."}
+		testEndToEnd(t, env, func() map[string][]byte { return rowsOf(t, env) }, "postgres messages", "clickhouse nexus_events")
+	})
+}
+
+// testEndToEnd runs the scenario; stored returns what the stores have, by name, of which one must have contents and one rows.
+func testEndToEnd(t *testing.T, env map[string]string, stored func() map[string][]byte, contents, statistics string) {
 	node, dir := tool(t, "node"), clientDir(t)
 	root, err := services.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := services.NewFCM(t)
-	data := t.TempDir()
-	i := start(t, pushing(f, map[string]string{"DATA_DIR": data}))
+	i := start(t, pushing(f, env))
 	i.device("bob", "bobs-device")
 	secret, control := "the-secret-plaintext", "the-control-plaintext"
 	i.must(202, "POST", "/messages", tokenFor(t, "alice"), `{"receiverId":"bob","content":"`+control+`"}`)
@@ -41,7 +58,8 @@ func TestEndToEndEncryption(t *testing.T) {
 	i.must(202, "POST", "/messages", tokenFor(t, "alice"), `{"receiverId":"bob","encrypted":{"opaque":"last"}}`) // bob is away by now, or soon
 	eventually(t, "both kinds are pushed", func() bool { return f.Contains(control) })
 	eventually(t, "the statistics have both", func() bool { return i.must(200, "GET", "/stats", tokenFor(t, "bob"), "")["messages"].(float64) >= 7 })
-	events, _ := foldLog(t, i.kafka, "nexus.")
+	brokers, prefix := cmp.Or(env["KAFKA_BROKERS"], i.kafka), cmp.Or(env["NEXUS_TOPIC_PREFIX"], "nexus.")
+	events, _ := foldLog(t, brokers, prefix)
 	found := map[string]bool{}
 	for _, e := range events {
 		found[secret] = found[secret] || bytes.Contains(e.Value, []byte(secret))
@@ -51,8 +69,32 @@ func TestEndToEndEncryption(t *testing.T) {
 		t.Errorf("topics: secret %v, control %v", found[secret], found[control])
 	}
 	i.stop()
-	files := map[string][]byte{}
-	err = filepath.WalkDir(data, func(path string, d fs.DirEntry, err error) error {
+	have := stored()
+	for name, b := range have {
+		if holds(b, secret) {
+			t.Errorf("%s has the secret", name)
+		}
+	}
+	if !holds(have[contents], control) || !holds(have[statistics], "received") { // statistics keep no contents at all
+		t.Errorf("what the control message left was not found in %d stores: %d and %d bytes", len(have), len(have[contents]), len(have[statistics]))
+	}
+	if f.Contains(secret) || !strings.Contains(i.log.String(), "user=bob") {
+		t.Errorf("a push has the secret: %v; the log has nothing of the run: %v", f.Contains(secret), !strings.Contains(i.log.String(), "user=bob"))
+	}
+	noSecrets(t, i, secret, control)
+}
+
+// holds tells whether b has the text, as it is or in hexadecimal, which is how PostgreSQL shows bytes.
+func holds(b []byte, text string) bool {
+	return bytes.Contains(b, []byte(text)) || bytes.Contains(b, fmt.Appendf(nil, "%x", text))
+}
+
+// filesIn reads all files under a directory but the log's own, which is compressed and read by a client; a write-ahead log
+// counts as its database's.
+func filesIn(t *testing.T, dir string) map[string][]byte {
+	t.Helper()
+	files := make(map[string][]byte)
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || strings.Contains(path, "kafka") {
 			return err
 		}
@@ -64,15 +106,52 @@ func TestEndToEndEncryption(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, mark := range map[string]string{"inbox.db": control, "stats.db": "received"} { // statistics keep no contents at all
-		if !bytes.Contains(files[name], []byte(mark)) || bytes.Contains(files[name], []byte(secret)) {
-			t.Errorf("%s: control %v, secret %v", name, bytes.Contains(files[name], []byte(mark)), bytes.Contains(files[name], []byte(secret)))
+	return files
+}
+
+// rowsOf reads every row of every table of PostgreSQL and ClickHouse, as text.
+func rowsOf(t *testing.T, env map[string]string) map[string][]byte {
+	t.Helper()
+	pg, err := sqldb.OpenPostgres(env["DATABASE_URL"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pg.Close()
+	o, err := clickhouse.ParseDSN(env["CLICKHOUSE_URL"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	ch := clickhouse.OpenDB(o)
+	defer ch.Close()
+	all := make(map[string][]byte)
+	for _, table := range column(t, pg.Write, "SELECT tablename FROM pg_tables WHERE schemaname='public'") {
+		all["postgres "+table] = []byte(strings.Join(column(t, pg.Write, "SELECT t::text FROM "+table+" t"), "\n"))
+	}
+	for _, table := range column(t, ch, "SELECT name FROM system.tables WHERE database=currentDatabase()") {
+		all["clickhouse "+table] = []byte(strings.Join(column(t, ch, "SELECT toString(tuple(*)) FROM "+table), "\n"))
+	}
+	return all
+}
+
+// column reads a query's one column.
+func column(t *testing.T, db *sql.DB, query string) (list []string) {
+	t.Helper()
+	rows, err := db.QueryContext(t.Context(), query)
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var s string
+		if err := rows.Scan(&s); err != nil {
+			t.Fatalf("%s: %v", query, err)
 		}
+		list = append(list, s)
 	}
-	if f.Contains(secret) || !strings.Contains(i.log.String(), "user=bob") {
-		t.Errorf("a push has the secret: %v; the log has nothing of the run: %v", f.Contains(secret), !strings.Contains(i.log.String(), "user=bob"))
+	if err := rows.Err(); err != nil {
+		t.Fatalf("%s: %v", query, err)
 	}
-	noSecrets(t, i, secret, control)
+	return list
 }
 
 // One-time keys are handed out once over all nodes, whoever asks where.
