@@ -294,6 +294,9 @@ func TestPushFaults(t *testing.T) {
 		})
 		live -= each - tc.used
 	}
+	if !strings.Contains(n.log.String(), "another Firebase project") {
+		t.Error("no alarm of a token of another project")
+	}
 	if _, most := accepted(); most != 5 {
 		t.Errorf("a device accepted %d pushes of 5", most)
 	}
