@@ -122,6 +122,24 @@ func at(v any, path string) any {
 	return v
 }
 
+// A user who has just left is still shown as online for a while, and has no session all the same: the phone is told.
+func TestPushAfterLeaving(t *testing.T) {
+	f := services.NewFCM(t)
+	i := start(t, pushing(f, map[string]string{"PRESENCE_GRACE": "1m"}))
+	i.device("alice", "phone")
+	bob, s := i.open("/dashboard", "bob"), i.open("/dashboard", "alice")
+	bob.expect("user_status", map[string]any{"userId": "alice", "status": "online"})
+	s.ws.Close()
+	eventually(t, "the session is gone", func() bool {
+		return len(i.must(200, "GET", "/diagnostics/alice", tokenFor(t, "op", "admin"), "")["sessions"].([]any)) == 0
+	})
+	if got := i.must(200, "GET", "/presence/alice", tokenFor(t, "bob"), ""); at(got, "online") != true {
+		t.Errorf("not shown as online: %v", got)
+	}
+	i.notify("alice", `,"title":"t","body":"b"`)
+	eventually(t, "it is pushed", func() bool { return len(f.Accepted("phone")) == 1 })
+}
+
 // What FCM may answer (rows F25-F27): quota, faults, dead tokens, tokens of others, bad payloads. One never fails others.
 func TestPushAnswers(t *testing.T) {
 	f := services.NewFCM(t)

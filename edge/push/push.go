@@ -25,7 +25,7 @@ var migrations embed.FS
 
 // Presence tells whether a user has an open session.
 type Presence interface {
-	Online(ns presence.Namespace, user string) bool
+	Connected(ns presence.Namespace, user string) bool
 	// Ready is closed once it knows.
 	Ready() <-chan struct{}
 }
@@ -216,9 +216,9 @@ func (p *Pusher) wanted(ctx context.Context, b pipeline.Batch) (list []due, err 
 func (p *Pusher) absent(user string, n Note) bool {
 	switch n.Event {
 	case topics.Message:
-		return !p.o.Presence.Online(presence.Messaging, user)
+		return !p.o.Presence.Connected(presence.Messaging, user)
 	default:
-		return n.High || !p.o.Presence.Online(presence.Dashboard, user)
+		return n.High || !p.o.Presence.Connected(presence.Dashboard, user)
 	}
 }
 

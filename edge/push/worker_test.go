@@ -43,7 +43,7 @@ func (c *clock) pass(d time.Duration) {
 // nobody has a session.
 type nobody struct{}
 
-func (nobody) Online(presence.Namespace, string) bool { return false }
+func (nobody) Connected(presence.Namespace, string) bool { return false }
 
 func (nobody) Ready() <-chan struct{} {
 	ready := make(chan struct{})

@@ -385,6 +385,13 @@ func (f *Fold) Online(ns Namespace, user string) bool {
 	return f.counts[p] > 0 || f.shown[p]
 }
 
+// Connected tells whether a user has an open session in a namespace; unlike Online it is false at once after the last.
+func (f *Fold) Connected(ns Namespace, user string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.counts[place{ns, user}] > 0
+}
+
 // Session is a live session as the log shows it.
 type Session struct {
 	ID, Node  string // Node is the name of the node that serves it
