@@ -41,7 +41,7 @@ func NewGate(o GateOptions) *Gate {
 	return &Gate{Consumer{
 		Name: "gate", Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, Window: o.Window,
 		Topics: []topics.Topic{topics.Notifications, topics.Broadcasts},
-		Sink:   &gateSink{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + ".positions"},
+		Sink:   &gateSink{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + ".positions", upTo: make(map[partition]int64)},
 	}}
 }
 
@@ -67,6 +67,9 @@ type gateSink struct {
 	err  error
 	cl   *kgo.Client
 	adm  *kadm.Client
+
+	mu   sync.Mutex
+	upTo map[partition]int64 // everything below has been judged here
 }
 
 func (s *gateSink) open() error {
@@ -105,14 +108,49 @@ func (s *gateSink) Position(ctx context.Context, t topics.Topic, p int32) (int64
 	return o.At, nil
 }
 
+// Apply notes how far it came also where it is stopped or fails amid a batch: what it has written is not written twice,
+// neither when the batch is tried again nor by whoever goes on.
 func (s *gateSink) Apply(ctx context.Context, b Batch) error {
+	finish, of := context.WithoutCancel(ctx), partition{b.Topic, b.Partition}
 	for i, e := range b.Events {
-		if err := s.judge(ctx, e, b.Records[i]); err != nil {
-			return err
+		if e.Offset < s.judgedTo(of) {
+			continue
 		}
+		err := ctx.Err()
+		if err == nil {
+			err = s.judge(finish, e, b.Records[i])
+		}
+		if err != nil {
+			return errors.Join(err, s.commit(finish, b, e.Offset))
+		}
+		s.judged(of, e.Offset+1)
 	}
+	return s.commit(finish, b, b.To)
+}
+
+func (s *gateSink) judgedTo(of partition) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.upTo[of]
+}
+
+func (s *gateSink) judged(of partition, next int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.upTo[of] = next
+}
+
+// commitFor bounds a commit, also while the gate is being stopped.
+const commitFor = 3 * time.Second
+
+func (s *gateSink) commit(ctx context.Context, b Batch, next int64) error {
+	if next == b.From {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, commitFor)
+	defer cancel()
 	var os kadm.Offsets
-	os.Add(kadm.Offset{Topic: s.kafka.Names.Name(b.Topic), Partition: b.Partition, At: b.To, LeaderEpoch: -1})
+	os.Add(kadm.Offset{Topic: s.kafka.Names.Name(b.Topic), Partition: b.Partition, At: next, LeaderEpoch: -1})
 	rs, err := s.adm.CommitOffsets(ctx, s.group, os)
 	if err == nil {
 		err = rs.Error()
