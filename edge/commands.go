@@ -34,9 +34,9 @@ func (e *Edge) handle(s *session, c command) {
 	case c.event == "authenticate":
 		e.authenticate(s, c)
 	case s.namespace == presence.Dashboard && c.event == "subscribe":
-		e.subscribe(s, c, true)
+		e.subscribe(s, c)
 	case s.namespace == presence.Dashboard && c.event == "unsubscribe":
-		e.subscribe(s, c, false)
+		e.unsubscribe(s, c)
 	case s.namespace == presence.Messaging && c.event == "sendMessage":
 		e.sendMessage(s, c)
 	case s.namespace == presence.Messaging && c.event == "typing":
@@ -77,25 +77,70 @@ func (e *Edge) authenticate(s *session, c command) {
 	s.answer(c, topics.Fields("ok", true))
 }
 
-func (e *Edge) subscribe(s *session, c command, join bool) {
-	var data struct {
-		Channels []string `json:"channels"`
-	}
+// subscription is the data of subscribe and unsubscribe.
+type subscription struct {
+	Channels []string `json:"channels"`
+	Offset   string   `json:"offset"` // subscribe: what the channels had since then is sent first
+}
+
+type refusal struct {
+	Channel string `json:"channel"`
+	Code    string `json:"code"`
+}
+
+func (e *Edge) subscribe(s *session, c command) {
+	var data subscription
 	if err := read(c, &data, `{"channels":["…"]}`); err != nil {
 		s.refuse(c, err)
 		return
 	}
-	type refusal struct {
-		Channel string `json:"channel"`
-		Code    string `json:"code"`
+	var recovered any
+	refused, before := []refusal{}, e.hub.channelsOf(s)
+	join := func() (joined []string) {
+		joined, refused = e.join(s, data.Channels)
+		return joined
 	}
-	refused := []refusal{}
+	if data.Offset == "" {
+		join()
+	} else {
+		recovered = e.catchUp(s, data.Offset, join) == nil
+	}
+	if c.ack == "" && len(refused) > 0 {
+		s.fail(topics.Invalid(fmt.Sprintf("%d of %d channels were refused; ask for an acknowledgement to see which", len(refused), len(data.Channels))))
+	}
+	if c.ack == "" && recovered == false {
+		s.fail(&topics.Error{Code: topics.CodeNotFound, Message: "what the channels had since that offset cannot be given; they are subscribed from now on"})
+	}
+	e.subscribed(s, c, before, refused, recovered)
+}
+
+func (e *Edge) unsubscribe(s *session, c command) {
+	var data subscription
+	if err := read(c, &data, `{"channels":["…"]}`); err != nil {
+		s.refuse(c, err)
+		return
+	}
 	before := e.hub.channelsOf(s)
 	for _, name := range data.Channels {
-		if !join {
-			e.hub.unsubscribe(s, name)
-			continue
-		}
+		e.hub.unsubscribe(s, name)
+	}
+	e.subscribed(s, c, before, []refusal{}, nil)
+}
+
+// subscribed answers with the session's channels, and tells the log where they have changed.
+func (e *Edge) subscribed(s *session, c command, before []string, refused []refusal, recovered any) {
+	now := e.hub.channelsOf(s)
+	if !slices.Equal(before, now) {
+		e.appendLater(e.presenceEvent(topics.SessionChannels, s, "pid", e.hub.pidOf(s), "channels", now))
+	}
+	s.answer(c, topics.Fields("channels", now, "refused", refused, "recovered", recovered))
+}
+
+// join subscribes a session to channels; joined are those that are new to it.
+func (e *Edge) join(s *session, names []string) (joined []string, refused []refusal) {
+	refused = []refusal{}
+	had := e.hub.channelsOf(s)
+	for _, name := range names {
 		switch {
 		case topics.CheckChannel(name) != nil:
 			refused = append(refused, refusal{name[:min(len(name), topics.MaxID)], topics.CodeInvalidPayload})
@@ -103,16 +148,11 @@ func (e *Edge) subscribe(s *session, c command, join bool) {
 			refused = append(refused, refusal{name, topics.CodeForbidden})
 		case !e.hub.subscribe(s, name):
 			refused = append(refused, refusal{name, "too_many_channels"})
+		case !slices.Contains(had, name) && !slices.Contains(joined, name):
+			joined = append(joined, name)
 		}
 	}
-	if c.ack == "" && len(refused) > 0 {
-		s.fail(topics.Invalid(fmt.Sprintf("%d of %d channels were refused; ask for an acknowledgement to see which", len(refused), len(data.Channels))))
-	}
-	now := e.hub.channelsOf(s)
-	if !slices.Equal(before, now) {
-		e.appendLater(e.presenceEvent(topics.SessionChannels, s, "pid", s.pid, "channels", now))
-	}
-	s.answer(c, topics.Fields("channels", now, "refused", refused))
+	return joined, refused
 }
 
 func (e *Edge) sendMessage(s *session, c command) {

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -33,6 +34,8 @@ type Inbox interface {
 	Message(ctx context.Context, user, id string) (inbox.Message, error)
 	// Await returns once everything below ends is folded.
 	Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error
+	// Feed reads what sessions missed.
+	Feed(ctx context.Context, s inbox.Span, entries, bytes int) ([]inbox.Entry, error)
 }
 
 // Stats answers what stats_update shows.
@@ -118,7 +121,7 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 	var err error
 	e.tail, err = pipeline.NewTail(ctx, pipeline.TailOptions{Kafka: o.Kafka, Producer: o.Producer, Log: o.Log, Logger: o.Logger,
 		Topics: []topics.Topic{topics.Messages, topics.Notifications, topics.Broadcasts, topics.Signals, topics.Devices},
-		Window: o.DedupWindow, Route: e.route})
+		Keep:   slices.Concat(feedTopics[presence.Dashboard], feedTopics[presence.Messaging]), Window: o.DedupWindow, Route: e.route})
 	if err != nil {
 		return nil, err
 	}
@@ -316,17 +319,17 @@ func tokenExpired() *topics.Error {
 }
 
 // admit makes a session of a verified identity, with a place in the log. Every session admitted must be dismissed.
-func (e *Edge) admit(ctx context.Context, ns presence.Namespace, id Identity, out transport) (*session, *topics.Error) {
+func (e *Edge) admit(ctx context.Context, ns presence.Namespace, id Identity, out transport, back comeback) (*session, *topics.Error) {
 	if !e.Ready() {
 		return nil, topics.Unavailable()
 	}
 	if wait, ok := e.connects.allow(id.User, time.Now()); !ok {
 		return nil, rateLimited(wait)
 	}
-	s := &session{id: randomID(), pid: randomID(), user: id.User, namespace: ns, out: out, m: e.metrics, opened: time.Now(), threshold: e.o.CompressionThreshold,
+	s := &session{id: randomID(), pid: cmp.Or(back.pid, randomID()), user: id.User, namespace: ns, out: out, m: e.metrics, opened: time.Now(), threshold: e.o.CompressionThreshold,
 		frames: newBucketWindow(10*e.o.RateLimit, e.o.RateWindow)}
 	s.identity.Store(&id)
-	if err := e.takePlace(ctx, s); err != nil {
+	if err := e.takePlace(ctx, s, back.channels); err != nil {
 		e.o.Logger.Info("session refused", "user", s.user, "namespace", ns, "reason", err.Code)
 		e.dismiss(s, reasonRefused)
 		return nil, err
@@ -376,7 +379,7 @@ func (e *Edge) heartbeat() {
 // repeatSessions says again which sessions live: a fold reads only the last minutes.
 func (e *Edge) repeatSessions() {
 	for _, s := range e.hub.sessions() {
-		e.appendLater(e.presenceEvent(topics.Connected, s, "repeated", true, "pid", s.pid, "channels", e.hub.channelsOf(s)))
+		e.appendLater(e.presenceEvent(topics.Connected, s, "repeated", true, "pid", e.hub.pidOf(s), "channels", e.hub.channelsOf(s)))
 	}
 }
 

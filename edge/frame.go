@@ -8,6 +8,7 @@ import (
 
 	"github.com/nexus/nexus/edge/socketio"
 	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/topics"
 )
 
 // style is how a session wants its frames; frames are built once for each style that occurs.
@@ -48,10 +49,11 @@ type framer interface{ frame(s style) []byte }
 type message struct {
 	namespace presence.Namespace
 	event     string
-	alias     string // the guide's second name of the event, or empty
-	data      []byte // a JSON object
-	offset    string // where a session stands after this event; empty for what is not resumed
-	threshold int    // longer texts are deflated where that was negotiated
+	alias     string        // the guide's second name of the event, or empty
+	data      []byte        // a JSON object
+	offset    string        // where a session stands after this event; empty for what is not resumed
+	ev        *topics.Event // of the feed; nil for all others
+	threshold int           // longer texts are deflated where that was negotiated
 
 	frames [styles][]byte
 }

@@ -55,7 +55,7 @@ func (e *Edge) Raw(ns presence.Namespace) http.Handler {
 		id, refusal := e.identify(q.Get("userId"), q.Get("token"))
 		var s *session
 		if refusal == nil {
-			s, refusal = e.admit(r.Context(), ns, id, nil)
+			s, refusal = e.admit(r.Context(), ns, id, nil, comeback{})
 		}
 		if refusal != nil {
 			e.metrics.refusal(refusal)
@@ -144,17 +144,24 @@ func (e *Edge) unwatch(t transport) {
 
 const goingAway = "the server is going away"
 
-// greet makes a session reachable: connected comes before anything else.
-func (e *Edge) greet(s *session, message string, cursorGiven bool, before func()) {
-	var recovered any
-	if cursorGiven {
-		recovered = false
-	}
-	e.hub.join(s, func() {
+// greet makes a session reachable: connected comes before anything else, and before that what before sends.
+func (e *Edge) greet(s *session, message string, back comeback, before func()) {
+	welcome := func(recovered any, offset string) {
 		before()
-		s.tell("connected", topics.Fields("userId", s.user, "timestamp", topics.FormatTime(time.Now().UnixMilli()),
-			"message", message, "recovered", recovered), e.offset(s.namespace, nil))
-	})
+		m := e.plain(s.namespace, "connected", topics.Fields("userId", s.user, "timestamp", topics.FormatTime(time.Now().UnixMilli()),
+			"message", message, "recovered", recovered))
+		m.offset = offset
+		s.out.deliver(m, s.style)
+	}
+	switch {
+	case back.offset != "":
+		e.rejoin(s, back, welcome)
+	case back.claims:
+		e.metrics.resumed.WithLabelValues("unknown_pid").Inc()
+		e.hub.join(s, func() { welcome(false, e.offset(s.namespace, nil)) })
+	default:
+		e.hub.join(s, func() { welcome(nil, e.offset(s.namespace, nil)) })
+	}
 	e.metrics.opened.WithLabelValues(string(s.namespace)).Inc()
 	e.o.Logger.Info("session opened", "session", s.id, "user", s.user, "namespace", s.namespace, "protocol", s.protocol(), "transport", s.out.kind())
 	if s.namespace == presence.Dashboard {

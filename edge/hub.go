@@ -146,6 +146,19 @@ func (h *hub) channelsOf(s *session) []string {
 	return names
 }
 
+// pidOf is the session's pid; renew gives it another.
+func (h *hub) pidOf(s *session) string {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return s.pid
+}
+
+func (h *hub) renew(s *session, pid string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.pid = pid
+}
+
 // hasUser tells whether a user has sessions here.
 func (h *hub) hasUser(ns presence.Namespace, user string) bool {
 	h.mu.RLock()

@@ -51,6 +51,7 @@ type metrics struct {
 	sent     *prometheus.CounterVec
 	received *prometheus.CounterVec
 	failures *prometheus.CounterVec
+	resumed  *prometheus.CounterVec
 	latency  *prometheus.HistogramVec
 }
 
@@ -72,11 +73,12 @@ func newMetrics(e *Edge, reg prometheus.Registerer) *metrics {
 		sent:     counter("nexus_frames_sent_total", "Events queued for sessions.", "namespace", "event"),
 		received: counter("nexus_frames_received_total", "Events from clients; those of no known name as unknown.", "namespace", "event"),
 		failures: counter("nexus_frames_refused_total", "Events from clients that were refused, by error code.", "code"),
+		resumed:  counter("nexus_sessions_resumed_total", "Sessions that asked for what they missed, by outcome.", "outcome"),
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "nexus_append_to_delivery_seconds",
 			Help: "From an event's record time to its frames standing in the sessions' queues.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}, []string{"event"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.opened, m.closed, m.refused, m.sent, m.received, m.failures, m.latency, m)
+		reg.MustRegister(m.opened, m.closed, m.refused, m.sent, m.received, m.failures, m.resumed, m.latency, m)
 	}
 	return m
 }

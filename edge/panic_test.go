@@ -25,6 +25,9 @@ func (noInbox) Message(context.Context, string, string) (inbox.Message, error) {
 	return inbox.Message{}, inbox.ErrNotFound
 }
 func (noInbox) Await(context.Context, topics.Topic, map[int32]int64) error { return nil }
+func (noInbox) Feed(context.Context, inbox.Span, int, int) ([]inbox.Entry, error) {
+	return nil, nil
+}
 
 type noStats struct{}
 

@@ -12,10 +12,10 @@ import (
 const placeWait = 5 * time.Second
 
 // takePlace appends that the session is here and waits for what the log says to that: places are counted over all nodes.
-func (e *Edge) takePlace(ctx context.Context, s *session) *topics.Error {
+func (e *Edge) takePlace(ctx context.Context, s *session, channels []string) *topics.Error {
 	verdict := e.verdicts.Expect(s.id)
 	defer e.verdicts.Forget(s.id)
-	if err := e.o.Producer.Append(ctx, e.presenceEvent(topics.Connected, s, "pid", s.pid)); err != nil {
+	if err := e.o.Producer.Append(ctx, e.presenceEvent(topics.Connected, s, "pid", s.pid, "channels", append([]string{}, channels...))); err != nil {
 		e.o.Logger.Warn("a connection is refused: its presence could not be appended", "err", err)
 		return topics.Unavailable()
 	}

@@ -13,7 +13,7 @@ import (
 // serveRaw runs the session of a bare WebSocket client.
 func (e *Edge) serveRaw(c *conn, s *session, q url.Values) {
 	s.out = c
-	e.greet(s, greeting(s.namespace), q.Get("offset") != "", func() {})
+	e.greet(s, greeting(s.namespace), comeback{offset: q.Get("offset")}, func() {})
 	check := func(now time.Time) {
 		if c.heart.due(now, e.o.PingInterval) {
 			c.send(appendFrame(nil, bitFinal|opPing, nil))

@@ -1,8 +1,6 @@
 package edge
 
 import (
-	"encoding/base64"
-	"encoding/binary"
 	"slices"
 	"strconv"
 	"time"
@@ -33,7 +31,7 @@ func (e *Edge) route(b pipeline.Batch) {
 			continue
 		}
 		if sessions := e.deliver(ev); sessions > 0 {
-			e.delivered(ev, sessions)
+			e.delivered(deliveryOf(ev), sessions)
 		}
 		if users := stats.Affects(ev); users != nil {
 			e.stats.changed(users, ev)
@@ -44,7 +42,9 @@ func (e *Edge) route(b pipeline.Batch) {
 // routeDuplicate shows a repeat to its sender alone.
 func (e *Edge) routeDuplicate(ev *topics.Event) {
 	if ev.Type == topics.Message {
-		e.hub.toUser(ev.Body.Text("senderId"), e.feed(presence.Messaging, "message:sent", ev, `"duplicate":true`))
+		m := e.feed(presence.Messaging, "message:sent", ev, `"duplicate":true`)
+		m.ev = nil // the feed has the first one alone
+		e.hub.toUser(ev.Body.Text("senderId"), m)
 	}
 }
 
@@ -95,28 +95,42 @@ func (e *Edge) deliverNotice(ev *topics.Event) int {
 	return 0
 }
 
-// delivered appends, for the statistics, that an event stands in the queues of sessions here. Nobody waits for that.
-func (e *Edge) delivered(ev *topics.Event, sessions int) {
-	key := string(ev.Key)
+// delivery is an event that reached sessions here.
+type delivery struct {
+	topic     topics.Topic
+	partition int32
+	offset    int64
+	time      int64 // record time, Unix milliseconds
+	typ       string
+	key       string // of the delivery: the user's, or the event's own
+}
+
+func deliveryOf(ev *topics.Event) delivery {
+	d := delivery{ev.Topic, ev.Partition, ev.Offset, ev.Time, ev.Type, string(ev.Key)}
 	if ev.Type == topics.Message {
-		key = topics.UserKey(ev.Body.Text("receiverId"))
+		d.key = topics.UserKey(ev.Body.Text("receiverId"))
 	}
-	latency := max(0, time.Now().UnixMilli()-ev.Time) // the broker's clock may be ahead
-	e.metrics.latency.WithLabelValues(ev.Type).Observe(float64(latency) / 1000)
+	return d
+}
+
+// delivered appends, for the statistics, that an event stands in the queues of sessions here. Nobody waits for that.
+func (e *Edge) delivered(d delivery, sessions int) {
+	latency := max(0, time.Now().UnixMilli()-d.time) // the broker's clock may be ahead
+	e.metrics.latency.WithLabelValues(d.typ).Observe(float64(latency) / 1000)
 	// Written by hand: there is one for every event that reaches anybody.
 	at := make([]byte, 0, 48)
-	at = append(append(at, ev.Topic...), '/')
-	at = append(strconv.AppendInt(at, int64(ev.Partition), 10), '/')
-	at = strconv.AppendInt(at, ev.Offset, 10)
+	at = append(append(at, d.topic...), '/')
+	at = append(strconv.AppendInt(at, int64(d.partition), 10), '/')
+	at = strconv.AppendInt(at, d.offset, 10)
 	b := make([]byte, 0, 192)
-	b = append(append(append(b, `{"event":"`...), ev.Type...), `","topic":"`...)
-	b = append(append(b, ev.Topic...), `","partition":`...)
-	b = append(strconv.AppendInt(b, int64(ev.Partition), 10), `,"offset":`...)
-	b = append(strconv.AppendInt(b, ev.Offset, 10), `,"node":`...)
+	b = append(append(append(b, `{"event":"`...), d.typ...), `","topic":"`...)
+	b = append(append(b, d.topic...), `","partition":`...)
+	b = append(strconv.AppendInt(b, int64(d.partition), 10), `,"offset":`...)
+	b = append(strconv.AppendInt(b, d.offset, 10), `,"node":`...)
 	b = append(append(b, e.nameJSON...), `,"sessions":`...)
 	b = append(strconv.AppendInt(b, int64(sessions), 10), `,"latencyMs":`...)
 	b = append(strconv.AppendInt(b, latency, 10), '}')
-	e.appendLater(topics.New(topics.Deliveries, key, topics.Meta{Type: topics.DeliveryWebSocket, Source: e.source(), ID: string(at)}, b))
+	e.appendLater(topics.New(topics.Deliveries, d.key, topics.Meta{Type: topics.DeliveryWebSocket, Source: e.source(), ID: string(at)}, b))
 }
 
 // typingPair is who types to whom.
@@ -197,32 +211,6 @@ func (e *Edge) plain(ns presence.Namespace, event string, data []byte) *message 
 // shows one.
 func (e *Edge) feed(ns presence.Namespace, event string, ev *topics.Event, extra ...string) *message {
 	m := e.plain(ns, event, ev.Data(ev.Type != topics.MessageRead, extra...))
-	m.offset = e.offset(ns, ev)
+	m.ev, m.offset = ev, e.offset(ns, ev)
 	return m
-}
-
-// feedTopics are the topics behind each namespace's feed.
-var feedTopics = map[presence.Namespace][]topics.Topic{
-	presence.Dashboard: {topics.Notifications, topics.Broadcasts},
-	presence.Messaging: {topics.Messages},
-}
-
-// offset is where a session of a namespace stands once it has got ev (nil: what the tail has passed): the topics'
-// identities and the tail's position in each of their partitions. To clients it is opaque.
-func (e *Edge) offset(ns presence.Namespace, ev *topics.Event) string {
-	b := make([]byte, 0, 64)
-	var v []int64
-	for _, t := range feedTopics[ns] {
-		id := e.topicIDs[t]
-		b = append(b, id[:]...)
-		v = e.tail.Vector(v[:0], t)
-		b = binary.AppendUvarint(b, uint64(len(v)))
-		for p, next := range v {
-			if ev != nil && ev.Topic == t && int(ev.Partition) == p {
-				next = ev.Offset + 1
-			}
-			b = binary.AppendUvarint(b, uint64(next))
-		}
-	}
-	return base64.RawURLEncoding.EncodeToString(b)
 }

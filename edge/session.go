@@ -39,7 +39,6 @@ type transport interface {
 // session is a user in a namespace, over a connection: a raw client has one, a Socket.IO client up to two.
 type session struct {
 	id        string
-	pid       string // by which a Socket.IO client claims its state later
 	user      string
 	namespace presence.Namespace
 	out       transport // nil until there is one
@@ -52,6 +51,9 @@ type session struct {
 	opened time.Time
 	m      *metrics
 
+	suspended atomic.Pointer[suspension] // while it is being given what it missed
+
+	pid      string          // by which a client claims its state later; once it is reachable guarded by hub.mu
 	channels map[string]bool // guarded by hub.mu
 	left     bool            // guarded by hub.mu
 }
@@ -78,7 +80,12 @@ func (s *session) reason() string {
 	return s.out.reason()
 }
 
-func (s *session) send(f framer) { s.out.deliver(f, s.style) }
+func (s *session) send(f framer) {
+	if p := s.suspended.Load(); p != nil && p.hold(s, f) {
+		return
+	}
+	s.out.deliver(f, s.style)
+}
 
 // tell sends an event of this session alone.
 func (s *session) tell(event string, data []byte, offset string) {

@@ -318,6 +318,7 @@ func (n *engine) connect(p socketio.Packet) {
 		UserID *string `json:"userId"`
 		Token  *string `json:"token"`
 		PID    string  `json:"pid"`
+		Offset string  `json:"offset"`
 	}
 	if len(p.Data) > 0 && json.Unmarshal(p.Data, &auth) != nil {
 		n.refuseWith(p.Namespace, topics.Invalid("auth must have userId and token as strings"))
@@ -337,7 +338,8 @@ func (n *engine) connect(p socketio.Packet) {
 	}
 	ctx, cancel := n.e.requestContext()
 	defer cancel()
-	s, refusal := n.e.admit(ctx, ns, id, n)
+	back := n.e.recall(ns, id.User, auth.PID, auth.Offset)
+	s, refusal := n.e.admit(ctx, ns, id, n, back)
 	if refusal != nil {
 		n.refuseWith(p.Namespace, refusal)
 		return
@@ -346,7 +348,7 @@ func (n *engine) connect(p socketio.Packet) {
 	n.mu.Lock()
 	n.sessions[ns] = s
 	n.mu.Unlock()
-	n.e.greet(s, greeting(ns), auth.PID != "", func() {
+	n.e.greet(s, greeting(ns), back, func() {
 		n.text(socketio.Packet{Type: socketio.Connect, Namespace: p.Namespace,
 			Data: topics.Fields("sid", s.id, "pid", s.pid)}.Append(nil))
 	})

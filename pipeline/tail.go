@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,7 +23,10 @@ type Tail struct {
 }
 
 type tailPart struct {
-	next atomic.Int64
+	next  atomic.Int64 // everything below has been routed
+	begun atomic.Int64 // nothing from here on has, not even in part: beyond next while a batch is being routed
+
+	recent *recent // nil where nobody comes back to it
 
 	mu         sync.Mutex
 	waiting    map[int64]func(duplicate bool) // by offset
@@ -42,6 +46,8 @@ type TailOptions struct {
 	Topics   []topics.Topic
 	Window   time.Duration
 	Logger   *slog.Logger
+	// Keep are those of Topics whose last events Recent has.
+	Keep []topics.Topic
 	// Route gets every batch, of one partition in order, of several at once.
 	Route func(Batch)
 }
@@ -58,6 +64,10 @@ func NewTail(ctx context.Context, o TailOptions) (*Tail, error) {
 		for p, end := range ends {
 			part := &tailPart{waiting: make(map[int64]func(bool)), duplicates: make(map[int64]bool)}
 			part.next.Store(end)
+			part.begun.Store(end)
+			if slices.Contains(o.Keep, topic) {
+				part.recent = &recent{low: end}
+			}
 			t.parts[topic][p] = part
 		}
 	}
@@ -78,8 +88,13 @@ func (t *Tail) Position(_ context.Context, topic topics.Topic, p int32) (int64, 
 
 // Apply routes a batch and answers those who wait for its events (Sink). The position moves once the batch is routed.
 func (t *Tail) Apply(_ context.Context, b Batch) error {
+	part := t.parts[b.Topic][b.Partition]
+	part.begun.Store(b.To)
+	if part.recent != nil {
+		part.recent.add(b.Events)
+	}
 	t.route(b)
-	t.parts[b.Topic][b.Partition].passed(b)
+	part.passed(b)
 	return nil
 }
 
@@ -158,22 +173,47 @@ func (t *Tail) append(e *topics.Event, done func(duplicate bool, err error)) {
 	})
 }
 
-// Next is the tail's position in every partition of a topic.
+// Next is, for every partition of a topic, what a projection must have reached to know all that the tail has shown to
+// anybody.
 func (t *Tail) Next(topic topics.Topic) map[int32]int64 {
 	out := make(map[int32]int64)
 	for p, part := range t.parts[topic] {
-		out[int32(p)] = part.next.Load()
+		out[int32(p)] = part.begun.Load()
 	}
 	return out
 }
 
-// NextOf is the tail's position in the partition of a key.
+// NextOf is Next in the partition of a key.
 func (t *Tail) NextOf(topic topics.Topic, key string) map[int32]int64 {
 	p := topics.Partition([]byte(key), int32(len(t.parts[topic])))
-	return map[int32]int64{p: t.parts[topic][p].next.Load()}
+	return map[int32]int64{p: t.parts[topic][p].begun.Load()}
 }
 
-// Vector appends the positions of a topic's partitions to v, in order.
+// Begun appends, for every partition of a topic, the position from which on nothing has been routed, not even in part.
+func (t *Tail) Begun(v []int64, topic topics.Topic) []int64 {
+	for _, part := range t.parts[topic] {
+		v = append(v, part.begun.Load())
+	}
+	return v
+}
+
+// Passed tells whether everything below these positions of a topic's partitions has been routed.
+func (t *Tail) Passed(topic topics.Topic, v []int64) bool {
+	for p, part := range t.parts[topic] {
+		if part.next.Load() < v[p] {
+			return false
+		}
+	}
+	return true
+}
+
+// Recent lists what the tail still has of a partition's events from an offset up to another that it has passed: those that
+// want wants, valid, without duplicates. It has them from low on.
+func (t *Tail) Recent(topic topics.Topic, p int32, from, to int64, want func(*topics.Event) bool) (list []*topics.Event, low int64) {
+	return t.parts[topic][p].recent.between(from, to, want)
+}
+
+// Vector appends the positions of a topic's partitions to v, in order: everything below has been routed.
 func (t *Tail) Vector(v []int64, topic topics.Topic) []int64 {
 	for _, part := range t.parts[topic] {
 		v = append(v, part.next.Load())

@@ -260,7 +260,8 @@ func TestCompressionAndNames(t *testing.T) {
 		}
 	}
 	again := i.dial(i.url("/ws", "bob", tokenFor(t, "bob")) + "&offset=" + f.Offset)
-	again.expect("connected", map[string]any{"recovered": false})
+	again.expect("connected", map[string]any{"recovered": true})
+	again.expect("message:new", map[string]any{"content": "last"})
 }
 
 // Typing ends by itself six seconds after the last start.

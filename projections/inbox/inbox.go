@@ -56,28 +56,6 @@ func (i *Inbox) Await(ctx context.Context, t topics.Topic, ends map[int32]int64)
 	return i.positions.Await(ctx, t, ends)
 }
 
-// Run trims the feed until ctx ends.
-func (i *Inbox) Run(ctx context.Context) error {
-	tick := time.NewTicker(10 * time.Minute)
-	defer tick.Stop()
-	for {
-		if err := i.trimFeed(ctx); err != nil && ctx.Err() == nil {
-			i.log.Warn("the feed could not be trimmed", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-}
-
-// trimFeed measures age in record time, so that an old log is folded as it was.
-func (i *Inbox) trimFeed(ctx context.Context) error {
-	_, err := i.db.Write.ExecContext(ctx, `DELETE FROM feed WHERE at < (SELECT max(at) FROM feed) - $1`, i.retention.Milliseconds())
-	return err
-}
-
 // Apply folds a batch (pipeline.Sink): inserts first and in bulk, then what changes rows, in log order. Changes concern
 // only rows that stand earlier in the same partition, so the outcome does not depend on where batches are cut.
 func (i *Inbox) Apply(ctx context.Context, b pipeline.Batch) error {

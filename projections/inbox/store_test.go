@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -355,26 +354,62 @@ func testDevices(t *testing.T, s *store) {
 }
 
 func testFeed(t *testing.T, s *store) {
-	s.fold(topics.Messages, chat("a", "b", "1"))
+	s.fold(topics.Messages, chat("a", "b", "1"), chat("b", "c", "2"), chat("a", "b", "3"))
 	s.fold(topics.Notifications, notification("a", "n"))
 	s.fold(topics.Broadcasts, event(topics.EveryoneKey, topics.Announcement, "title", "x", "body", ""),
-		event(topics.ChannelKey("c"), topics.Activity, "type", "x", "userId", "u", "message", ""))
-	rows, err := s.db.Read.QueryContext(t.Context(), `SELECT audience, topic, type FROM feed ORDER BY audience, topic`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer rows.Close()
-	var got []string
-	for rows.Next() {
-		var audience, topic, typ string
-		if err := rows.Scan(&audience, &topic, &typ); err != nil {
-			t.Fatal(err)
+		event(topics.ChannelKey("c"), topics.Activity, "type", "x", "userId", "u", "message", ""), event(topics.ChannelKey("d"), topics.Activity, "type", "y", "userId", "u", "message", ""))
+	feed := func(topic topics.Topic, from, to int64, entries, bytes int, audiences ...string) string {
+		t.Helper()
+		list, err := s.in.Feed(t.Context(), inbox.Span{Topic: topic, Audiences: audiences, From: []int64{from}, To: []int64{to}}, entries, bytes)
+		if err != nil {
+			return err.Error()
 		}
-		got = append(got, audience+" "+topic+" "+typ)
+		out := ""
+		for _, e := range list {
+			if len(e.Value) == 0 || e.Topic != topic || e.Time == 0 {
+				t.Errorf("%+v", e)
+			}
+			out += fmt.Sprintf("%s %s %d|", e.Audience, e.Type, e.Offset)
+		}
+		return out
 	}
-	want := []string{"all broadcasts announcement", "channel:c broadcasts activity", "user:a messages message", "user:a notifications notification", "user:b messages message"}
-	if slices.Sort(got); !slices.Equal(got, want) {
-		t.Errorf("feed %q, want %q", got, want)
+	for _, tc := range []struct{ got, want string }{
+		{feed(topics.Messages, 0, 3, 10, 1e6, "user:a"), "user:a message 0|user:a message 2|"},
+		{feed(topics.Messages, 0, 3, 10, 1e6, "user:b"), "user:b message 0|user:b message 1|user:b message 2|"},
+		{feed(topics.Messages, 1, 2, 10, 1e6, "user:b"), "user:b message 1|"},
+		{feed(topics.Messages, 3, 3, 10, 1e6, "user:b"), ""},
+		{feed(topics.Messages, 9, 3, 10, 1e6, "user:b"), ""},
+		{feed(topics.Messages, 0, 3, 10, 1e6), ""},
+		{feed(topics.Messages, 0, 3, 3, 1e6, "user:b"), "user:b message 0|user:b message 1|user:b message 2|"},
+		{feed(topics.Messages, 0, 3, 2, 1e6, "user:b"), inbox.ErrTooMuch.Error()},
+		{feed(topics.Messages, 0, 3, 10, 100, "user:b"), inbox.ErrTooMuch.Error()},
+		{feed(topics.Notifications, 0, 1, 10, 1e6, "user:a"), "user:a notification 0|"},
+		{feed(topics.Broadcasts, 0, 3, 10, 1e6, "all", "channel:c"), "all announcement 0|channel:c activity 1|"},
+	} {
+		if tc.got != tc.want {
+			t.Errorf("feed %q, want %q", tc.got, tc.want)
+		}
+	}
+	late := notification("a", "much later") // beyond the feed's retention of an hour
+	late.Time = 1764583200000 + 2*time.Hour.Milliseconds()
+	s.fold(topics.Notifications, late)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.in.Run(ctx) }()
+	for feed(topics.Notifications, 0, 2, 10, 1e6, "user:a") != inbox.ErrTrimmed.Error() {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	<-ended
+	for _, tc := range []struct{ got, want string }{
+		{feed(topics.Notifications, 1, 2, 10, 1e6, "user:a"), "user:a notification 1|"},
+		{feed(topics.Notifications, 0, 2, 10, 1e6, "user:z"), inbox.ErrTrimmed.Error()}, // it cannot be known that there was nothing
+		{feed(topics.Messages, 2, 3, 10, 1e6, "user:b"), inbox.ErrTrimmed.Error()},
+		{feed(topics.Messages, 3, 3, 10, 1e6, "user:b"), ""},
+	} {
+		if tc.got != tc.want {
+			t.Errorf("after trimming: feed %q, want %q", tc.got, tc.want)
+		}
 	}
 }
 

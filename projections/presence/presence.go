@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -71,7 +72,8 @@ type Options struct {
 	Changed func([]Change)
 }
 
-// Keep is how far back a fold reads: sessions are repeated more often than that.
+// Keep is how far back a fold reads, and how long it keeps what a session was subscribed to: sessions are repeated more
+// often than that.
 const Keep = 5 * time.Minute
 
 // blind is how long, in record time, a fold that has not read everything counts every session and judges none: until then
@@ -99,6 +101,9 @@ type Fold struct {
 	totals   map[Namespace]int
 	shown    map[place]bool
 	dirty    map[place]departure
+	traces   map[string]*trace // by pid
+	now      int64             // the latest record time
+	prunedAt int64             // the record time at which traces were last pruned
 }
 
 type node struct {
@@ -112,7 +117,16 @@ type session struct {
 	name     string // of the node
 	since    int64  // record time, Unix milliseconds
 	order    int64  // offset of the record by which it came
+	pid      string // by which its client claims its channels later; may be empty
 	channels []string
+}
+
+// trace is what is kept of a session for a client that comes back.
+type trace struct {
+	session  string
+	at       place
+	channels []string
+	gone     int64 // record time of the session's end; 0 while it lives
 }
 
 type place struct {
@@ -129,7 +143,8 @@ type departure struct {
 // New makes an empty fold.
 func New(o Options) *Fold {
 	return &Fold{o: o, ready: make(chan struct{}), goal: -1, nodes: make(map[string]*node), ended: make(map[string]bool),
-		sessions: make(map[string]*session), counts: make(map[place]int), totals: make(map[Namespace]int), shown: make(map[place]bool), dirty: make(map[place]departure)}
+		sessions: make(map[string]*session), counts: make(map[place]int), totals: make(map[Namespace]int), shown: make(map[place]bool), dirty: make(map[place]departure),
+		traces: make(map[string]*trace)}
 }
 
 // Ready is closed once the fold has read what stood in the log when it began.
@@ -195,6 +210,8 @@ func (f *Fold) fold(e *topics.Event) (tell []func()) {
 			f.judgesAt += blind.Milliseconds()
 		}
 	}
+	f.now = max(f.now, e.Time)
+	f.prune()
 	id, name := e.Body.Text("node"), e.Body.Text("name")
 	if f.ended[id] {
 		return nil
@@ -208,8 +225,9 @@ func (f *Fold) fold(e *topics.Event) (tell []func()) {
 	case topics.Disconnected:
 		f.disconnect(e.Body.Text("session"), e.Time)
 	case topics.SessionChannels:
-		if s := f.sessions[e.Body.Text("session")]; s != nil {
-			s.channels = channels(e)
+		if id := e.Body.Text("session"); f.sessions[id] != nil {
+			f.sessions[id].pid, f.sessions[id].channels = e.Body.Text("pid"), channels(e)
+			f.trace(id)
 		}
 	}
 	return tell
@@ -284,7 +302,8 @@ func (f *Fold) connect(e *topics.Event, node, name string) (tell []func()) {
 			return tell
 		}
 	}
-	f.sessions[id] = &session{node: node, name: name, at: p, since: e.Time, order: e.Offset, channels: channels(e)}
+	f.sessions[id] = &session{node: node, name: name, at: p, since: e.Time, order: e.Offset, pid: e.Body.Text("pid"), channels: channels(e)}
+	f.trace(id)
 	f.counts[p]++
 	f.totals[p.namespace]++
 	f.touch(p, e.Time)
@@ -324,6 +343,9 @@ func (f *Fold) disconnect(id string, at int64) {
 		return
 	}
 	delete(f.sessions, id)
+	if t := f.traces[s.pid]; t != nil && t.session == id {
+		t.gone = at
+	}
 	f.totals[s.at.namespace]--
 	if f.counts[s.at]--; f.counts[s.at] == 0 {
 		delete(f.counts, s.at)
@@ -332,6 +354,35 @@ func (f *Fold) disconnect(id string, at int64) {
 }
 
 func (f *Fold) touch(p place, at int64) { f.dirty[p] = departure{time.Now(), at} }
+
+// trace notes what a session is subscribed to under its pid, which may have been an earlier session's.
+func (f *Fold) trace(id string) {
+	if s := f.sessions[id]; s.pid != "" {
+		f.traces[s.pid] = &trace{session: id, at: s.at, channels: s.channels}
+	}
+}
+
+// prune forgets, once in a while, the traces of sessions that are long gone.
+func (f *Fold) prune() {
+	if f.now-f.prunedAt < time.Minute.Milliseconds() {
+		return
+	}
+	f.prunedAt = f.now
+	maps.DeleteFunc(f.traces, func(_ string, t *trace) bool { return f.expired(t) })
+}
+
+func (f *Fold) expired(t *trace) bool { return t.gone != 0 && f.now-t.gone > Keep.Milliseconds() }
+
+// Recall finds the channels of the user's session that had this pid in a namespace and lives, or ended within Keep.
+func (f *Fold) Recall(pid, user string, ns Namespace) (channels []string, known bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.traces[pid]
+	if t == nil || t.at != (place{ns, user}) || f.expired(t) {
+		return nil, false
+	}
+	return t.channels, true
+}
 
 // Run shows changes until ctx ends.
 func (f *Fold) Run(ctx context.Context) error {

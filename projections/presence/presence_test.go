@@ -43,7 +43,12 @@ func newFold(t *testing.T, end int64) *fold {
 
 func (f *fold) apply(typ, node, name, session, user string) {
 	f.t.Helper()
-	fields := []any{"node", node, "name", name}
+	f.applyWith(typ, node, name, session, user)
+}
+
+func (f *fold) applyWith(typ, node, name, session, user string, more ...any) {
+	f.t.Helper()
+	fields := append([]any{"node", node, "name", name}, more...)
 	if session != "" {
 		fields = append(fields, "session", session, "userId", user, "namespace", "/dashboard")
 	}
@@ -101,6 +106,42 @@ func TestSessionsAndNodes(t *testing.T) {
 	}
 	f.apply(topics.Connected, "n3", "B", "s4", "carol") // it was alive after all
 	f.want("carol")
+}
+
+// What a session was subscribed to is kept under its pid, for its user and namespace, until five minutes after its end,
+// also where its node died or began anew.
+func TestRecall(t *testing.T) {
+	f := newFold(t, 0)
+	const minute = int64(60000)
+	say := func(at int64, typ, node, session, user string, more ...any) {
+		t.Helper()
+		f.next = max(f.next, at)
+		f.applyWith(typ, node, "A", session, user, more...)
+	}
+	want := func(when, pid, user, channels string) {
+		t.Helper()
+		got, known := f.Recall(pid, user, presence.Dashboard)
+		if s := fmt.Sprint(known, got); s != channels {
+			t.Errorf("%s: %s of %s: %s, want %s", when, pid, user, s, channels)
+		}
+	}
+	say(1, topics.Connected, "n1", "s1", "alice", "pid", "p1", "channels", []string{})
+	want("alive", "p1", "alice", "true []")
+	say(2, topics.SessionChannels, "n1", "s1", "alice", "pid", "p1", "channels", []string{"news"})
+	want("alive", "p1", "alice", "true [news]")
+	want("another's", "p1", "bob", "false []")
+	want("unknown", "p2", "alice", "false []")
+	say(3, topics.Disconnected, "n1", "s1", "alice")
+	want("gone", "p1", "alice", "true [news]")
+	say(minute, topics.Connected, "n1", "s2", "alice", "pid", "p1", "channels", []string{"news"}) // it comes back
+	say(9*minute, topics.NodeHeartbeat, "n1", "", "")
+	want("back", "p1", "alice", "true [news]")
+	say(10*minute, topics.NodeHeartbeat, "n2", "", "") // a new boot
+	want("node gone", "p1", "alice", "true [news]")
+	say(14*minute, topics.NodeHeartbeat, "n2", "", "")
+	want("node long gone", "p1", "alice", "true [news]")
+	say(16*minute, topics.NodeHeartbeat, "n2", "", "")
+	want("forgotten", "p1", "alice", "false []")
 }
 
 // What is shown: arrivals soon, departures after the grace, flaps and history not at all.

@@ -1,0 +1,97 @@
+package edge
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+
+	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/topics"
+)
+
+// feedTopics are the topics behind each namespace's feed.
+var feedTopics = map[presence.Namespace][]topics.Topic{
+	presence.Dashboard: {topics.Notifications, topics.Broadcasts},
+	presence.Messaging: {topics.Messages},
+}
+
+// cursor is where a session stands: in every partition of the topics behind its namespace, the offset of the first record
+// that it has not got.
+type cursor map[topics.Topic][]int64
+
+// offset is a cursor as clients see it, which to them is opaque: the topics' identities and the positions. It is that of
+// a session which has just got ev; nil: which has what the tail has passed.
+func (e *Edge) offset(ns presence.Namespace, ev *topics.Event) string {
+	b := make([]byte, 0, 64)
+	var v []int64
+	for _, t := range feedTopics[ns] {
+		v = e.tail.Vector(v[:0], t)
+		if ev != nil && ev.Topic == t {
+			v[ev.Partition] = ev.Offset + 1
+		}
+		b = appendPositions(b, e.topicIDs[t], v)
+	}
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+// offsetOf is a cursor as clients see it.
+func (e *Edge) offsetOf(ns presence.Namespace, c cursor) string {
+	var b []byte
+	for _, t := range feedTopics[ns] {
+		b = appendPositions(b, e.topicIDs[t], c[t])
+	}
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+func appendPositions(b []byte, id [4]byte, v []int64) []byte {
+	b = append(b, id[:]...)
+	b = binary.AppendUvarint(b, uint64(len(v)))
+	for _, next := range v {
+		b = binary.AppendUvarint(b, uint64(next))
+	}
+	return b
+}
+
+// errOffset reports an offset that is not of this namespace's topics as they are now: they may have been made anew.
+var errOffset = errors.New("edge: the offset is not one of these topics")
+
+// parseOffset reads what offset wrote.
+func (e *Edge) parseOffset(ns presence.Namespace, text string) (cursor, error) {
+	return e.parsePositions(ns, text, e.tail.Partitions)
+}
+
+func (e *Edge) parsePositions(ns presence.Namespace, text string, partitions func(topics.Topic) int) (cursor, error) {
+	b, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil {
+		return nil, errOffset
+	}
+	c := make(cursor)
+	for _, t := range feedTopics[ns] {
+		id := e.topicIDs[t]
+		if len(b) < len(id) || [4]byte(b) != id {
+			return nil, errOffset
+		}
+		n, rest, ok := uvarint(b[len(id):])
+		if b = rest; !ok || n != int64(partitions(t)) {
+			return nil, errOffset
+		}
+		c[t] = make([]int64, n)
+		for p := range c[t] {
+			if c[t][p], b, ok = uvarint(b); !ok {
+				return nil, errOffset
+			}
+		}
+	}
+	if len(b) > 0 {
+		return nil, errOffset
+	}
+	return c, nil
+}
+
+func uvarint(b []byte) (n int64, rest []byte, ok bool) {
+	u, size := binary.Uvarint(b)
+	if size <= 0 || u > 1<<62 {
+		return 0, nil, false
+	}
+	return int64(u), b[size:], true
+}
