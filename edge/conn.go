@@ -105,7 +105,7 @@ func (c *conn) startLocked() {
 func (c *conn) write() {
 	for {
 		c.mu.Lock()
-		frames := net.Buffers(c.queue)
+		frames := c.queue
 		c.queue = nil
 		if len(frames) == 0 || c.dead {
 			c.writing = false
@@ -118,14 +118,54 @@ func (c *conn) write() {
 		}
 		c.mu.Unlock()
 		_ = c.net.SetWriteDeadline(time.Now().Add(writeWait))
-		n, err := frames.WriteTo(c.net)
-		if err != nil {
+		if c.writeAll(frames) != nil {
 			c.abort()
 		}
-		c.mu.Lock()
-		c.queued -= int(n)
-		c.mu.Unlock()
 	}
+}
+
+// joinBytes bounds how much of what waits is written at once.
+const joinBytes = 64 << 10
+
+// joins are buffers that frames are joined in. Joining is cheaper than a vector of small frames, which the runtime would
+// also keep for each connection at its longest.
+var joins = sync.Pool{New: func() any { b := make([]byte, 0, joinBytes); return &b }}
+
+// writeAll writes frames, as many in one call as there is room for.
+func (c *conn) writeAll(frames [][]byte) error {
+	if len(frames) == 1 {
+		return c.writeOut(frames[0])
+	}
+	b := joins.Get().(*[]byte)
+	defer joins.Put(b)
+	joined := (*b)[:0]
+	for _, f := range frames {
+		if len(joined) > 0 && len(joined)+len(f) > joinBytes {
+			if err := c.writeOut(joined); err != nil {
+				return err
+			}
+			joined = joined[:0]
+		}
+		if len(f) > joinBytes {
+			if err := c.writeOut(f); err != nil {
+				return err
+			}
+			continue
+		}
+		joined = append(joined, f...)
+	}
+	if len(joined) == 0 {
+		return nil
+	}
+	return c.writeOut(joined)
+}
+
+func (c *conn) writeOut(b []byte) error {
+	n, err := c.net.Write(b)
+	c.mu.Lock()
+	c.queued -= n
+	c.mu.Unlock()
+	return err
 }
 
 // because notes why the connection ends; the first reason counts.

@@ -138,7 +138,8 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 			return ends[0], err
 		}})
 	e.melody = melody.New()
-	e.melody.Upgrader = &websocket.Upgrader{ReadBufferSize: 1024, WriteBufferSize: 512, WriteBufferPool: &sync.Pool{},
+	e.melody.Config.MessageBufferSize = 1 // its queue is not used
+	e.melody.Upgrader = &websocket.Upgrader{ReadBufferSize: 512, WriteBufferSize: 512, WriteBufferPool: &sync.Pool{},
 		EnableCompression: true, CheckOrigin: func(*http.Request) bool { return true }} // the API has judged the origin
 	e.melody.HandleConnect(func(s *melody.Session) { s.MustGet(keyServe).(func(*melody.Session))(s) })
 	return e, nil

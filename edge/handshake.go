@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"runtime/debug"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -62,32 +64,57 @@ func (e *Edge) Raw(ns presence.Namespace) http.Handler {
 			refusal.WriteHTTP(w)
 			return
 		}
-		defer func() { e.dismiss(s, s.reason()) }()
 		s.style = style{canonical: q.Get("events") == "canonical", offsets: q.Has("offset")}
-		e.upgrade(w, r, func(c *conn) { e.serveRaw(c, s, q) })
+		offset := q.Get("offset")
+		e.upgrade(w, r, func(c *conn) { e.serveRaw(c, s, offset) }, func() { e.dismiss(s, s.reason()) })
 	})
 }
 
-// upgrade makes the request a WebSocket connection and has serve use it until it ends.
-func (e *Edge) upgrade(w http.ResponseWriter, r *http.Request, serve func(*conn)) {
+// upgrade makes the request a WebSocket connection, which serve uses until it ends; then ended is called, also where there
+// was no connection. It returns once the connection is there: served by a goroutine of its own it does without the
+// buffers and the deep stack of the HTTP server, two thirds of what a session would hold.
+func (e *Edge) upgrade(w http.ResponseWriter, r *http.Request, serve func(*conn), ended func()) {
 	if !e.begin() {
 		topics.Unavailable().WriteHTTP(w)
+		ended()
 		return
 	}
-	defer e.closed.Done()
 	clear(w.Header()) // melody would send them with the 101
 	wire := wirePlain
 	if negotiateDeflate(r.Header) {
 		wire = wireDeflate
 	}
-	// An error has been answered by the upgrader.
-	_ = e.melody.HandleRequestWithKeys(w, r, map[string]any{keyServe: func(m *melody.Session) {
-		ws := m.WebsocketConnection()
-		c := &conn{ws: ws, net: ws.NetConn(), log: e.o.Logger, wire: wire, deflateAbove: e.o.CompressionThreshold,
-			maxQueue: e.o.MaxQueueBytes, maxRead: int64(e.o.MaxMessageBytes), patience: e.patience()}
-		c.heart.last.Store(time.Now().UnixNano())
-		serve(c)
-	}})
+	upgraded := make(chan struct{})
+	var answered sync.Once
+	answer := func() { answered.Do(func() { close(upgraded) }) }
+	go func() {
+		defer e.closed.Done()
+		defer ended()
+		defer answer() // an error has been answered by the upgrader
+		defer e.survive()
+		_ = e.melody.HandleRequestWithKeys(w, r, map[string]any{keyServe: func(m *melody.Session) {
+			m.Request = nil // nothing of the request is used from here on, nor kept
+			answer()
+			c := e.newConn(m.WebsocketConnection(), wire)
+			defer c.abort()
+			serve(c)
+		}})
+	}()
+	<-upgraded
+}
+
+// survive has a panic end a session and not the process. The panic's value may quote a message; the stack does not.
+func (e *Edge) survive() {
+	if p := recover(); p != nil {
+		e.o.Logger.Error("serving a session panicked", "stack", string(debug.Stack()))
+	}
+}
+
+func (e *Edge) newConn(ws *websocket.Conn, wire wire) *conn {
+	c := &conn{ws: ws, net: ws.NetConn(), log: e.o.Logger, wire: wire, deflateAbove: e.o.CompressionThreshold,
+		maxQueue: e.o.MaxQueueBytes, maxRead: int64(e.o.MaxMessageBytes), patience: e.patience()}
+	c.heart.last.Store(time.Now().UnixNano())
+	return c
 }
 
 // patience is how long a client may be silent before it is gone.

@@ -2,7 +2,6 @@ package edge
 
 import (
 	"encoding/json"
-	"net/url"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -11,9 +10,9 @@ import (
 )
 
 // serveRaw runs the session of a bare WebSocket client.
-func (e *Edge) serveRaw(c *conn, s *session, q url.Values) {
+func (e *Edge) serveRaw(c *conn, s *session, offset string) {
 	s.out = c
-	e.greet(s, greeting(s.namespace), comeback{offset: q.Get("offset")}, func() {})
+	e.greet(s, greeting(s.namespace), comeback{offset: offset}, func() {})
 	check := func(now time.Time) {
 		if c.heart.due(now, e.o.PingInterval) {
 			c.send(appendFrame(nil, bitFinal|opPing, nil))

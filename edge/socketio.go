@@ -32,7 +32,7 @@ func (e *Edge) SocketIO() http.Handler {
 			refuseEngine(w, badRequest)
 		case transport == "websocket":
 			if e.precheck(w, r) {
-				e.upgrade(w, r, func(c *conn) { e.serveWebSocket(c, n, q) })
+				e.upgrade(w, r, func(c *conn) { e.serveWebSocket(c, n, q) }, func() {})
 			}
 		case n == nil:
 			e.openPolling(w, r, q)
