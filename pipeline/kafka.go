@@ -219,6 +219,29 @@ func (l *Log) Partitions(ctx context.Context, t topics.Topic) (int32, error) {
 	return int32(len(d.Partitions)), nil
 }
 
+// Members are the instances, or else the client addresses, of a group's members. A group that does not exist has none.
+func (l *Log) Members(ctx context.Context, group string) (names []string, err error) {
+	gs, err := l.adm.DescribeGroups(ctx, group)
+	if err == nil {
+		err = gs[group].Err
+	}
+	if errors.Is(err, kerr.GroupIDNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("group %s: %w", group, err)
+	}
+	for _, m := range gs[group].Members {
+		name := m.ClientHost
+		if m.InstanceID != nil {
+			name = *m.InstanceID
+		}
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
 // Ends is the offset after the last committed record of every partition of a topic.
 func (l *Log) Ends(ctx context.Context, t topics.Topic) (map[int32]int64, error) {
 	return l.offsets(l.adm.ListCommittedOffsets(ctx, l.kafka.Names.Name(t)))

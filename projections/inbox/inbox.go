@@ -51,6 +51,11 @@ func (i *Inbox) Position(ctx context.Context, t topics.Topic, p int32) (int64, e
 	return i.positions.Next(ctx, t, p)
 }
 
+// Reset empties the inbox: it is folded anew from the log's beginning.
+func (i *Inbox) Reset(ctx context.Context) error {
+	return i.positions.Reset(ctx, "notifications", "announcements", "announcement_states", "marks", "messages", "conversations", "devices", "feed", "feed_trimmed")
+}
+
 // Await returns once the inbox has folded everything below ends (partition → offset) of a topic.
 func (i *Inbox) Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error {
 	return i.positions.Await(ctx, t, ends)

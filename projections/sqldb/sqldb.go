@@ -227,6 +227,19 @@ type Positions struct {
 	Projection string
 }
 
+// Reset empties tables and sets every position back to the beginning, as one.
+func (p Positions) Reset(ctx context.Context, tables ...string) error {
+	return p.DB.Tx(ctx, func(tx *sql.Tx) error {
+		for _, t := range tables {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM `+t); err != nil {
+				return fmt.Errorf("empty table %s: %w", t, err)
+			}
+		}
+		_, err := tx.ExecContext(ctx, `UPDATE positions SET next=0 WHERE projection=$1`, p.Projection)
+		return err
+	})
+}
+
 // Next reads a position; the row is made, at 0, where it is missing.
 func (p Positions) Next(ctx context.Context, t topics.Topic, part int32) (int64, error) {
 	next, err := p.Peek(ctx, t, part)

@@ -37,6 +37,9 @@ func (s *SQLite) Position(ctx context.Context, t topics.Topic, p int32) (int64, 
 	return s.positions.Next(ctx, t, p)
 }
 
+// Reset empties the statistics: they are folded anew from the log's beginning.
+func (s *SQLite) Reset(ctx context.Context) error { return s.positions.Reset(ctx, eventsTable.Name) }
+
 // Reached tells whether everything below ends is counted.
 func (s *SQLite) Reached(ctx context.Context, ends Ends) (bool, error) {
 	for t, ps := range ends {

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nexus/nexus/pipeline"
+)
+
+const rebuildHelp = `nexus rebuild empties a projection and folds it anew from the log's beginning: the inbox, or the statistics. Nothing is
+appended, and nothing is pushed. What topics kept for a time only have lost meanwhile is lost to the projection as well.
+
+  nexus rebuild inbox
+  nexus rebuild stats
+
+Stop the nodes that share the projection first. It takes the settings of nexus serve; when it is cut off, the next start of a node, or
+another nexus rebuild, goes on.
+
+`
+
+// leaveWait is how long members that have just been stopped may still stand in their group.
+const leaveWait = 25 * time.Second
+
+func rebuild(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	f := newFlags("rebuild", rebuildHelp, stderr)
+	force := f.Bool("force", false, "also where the log has not everything any more that the projection was made of")
+	what := ""
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		what, args = args[0], args[1:]
+	}
+	c, err := load(f, args, getenv)
+	if errors.Is(err, flag.ErrHelp) {
+		return err
+	}
+	if err == nil && what != "inbox" && what != "stats" {
+		err = errors.New("name what is to be folded anew: inbox or stats")
+	}
+	if err != nil {
+		return usageError{err}
+	}
+	s := &server{c: c, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), registry: prometheus.NewRegistry()}
+	s.metrics = pipeline.NewMetrics(s.registry)
+	defer s.close()
+	return s.rebuild(ctx, what, *force, stdout)
+}
+
+// resetter is a projection that can be emptied, positions included.
+type resetter interface {
+	Reset(ctx context.Context) error
+}
+
+func (s *server) rebuild(ctx context.Context, what string, force bool, out io.Writer) error {
+	open := map[string]func(context.Context) error{"inbox": s.openInbox, "stats": s.openStats}[what]
+	for _, step := range []func(context.Context) error{s.openData, s.openLog, open} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	c := s.folds[0]
+	if err := s.nobodyFolds(ctx, c, out); err != nil {
+		return err
+	}
+	records, err := s.whole(ctx, c, force)
+	if err != nil {
+		return err
+	}
+	if err := c.Sink.(resetter).Reset(ctx); err != nil {
+		return err
+	}
+	begin := time.Now()
+	if err := foldToEnd(ctx, c, records, out); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%s: rebuilt from %d records in %s\n", what, records, time.Since(begin).Round(time.Millisecond))
+	return nil
+}
+
+// nobodyFolds makes sure that no node of the projection's group runs; from then on this process reads everything itself.
+func (s *server) nobodyFolds(ctx context.Context, c *pipeline.Consumer, out io.Writer) error {
+	if c.Group == "" {
+		return nil
+	}
+	for deadline := time.Now().Add(leaveWait); ; {
+		members, err := s.logs.Members(ctx, c.Group)
+		if err != nil {
+			return err
+		}
+		if len(members) == 0 {
+			c.Group, c.Instance = "", ""
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("these nodes fold %s: stop them first: %s", c.Name, strings.Join(members, ", "))
+		}
+		fmt.Fprintf(out, "%s: waiting for nodes to leave: %s\n", c.Name, strings.Join(members, ", "))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(2 * time.Second):
+		}
+	}
+}
+
+// whole counts the records to be folded, and refuses where some are gone unless force.
+func (s *server) whole(ctx context.Context, c *pipeline.Consumer, force bool) (records int64, err error) {
+	gone := make(map[string]bool)
+	for _, t := range c.Topics {
+		starts, err := s.logs.Starts(ctx, t)
+		if err != nil {
+			return 0, err
+		}
+		ends, err := s.logs.Ends(ctx, t)
+		if err != nil {
+			return 0, err
+		}
+		for p, end := range ends {
+			records += end - starts[p]
+			if starts[p] > 0 {
+				gone[string(t)] = true
+			}
+		}
+	}
+	if len(gone) > 0 && !force {
+		return 0, fmt.Errorf("the log has lost the beginning of %s, and %s would lose what was made of it: --force rebuilds all the same",
+			strings.Join(slices.Sorted(maps.Keys(gone)), ", "), c.Name)
+	}
+	return records, nil
+}
+
+// foldToEnd folds until everything is in that stands in the log now, and tells how far it is.
+func foldToEnd(ctx context.Context, c *pipeline.Consumer, records int64, out io.Writer) error {
+	work, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(work) }()
+	look, tell := time.NewTicker(10*time.Millisecond), time.NewTicker(time.Second)
+	defer look.Stop()
+	defer tell.Stop()
+	for !c.CaughtUp() {
+		select {
+		case err := <-ended:
+			return errors.Join(err, ctx.Err())
+		case <-tell.C:
+			fmt.Fprintf(out, "%s: %d of %d records\n", c.Name, records-c.Behind(), records)
+		case <-look.C:
+		}
+	}
+	cancel()
+	return <-ended
+}
