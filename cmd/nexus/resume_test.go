@@ -366,3 +366,31 @@ func (c *seeker) read() bool {
 	}
 	return true
 }
+
+// A Socket.IO client whose connection broke unnoticed takes its own place over, also where that was the last one.
+func TestTakeOver(t *testing.T) {
+	i := start(t, map[string]string{"MAX_CONNECTIONS_PER_USER": "1"})
+	first, second, stranger := i.engine(t), i.engine(t), i.engine(t)
+	auth := `"userId":"alice","token":"` + tokenFor(t, "alice") + `"`
+	first.send(`40/ws,{` + auth + `}`)
+	var welcome struct{ PID string }
+	if err := json.Unmarshal([]byte(strings.TrimPrefix(first.expect(`40/ws,`), `40/ws,`)), &welcome); err != nil {
+		t.Fatal(err)
+	}
+	connected := first.expect(`42/ws,["connected"`)
+	offset := connected[strings.LastIndex(connected, `,"`)+2 : len(connected)-2]
+	stranger.send(`40/ws,{` + auth + `,"pid":"another","offset":"` + offset + `"}`)
+	stranger.expect(`44/ws,{"message":"this user has as many connections as are allowed`)
+	i.must(202, "POST", "/messages", tokenFor(t, "bob"), `{"receiverId":"alice","content":"meanwhile"}`)
+	second.send(`40/ws,{` + auth + `,"pid":"` + welcome.PID + `","offset":"` + offset + `"}`)
+	if got := second.expect(`40/ws,`); !strings.Contains(got, welcome.PID) {
+		t.Errorf("another session: %s", got)
+	}
+	if got := second.expect(`42/ws,["connected"`); !strings.Contains(got, `"recovered":true`) {
+		t.Errorf("not recovered: %s", got)
+	}
+	if got := second.expect(`42/ws,["message:new"`); !strings.Contains(got, "meanwhile") {
+		t.Errorf("got %s", got)
+	}
+	first.expectClose(4429)
+}

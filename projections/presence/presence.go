@@ -291,9 +291,12 @@ func (f *Fold) connect(e *topics.Event, node, name string) (tell []func()) {
 	}
 	p := place{Namespace(e.Body.Text("namespace")), e.Body.Text("userId")}
 	if !e.Body.Has("repeated") {
+		tell = f.succeed(p, e)
 		v := Admitted
 		if e.Time >= f.judgesAt {
-			v, tell = f.judge(p, e.Time)
+			var evicted []func()
+			v, evicted = f.judge(p, e.Time)
+			tell = append(tell, evicted...)
 		}
 		if f.o.Judged != nil {
 			tell = append(tell, func() { f.o.Judged(id, v) })
@@ -307,6 +310,20 @@ func (f *Fold) connect(e *topics.Event, node, name string) (tell []func()) {
 	f.counts[p]++
 	f.totals[p.namespace]++
 	f.touch(p, e.Time)
+	return tell
+}
+
+// succeed ends the session that a new one claims by its pid, and gives its place back: it is the same client's, whose
+// connection broke and was not missed yet.
+func (f *Fold) succeed(p place, e *topics.Event) (tell []func()) {
+	t := f.traces[e.Body.Text("pid")]
+	if t == nil || t.gone != 0 || t.at != p {
+		return nil
+	}
+	f.disconnect(t.session, e.Time)
+	if f.o.Evicted != nil {
+		tell = append(tell, func() { f.o.Evicted(t.session) })
+	}
 	return tell
 }
 

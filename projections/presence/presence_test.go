@@ -144,6 +144,30 @@ func TestRecall(t *testing.T) {
 	want("forgotten", "p1", "alice", "false []")
 }
 
+// A client that comes back before its broken connection is missed takes its own place, and no second one.
+func TestSucceed(t *testing.T) {
+	var verdicts, evicted []string
+	f := &fold{t: t}
+	f.Fold = presence.New(presence.Options{Limits: presence.Limits{PerUser: 2, PerNamespace: 100},
+		Start: func(context.Context) (int64, bool, error) { return 0, true, nil }, End: func(context.Context) (int64, error) { return 0, nil },
+		Judged:  func(session string, v presence.Verdict) { verdicts = append(verdicts, fmt.Sprint(session, " ", v)) },
+		Evicted: func(session string) { evicted = append(evicted, session) }})
+	if _, err := f.Position(t.Context(), topics.Presence, 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ session, user, pid string }{{"s1", "alice", "p1"}, {"s2", "alice", "p2"}, {"s3", "alice", "p3"}, // full
+		{"s4", "alice", "p1"}, {"s5", "bob", "p2"}, {"s6", "alice", "p1"}} {
+		f.applyWith(topics.Connected, "n1", "A", c.session, c.user, "pid", c.pid)
+	}
+	f.applyWith(topics.Connected, "n1", "A", "s6", "alice", "pid", "p1", "repeated", true)
+	if got := fmt.Sprint(verdicts, evicted); got != "[s1 0 s2 0 s3 1 s4 0 s5 0 s6 0] [s1 s4]" {
+		t.Errorf("verdicts and evictions %s", got)
+	}
+	if n := len(f.Sessions("alice")); n != 2 || f.Connections(presence.Dashboard) != 3 {
+		t.Errorf("%d sessions of alice, %d in all", n, f.Connections(presence.Dashboard))
+	}
+}
+
 // What is shown: arrivals soon, departures after the grace, flaps and history not at all.
 func TestShown(t *testing.T) {
 	f := newFold(t, 2)
