@@ -121,12 +121,11 @@ type session struct {
 	channels []string
 }
 
-// trace is what is kept of a session for a client that comes back.
+// trace is a session, kept for a client that comes back.
 type trace struct {
-	session  string
-	at       place
-	channels []string
-	gone     int64 // record time of the session's end; 0 while it lives
+	*session
+	id   string
+	gone int64 // record time of the session's end; 0 while it lives
 }
 
 type place struct {
@@ -226,8 +225,8 @@ func (f *Fold) fold(e *topics.Event) (tell []func()) {
 		f.disconnect(e.Body.Text("session"), e.Time)
 	case topics.SessionChannels:
 		if id := e.Body.Text("session"); f.sessions[id] != nil {
-			f.sessions[id].pid, f.sessions[id].channels = e.Body.Text("pid"), channels(e)
-			f.trace(id)
+			f.sessions[id].channels = channels(e)
+			f.name(id, e.Body.Text("pid"))
 		}
 	}
 	return tell
@@ -305,8 +304,8 @@ func (f *Fold) connect(e *topics.Event, node, name string) (tell []func()) {
 			return tell
 		}
 	}
-	f.sessions[id] = &session{node: node, name: name, at: p, since: e.Time, order: e.Offset, pid: e.Body.Text("pid"), channels: channels(e)}
-	f.trace(id)
+	f.sessions[id] = &session{node: node, name: name, at: p, since: e.Time, order: e.Offset, channels: channels(e)}
+	f.name(id, e.Body.Text("pid"))
 	f.counts[p]++
 	f.totals[p.namespace]++
 	f.touch(p, e.Time)
@@ -320,9 +319,9 @@ func (f *Fold) succeed(p place, e *topics.Event) (tell []func()) {
 	if t == nil || t.gone != 0 || t.at != p {
 		return nil
 	}
-	f.disconnect(t.session, e.Time)
+	f.disconnect(t.id, e.Time)
 	if f.o.Evicted != nil {
-		tell = append(tell, func() { f.o.Evicted(t.session) })
+		tell = append(tell, func() { f.o.Evicted(t.id) })
 	}
 	return tell
 }
@@ -360,7 +359,7 @@ func (f *Fold) disconnect(id string, at int64) {
 		return
 	}
 	delete(f.sessions, id)
-	if t := f.traces[s.pid]; t != nil && t.session == id {
+	if t := f.traces[s.pid]; t != nil && t.id == id {
 		t.gone = at
 	}
 	f.totals[s.at.namespace]--
@@ -372,10 +371,18 @@ func (f *Fold) disconnect(id string, at int64) {
 
 func (f *Fold) touch(p place, at int64) { f.dirty[p] = departure{time.Now(), at} }
 
-// trace notes what a session is subscribed to under its pid, which may have been an earlier session's.
-func (f *Fold) trace(id string) {
-	if s := f.sessions[id]; s.pid != "" {
-		f.traces[s.pid] = &trace{session: id, at: s.at, channels: s.channels}
+// name has a session found by a pid, which may have been an earlier session's, and by no other.
+func (f *Fold) name(id, pid string) {
+	s := f.sessions[id]
+	if pid == s.pid {
+		return
+	}
+	if old := f.traces[s.pid]; old != nil && old.id == id {
+		delete(f.traces, s.pid)
+	}
+	s.pid = pid
+	if pid != "" {
+		f.traces[pid] = &trace{session: s, id: id}
 	}
 }
 

@@ -142,6 +142,10 @@ func TestRecall(t *testing.T) {
 	want("node long gone", "p1", "alice", "true [news]")
 	say(16*minute, topics.NodeHeartbeat, "n2", "", "")
 	want("forgotten", "p1", "alice", "false []")
+	say(17*minute, topics.Connected, "n2", "s3", "alice", "pid", "p3", "channels", []string{"news"})
+	say(17*minute, topics.SessionChannels, "n2", "s3", "alice", "pid", "p4", "channels", []string{})
+	want("renamed", "p3", "alice", "false []")
+	want("renamed", "p4", "alice", "true []")
 }
 
 // A client that comes back before its broken connection is missed takes its own place, and no second one.
