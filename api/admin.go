@@ -24,13 +24,7 @@ func (a *API) revoke(c echo.Context) error {
 	ev := topics.New(topics.Control, topics.UserKey(body.UserID),
 		topics.Meta{Type: topics.SessionRevoked, Source: topics.SourceOf(userOf(c)), ID: topics.NewID()},
 		topics.Fields("tokenId", given(body.TokenID)))
-	if err := topics.Valid(ev); err != nil {
-		return topics.Invalid(err.Error())
-	}
-	if err := a.o.Producer.Append(c.Request().Context(), ev); err != nil {
-		return err
-	}
-	return c.JSON(http.StatusAccepted, map[string]string{"id": ev.ID})
+	return a.accept(c, ev)
 }
 
 // diagnose shows an operator what a user's case looks like from here: sessions on all nodes with their channels, devices,

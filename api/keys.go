@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -29,14 +30,9 @@ func (a *API) putKeys(c echo.Context) error {
 	if err := read(c, &body, false); err != nil {
 		return err
 	}
-	known := a.o.Keys.Devices(userOf(c))
-	for _, d := range known {
-		if d.ID == body.DeviceID {
-			known = nil
-			break
-		}
-	}
-	if len(known) >= control.MaxDevices {
+	devices := a.o.Keys.Devices(userOf(c))
+	known := slices.ContainsFunc(devices, func(d control.Device) bool { return d.ID == body.DeviceID })
+	if len(devices) >= control.MaxDevices && !known {
 		return topics.Invalid("this user has keys of as many devices as are allowed; remove one")
 	}
 	ev := own(c, topics.Control, topics.KeyPublished, topics.Fields("deviceId", body.DeviceID, "identityKey", body.IdentityKey, "prekeys", body.Prekeys))
@@ -51,13 +47,7 @@ func (a *API) publishKeys(c echo.Context, ev *topics.Event) error {
 	if err := a.o.AllowPublish(userOf(c)); err != nil {
 		return err
 	}
-	if err := topics.Valid(ev); err != nil {
-		return topics.Invalid(err.Error())
-	}
-	if err := a.o.Producer.Append(c.Request().Context(), ev); err != nil {
-		return err
-	}
-	return c.JSON(http.StatusAccepted, map[string]string{"id": ev.ID})
+	return a.accept(c, ev)
 }
 
 // ownKeys tells a user which devices have keys, and how many one-time keys each has left.

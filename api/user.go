@@ -60,6 +60,17 @@ func (a *API) append(c echo.Context, ev *topics.Event) error {
 	return err
 }
 
+// accept appends an event that no read of its user waits for, and answers with its id.
+func (a *API) accept(c echo.Context, ev *topics.Event) error {
+	if err := topics.Valid(ev); err != nil {
+		return topics.Invalid(err.Error())
+	}
+	if err := a.o.Producer.Append(c.Request().Context(), ev); err != nil {
+		return err
+	}
+	return c.JSON(http.StatusAccepted, map[string]string{"id": ev.ID})
+}
+
 // settled waits until the inbox has what this node has read of a key's partition. One that is further behind is read
 // as it is, and the answer says that it is stale.
 func (a *API) settled(c echo.Context, t topics.Topic, key string) error {

@@ -136,12 +136,13 @@ func (e *Edge) lookUpTopic(ctx context.Context, t topics.Topic, audiences []stri
 		}
 	}
 	var latest []inbox.Entry
+	wanted := concerning(t, audiences)
 	older, ends := inbox.Span{Topic: t, Audiences: audiences, From: slices.Clone(from), To: slices.Clone(from)}, make(map[int32]int64)
 	for p := range from {
 		if from[p] >= to[p] || t == topics.Notifications && topics.Partition([]byte(audiences[0]), int32(len(to))) != int32(p) {
 			continue // nothing can be there: a user's own records stand in one partition
 		}
-		list, low := e.tail.Recent(t, int32(p), from[p], to[p], func(ev *topics.Event) bool { return concerns(ev, audiences) })
+		list, low := e.tail.Recent(t, int32(p), from[p], to[p], wanted)
 		for _, ev := range list {
 			latest = append(latest, entryOf(ev, audiences))
 		}
@@ -159,13 +160,16 @@ func (e *Edge) lookUpTopic(ctx context.Context, t topics.Topic, audiences []stri
 	return append(list, latest...), err
 }
 
-// concerns tells, by the key alone, whether an event is for one of the audiences.
-func concerns(ev *topics.Event, audiences []string) bool {
-	if ev.Topic != topics.Messages {
-		return slices.Contains(audiences, string(ev.Key))
+// concerning tells, by the key alone, which events of a topic are for the audiences; conversations are their users'.
+func concerning(t topics.Topic, audiences []string) func(*topics.Event) bool {
+	if t != topics.Messages {
+		return func(ev *topics.Event) bool { return slices.Contains(audiences, string(ev.Key)) }
 	}
-	a, err := topics.ParseAudience(string(ev.Key))
-	return err == nil && (topics.UserKey(a.A) == audiences[0] || topics.UserKey(a.B) == audiences[0])
+	user, _ := topics.ParseAudience(audiences[0]) // made by UserKey
+	return func(ev *topics.Event) bool {
+		a, err := topics.ParseAudience(string(ev.Key))
+		return err == nil && a.Has(user.A)
+	}
 }
 
 // entryOf is what the feed has of an event.
@@ -270,27 +274,29 @@ func (e *Edge) missedBy(s *session, offset string) (from cursor, m *missed, err 
 }
 
 // catchUp subscribes a session to channels and gives it what they had since an offset.
-func (e *Edge) catchUp(s *session, offset string, subscribe func() []string) error {
-	p := e.suspend(s)
-	names := subscribe()
-	given := nothing
-	defer func() { p.release(s, given) }()
-	from, err := e.parseOffset(s.namespace, offset)
-	if err == nil && len(names) > 0 {
-		audiences := make([]string, 0, len(names))
-		for _, name := range names {
-			audiences = append(audiences, topics.ChannelKey(name))
-		}
-		var m *missed
-		if m, err = e.lookUp(from, map[topics.Topic][]string{topics.Broadcasts: audiences}); err == nil {
-			for _, x := range m.list {
-				e.give(s, x, "") // where the session stands in all else is further on
-			}
-			given = func(ev *topics.Event) bool { return m.has(ev) && slices.Contains(audiences, string(ev.Key)) }
-		}
+func (e *Edge) catchUp(s *session, offset string, subscribe func() []string) (err error) {
+	p, given := e.suspend(s), nothing
+	defer func() {
+		p.release(s, given)
+		e.metrics.resumed.WithLabelValues(outcomeOf(err)).Inc()
+	}()
+	var audiences []string
+	for _, name := range subscribe() {
+		audiences = append(audiences, topics.ChannelKey(name))
 	}
-	e.metrics.resumed.WithLabelValues(outcomeOf(err)).Inc()
-	return err
+	from, err := e.parseOffset(s.namespace, offset)
+	if err != nil || len(audiences) == 0 {
+		return err
+	}
+	m, err := e.lookUp(from, map[topics.Topic][]string{topics.Broadcasts: audiences})
+	if err != nil {
+		return err
+	}
+	for _, x := range m.list {
+		e.give(s, x, "") // where the session stands in all else is further on
+	}
+	given = func(ev *topics.Event) bool { return m.has(ev) && slices.Contains(audiences, string(ev.Key)) }
+	return nil
 }
 
 // give sends an event that the session missed.

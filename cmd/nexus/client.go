@@ -52,11 +52,8 @@ func token(_ context.Context, args []string, getenv func(string) string, stdout,
 // signer reads the settings that tokens are signed with.
 func signer(f *flag.FlagSet, args []string, getenv func(string) string) (api.Tokens, error) {
 	c, err := load(f, args, getenv)
-	if errors.Is(err, flag.ErrHelp) {
-		return api.Tokens{}, err
-	}
 	if err != nil {
-		return api.Tokens{}, usageError{err}
+		return api.Tokens{}, err
 	}
 	secret := c.JWTSecret
 	if secret == "" {

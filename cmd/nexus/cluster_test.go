@@ -108,6 +108,21 @@ func cluster(t testing.TB) func(name string, more ...string) map[string]string {
 	}
 }
 
+// launchAll starts nodes n0, n1… at once.
+func launchAll(t *testing.T, count int, env func(name string, more ...string) map[string]string, more ...string) []*node {
+	t.Helper()
+	nodes := make([]*node, count)
+	var starting sync.WaitGroup
+	for k := range nodes {
+		starting.Go(func() { nodes[k] = launch(t, env(fmt.Sprintf("n%d", k), more...)) })
+	}
+	starting.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+	return nodes
+}
+
 // refused dials and returns the status of the refusal, 101 where there was none.
 func (i *instance) refused(ns, user, token string) (int, string) {
 	i.t.Helper()
@@ -141,17 +156,7 @@ func within(t testing.TB, span time.Duration, what string, ok func() bool) {
 func TestThreeNodes(t *testing.T) {
 	t.Parallel()
 	env := cluster(t)
-	nodes := make([]*node, 3)
-	var wg sync.WaitGroup
-	for k := range nodes {
-		wg.Go(func() {
-			nodes[k] = launch(t, env(fmt.Sprintf("n%d", k), "PING_INTERVAL", "5s", "MAX_CONNECTIONS_PER_NAMESPACE", "30"))
-		})
-	}
-	wg.Wait()
-	if t.Failed() {
-		return
-	}
+	nodes := launchAll(t, 3, env, "PING_INTERVAL", "5s", "MAX_CONNECTIONS_PER_NAMESPACE", "30")
 	a, b, c := nodes[0], nodes[1], nodes[2]
 	t.Run("presence", func(t *testing.T) {
 		alice := a.open("/dashboard", "alice")

@@ -251,6 +251,14 @@ func urlOf(v string, schemes ...string) error {
 // load reads the settings from args, the environment and ./.env, in this order of precedence. Every problem is
 // reported at once, by the name that the operator typed. An empty value counts as unset.
 func load(fs *flag.FlagSet, args []string, getenv func(string) string) (*Config, error) {
+	c, err := readSettings(fs, args, getenv)
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		err = usageError{err}
+	}
+	return c, err
+}
+
+func readSettings(fs *flag.FlagSet, args []string, getenv func(string) string) (*Config, error) {
 	all := settings()
 	given := make(map[string]*string)
 	for _, s := range all {

@@ -158,15 +158,7 @@ func column(t *testing.T, db *sql.DB, query string) (list []string) {
 func TestOneTimeKeys(t *testing.T) {
 	t.Parallel()
 	env := cluster(t)
-	nodes := make([]*node, 3)
-	var starting sync.WaitGroup
-	for k := range nodes {
-		starting.Go(func() { nodes[k] = launch(t, env(fmt.Sprintf("n%d", k))) })
-	}
-	starting.Wait()
-	if t.Failed() {
-		return
-	}
+	nodes := launchAll(t, 3, env)
 	owner := tokenFor(t, "owner")
 	var prekeys []string
 	for k := range 40 {

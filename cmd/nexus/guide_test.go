@@ -89,20 +89,26 @@ type wscatProcess struct {
 	lines chan string
 }
 
-func wscatSession(t *testing.T, wscat, url string) *wscatProcess {
+// piped starts a command that is written to and read from.
+func piped(t *testing.T, cmd *exec.Cmd) (in io.Writer, out io.Reader) {
 	t.Helper()
-	cmd := exec.Command(wscat, "-c", url)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
+	if out, err = cmd.StdoutPipe(); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	return in, out
+}
+
+func wscatSession(t *testing.T, wscat, url string) *wscatProcess {
+	t.Helper()
+	cmd := exec.Command(wscat, "-c", url)
+	in, out := piped(t, cmd)
 	p := &wscatProcess{in: in, lines: make(chan string, 1000)}
 	go func() {
 		for s := bufio.NewScanner(out); s.Scan(); {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,8 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,7 +32,6 @@ func TestKill(t *testing.T) {
 	watching, stopWatching := context.WithCancel(t.Context())
 	defer stopLoad()
 	defer stopWatching()
-	r.start()
 	var load, watch sync.WaitGroup
 	for u := range killUsers {
 		load.Go(func() { r.produce(ctx, u) })
@@ -64,14 +60,10 @@ func killUser(n int) string { return "u" + strconv.Itoa(n%killUsers) }
 
 // killRun is the server under test and what its clients know.
 type killRun struct {
-	t      *testing.T
-	binary string
+	*node
 	port   string
 	kafka  string
-	dir    string
 	client *http.Client
-
-	cmd *exec.Cmd
 
 	mu      sync.Mutex
 	acked   map[string]string          // key of an event → acknowledged id
@@ -79,15 +71,10 @@ type killRun struct {
 	ackedAt chan struct{}
 }
 
+// newKillRun launches the server on ports that it keeps.
 func newKillRun(t *testing.T) *killRun {
 	t.Helper()
-	r := &killRun{t: t, dir: t.TempDir(), binary: filepath.Join(t.TempDir(), "nexus"), acked: make(map[string]string),
-		seen: make(map[string]map[string]bool), ackedAt: make(chan struct{}, 1), client: &http.Client{Timeout: 5 * time.Second}}
-	build := exec.Command("go", "build", "-o", r.binary, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	r := &killRun{acked: make(map[string]string), seen: make(map[string]map[string]bool), ackedAt: make(chan struct{}, 1), client: &http.Client{Timeout: 5 * time.Second}}
 	for _, p := range []*string{&r.port, &r.kafka} {
 		n, err := services.FreePort()
 		if err != nil {
@@ -95,60 +82,19 @@ func newKillRun(t *testing.T) *killRun {
 		}
 		*p = strconv.Itoa(n)
 	}
-	t.Cleanup(func() {
-		r.client.CloseIdleConnections()
-		if r.cmd != nil {
-			_ = r.cmd.Process.Kill()
-			_ = r.cmd.Wait()
-		}
-	})
+	t.Cleanup(r.client.CloseIdleConnections)
+	r.node = launch(t, map[string]string{"PORT": r.port, "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": r.kafka, "JWT_SECRET": testSecret,
+		"RATE_LIMIT_MESSAGES": "10000000", "LOG_LEVEL": "warn"})
 	return r
 }
 
-func (r *killRun) start() {
-	r.t.Helper()
-	r.cmd = exec.Command(r.binary, "serve")
-	r.cmd.Env = []string{"PORT=" + r.port, "HOST=127.0.0.1", "DATA_DIR=" + r.dir, "EMBEDDED_KAFKA_PORT=" + r.kafka, "JWT_SECRET=" + testSecret,
-		"RATE_LIMIT_MESSAGES=10000000", "LOG_LEVEL=warn"}
-	var log safeBuffer
-	r.cmd.Stderr = &log
-	out, err := r.cmd.StdoutPipe()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	if err := r.cmd.Start(); err != nil {
-		r.t.Fatal(err)
-	}
-	up := make(chan bool, 1)
-	go func() {
-		lines := bufio.NewScanner(out)
-		up <- lines.Scan() && strings.Contains(lines.Text(), "nexus is listening")
-		for lines.Scan() { // until the process ends
-		}
-	}()
-	select {
-	case ok := <-up:
-		if !ok {
-			r.t.Fatalf("the server did not start again:\n%s", log.String())
-		}
-	case <-time.After(30 * time.Second):
-		r.t.Fatalf("the server is not up after 30 s:\n%s", log.String())
-	}
-}
-
-func (r *killRun) kill() {
-	_ = r.cmd.Process.Kill()
-	_ = r.cmd.Wait()
-}
-
-// terminate ends the server by SIGTERM: it must exit with 0 soon.
+// terminate ends the server by SIGINT: it must exit with 0 soon.
 func (r *killRun) terminate() {
 	r.t.Helper()
 	_ = r.cmd.Process.Signal(os.Interrupt)
 	if err := r.cmd.Wait(); err != nil {
 		r.t.Errorf("after SIGINT: %v", err)
 	}
-	r.cmd = nil
 }
 
 // produce sends messages to the next user and notifications to the same, one after the other, each until it is

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,8 +10,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nexus/nexus/pipeline"
 )
@@ -39,17 +36,13 @@ func rebuild(ctx context.Context, args []string, getenv func(string) string, std
 		what, args = args[0], args[1:]
 	}
 	c, err := load(f, args, getenv)
-	if errors.Is(err, flag.ErrHelp) {
+	if err != nil {
 		return err
 	}
-	if err == nil && what != "inbox" && what != "stats" {
-		err = errors.New("name what is to be folded anew: inbox or stats")
+	if what != "inbox" && what != "stats" {
+		return usageError{errors.New("name what is to be folded anew: inbox or stats")}
 	}
-	if err != nil {
-		return usageError{err}
-	}
-	s := &server{c: c, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), registry: prometheus.NewRegistry()}
-	s.metrics = pipeline.NewMetrics(s.registry)
+	s := &server{c: c, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))}
 	defer s.close()
 	return s.rebuild(ctx, what, *force, stdout)
 }

@@ -256,7 +256,8 @@ func TestResumeElsewhere(t *testing.T) {
 	t.Parallel()
 	env := cluster(t)
 	more := []string{"MAX_CONNECTIONS_PER_NAMESPACE", "5000", "MAX_CONNECTIONS_PER_USER", "5", "RATE_LIMIT_MESSAGES", "100000"}
-	dies, stays := launch(t, env("n1", more...)), launch(t, env("n2", more...))
+	nodes := launchAll(t, 2, env, more...)
+	dies, stays := nodes[0], nodes[1]
 	const users, each, events = 500, 2, 60
 	service := tokenFor(t, "service", "publish")
 	var mu sync.Mutex

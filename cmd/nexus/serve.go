@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -44,14 +43,11 @@ func serve(ctx context.Context, args []string, getenv func(string) string, stdou
 	f := newFlags("serve", serveHelp, stderr)
 	demo := f.Bool("demo", false, "print tokens of two demo users and lines to try; embedded engines only")
 	c, err := load(f, args, getenv)
-	if errors.Is(err, flag.ErrHelp) {
+	if err != nil {
 		return err
 	}
-	if err == nil && *demo && c.external() {
-		err = errors.New("--demo: only with the embedded engines (unset KAFKA_BROKERS, DATABASE_URL and CLICKHOUSE_URL)")
-	}
-	if err != nil {
-		return usageError{err}
+	if *demo && c.external() {
+		return usageError{errors.New("--demo: only with the embedded engines (unset KAFKA_BROKERS, DATABASE_URL and CLICKHOUSE_URL)")}
 	}
 	c.Demo = *demo
 	var level slog.Level

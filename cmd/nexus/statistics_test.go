@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -167,12 +168,9 @@ func foldTopic(t *testing.T, brokers, name string, s topics.Spec, from map[int32
 			e := pipeline.EventOf(s.Topic, r)
 			at := place{string(s.Topic), "dead-letter", r.Partition, r.Offset}
 			if s.Topic != topics.DeadLetters {
-				key := fmt.Sprint(r.Partition, string(e.Key), e.Type, e.Source, e.IdempotencyKey, e.IdempotencyKey == "", e.ID)
-				named := e.IdempotencyKey != "" || e.ID != ""
-				if e.IdempotencyKey != "" {
-					key = fmt.Sprint(r.Partition, string(e.Key), e.Type, e.Source, e.IdempotencyKey)
-				}
-				duplicate := s.Judged && named && seen[key]
+				name := cmp.Or(e.IdempotencyKey, e.ID)
+				key := fmt.Sprint(r.Partition, string(e.Key), e.Type, e.Source, name)
+				duplicate := s.Judged && name != "" && seen[key]
 				seen[key] = true
 				if duplicate || topics.Valid(e) != nil || topics.Partition(e.Key, int32(len(ends))) != r.Partition {
 					return

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -53,11 +52,8 @@ func tail(ctx context.Context, args []string, getenv func(string) string, stdout
 		named, args = append(named, args[0]), args[1:]
 	}
 	c, err := load(f, args, getenv)
-	if errors.Is(err, flag.ErrHelp) {
-		return err
-	}
 	if err != nil {
-		return usageError{err}
+		return err
 	}
 	t := &tailer{out: stdout, names: topics.Names{Prefix: c.TopicPrefix}, json: *asJSON, colour: *colour}
 	t.filter.audience, t.filter.typ = *audience, *typ

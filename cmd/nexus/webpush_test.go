@@ -26,17 +26,7 @@ func TestWebPush(t *testing.T) {
 	cmd := exec.Command(node, dir+"/webpush.mjs", "http://"+i.base, guide(t), filepath.Join(root, "docs/webpush/firebase-messaging-sw.js"), tokenFor(t, "alice"))
 	var problems safeBuffer
 	cmd.Stderr = &problems
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	in, out := piped(t, cmd)
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
 	lines := bufio.NewScanner(out)
 	if !lines.Scan() || lines.Text() != "registered" {
