@@ -16,9 +16,6 @@ import (
 
 	_ "github.com/jackc/pgx/v5/stdlib" // driver "pgx"
 	_ "modernc.org/sqlite"             // driver "sqlite"
-
-	"github.com/nexus/nexus/pipeline"
-	"github.com/nexus/nexus/topics"
 )
 
 // DB is a database of a projection. Read runs beside a writer; Write is for transactions that change something. It is
@@ -87,7 +84,7 @@ func (d *DB) Migrate(ctx context.Context, set string, files embed.FS) error {
 		if _, err := tx.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY)`); err != nil {
 			return fmt.Errorf("table migrations: %w", err)
 		}
-		if _, err := tx.ExecContext(ctx, positionsTable); err != nil {
+		if err := d.makePositions(ctx, tx); err != nil {
 			return fmt.Errorf("table positions: %w", err)
 		}
 		names, err := fs.Glob(files, "migrations/*.sql")
@@ -102,10 +99,6 @@ func (d *DB) Migrate(ctx context.Context, set string, files embed.FS) error {
 		return nil
 	})
 }
-
-// positionsTable is shared by the projections of a database.
-const positionsTable = `CREATE TABLE IF NOT EXISTS positions (projection TEXT NOT NULL, topic TEXT NOT NULL,
-	part BIGINT NOT NULL, next BIGINT NOT NULL, PRIMARY KEY (projection, topic, part))`
 
 func migrate(ctx context.Context, tx *sql.Tx, as, file string, files embed.FS) error {
 	var n int
@@ -220,85 +213,3 @@ func gather[T any](rows [][]any, i int) []T {
 	}
 	return out
 }
-
-// Positions are the rows of one projection in table positions, which Migrate makes.
-type Positions struct {
-	DB         *DB
-	Projection string
-}
-
-// Reset empties tables and sets every position back to the beginning, as one.
-func (p Positions) Reset(ctx context.Context, tables ...string) error {
-	return p.DB.Tx(ctx, func(tx *sql.Tx) error {
-		for _, t := range tables {
-			if _, err := tx.ExecContext(ctx, `DELETE FROM `+t); err != nil {
-				return fmt.Errorf("empty table %s: %w", t, err)
-			}
-		}
-		_, err := tx.ExecContext(ctx, `UPDATE positions SET next=0 WHERE projection=$1`, p.Projection)
-		return err
-	})
-}
-
-// Next reads a position; the row is made, at 0, where it is missing.
-func (p Positions) Next(ctx context.Context, t topics.Topic, part int32) (int64, error) {
-	next, err := p.Peek(ctx, t, part)
-	if !errors.Is(err, sql.ErrNoRows) {
-		return next, err
-	}
-	return p.Begin(ctx, t, part, 0)
-}
-
-// Begin makes a position's row where it is missing, and reads it.
-func (p Positions) Begin(ctx context.Context, t topics.Topic, part int32, first int64) (int64, error) {
-	_, err := p.DB.Write.ExecContext(ctx, `INSERT INTO positions (projection, topic, part, next) VALUES ($1,$2,$3,$4) ON CONFLICT DO NOTHING`,
-		p.Projection, string(t), int64(part), first)
-	if err != nil {
-		return 0, fmt.Errorf("make the position of %s/%d: %w", t, part, err)
-	}
-	return p.Peek(ctx, t, part)
-}
-
-// Peek reads a position; sql.ErrNoRows where there is none yet.
-func (p Positions) Peek(ctx context.Context, t topics.Topic, part int32) (next int64, err error) {
-	err = p.DB.Read.QueryRowContext(ctx, `SELECT next FROM positions WHERE projection=$1 AND topic=$2 AND part=$3`,
-		p.Projection, string(t), int64(part)).Scan(&next)
-	return next, err
-}
-
-// Move sets a position in the transaction of its rows, if it still is from; else it returns pipeline.ErrMoved.
-func (p Positions) Move(ctx context.Context, tx *sql.Tx, t topics.Topic, part int32, from, to int64) error {
-	r, err := tx.ExecContext(ctx, `UPDATE positions SET next=$1 WHERE projection=$2 AND topic=$3 AND part=$4 AND next=$5`,
-		to, p.Projection, string(t), int64(part), from)
-	if err != nil {
-		return fmt.Errorf("move the position of %s/%d: %w", t, part, err)
-	}
-	n, err := r.RowsAffected()
-	if err == nil && n == 0 {
-		err = pipeline.ErrMoved
-	}
-	return err
-}
-
-// Await returns once every position given has been reached, or with ctx's error.
-func (p Positions) Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error {
-	for part, end := range ends {
-		for {
-			next, err := p.Peek(ctx, t, part)
-			if err != nil && !errors.Is(err, sql.ErrNoRows) {
-				return err
-			}
-			if next >= end {
-				break
-			}
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(awaitStep):
-			}
-		}
-	}
-	return nil
-}
-
-const awaitStep = 5 * time.Millisecond
