@@ -87,25 +87,25 @@ func (s *gateSink) close() {
 	}
 }
 
-func (s *gateSink) Position(ctx context.Context, t topics.Topic, p int32) (int64, error) {
+func (s *gateSink) Position(ctx context.Context, t topics.Topic, p int32) (at Position, err error) {
 	if err := s.open(); err != nil {
-		return 0, err
+		return at, err
 	}
 	all, err := s.adm.FetchOffsetsForTopics(ctx, s.group, s.kafka.Names.Name(t))
 	if errors.Is(err, kerr.GroupIDNotFound) { // nothing was committed yet
-		return 0, nil
+		return at, nil
 	}
 	if err != nil {
-		return 0, err
+		return at, err
 	}
 	o, ok := all.Lookup(s.kafka.Names.Name(t), p)
 	if ok && o.Err != nil {
-		return 0, o.Err
+		return at, o.Err
 	}
 	if !ok || o.At < 0 {
-		return 0, nil
+		return at, nil
 	}
-	return o.At, nil
+	return readMetadata(o.At, o.Metadata), nil
 }
 
 // Apply notes how far it came also where it is stopped or fails amid a batch: what it has written is not written twice,
@@ -149,8 +149,13 @@ func (s *gateSink) commit(ctx context.Context, b Batch, next int64) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, commitFor)
 	defer cancel()
+	after := b.After()
+	after.Next = next
+	if next != b.To { // stopped amid the batch: the last record below is another one
+		after.Mark = b.markBelow(next)
+	}
 	var os kadm.Offsets
-	os.Add(kadm.Offset{Topic: s.kafka.Names.Name(b.Topic), Partition: b.Partition, At: next, LeaderEpoch: -1})
+	os.Add(kadm.Offset{Topic: s.kafka.Names.Name(b.Topic), Partition: b.Partition, At: next, LeaderEpoch: -1, Metadata: after.metadata()})
 	rs, err := s.adm.CommitOffsets(ctx, s.group, os)
 	if err == nil {
 		err = rs.Error()

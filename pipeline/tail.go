@@ -82,8 +82,8 @@ func (t *Tail) Run(ctx context.Context) error { return t.consumer.Run(ctx) }
 func (t *Tail) Live() bool { return t.consumer.CaughtUp() }
 
 // Position is where the tail stands (Sink).
-func (t *Tail) Position(_ context.Context, topic topics.Topic, p int32) (int64, error) {
-	return t.parts[topic][p].next.Load(), nil
+func (t *Tail) Position(_ context.Context, topic topics.Topic, p int32) (Position, error) {
+	return Position{Next: t.parts[topic][p].next.Load()}, nil
 }
 
 // Apply routes a batch and answers those who wait for its events (Sink). The position moves once the batch is routed.

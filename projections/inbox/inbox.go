@@ -48,8 +48,8 @@ func Open(ctx context.Context, db *sqldb.DB, feedRetention time.Duration, log *s
 // Ping answers whether the database can be reached.
 func (i *Inbox) Ping(ctx context.Context) error { return i.db.Read.PingContext(ctx) }
 
-// Position is the next offset to fold (pipeline.Sink).
-func (i *Inbox) Position(ctx context.Context, t topics.Topic, p int32) (int64, error) {
+// Position is where the inbox stands (pipeline.Sink).
+func (i *Inbox) Position(ctx context.Context, t topics.Topic, p int32) (pipeline.Position, error) {
 	return i.positions.Next(ctx, t, p)
 }
 
@@ -71,7 +71,7 @@ func (i *Inbox) Apply(ctx context.Context, b pipeline.Batch) error {
 		f.add(e)
 	}
 	err := i.db.Tx(ctx, func(tx *sql.Tx) error {
-		if err := i.positions.Move(ctx, tx, b.Topic, b.Partition, b.From, b.To); err != nil {
+		if err := i.positions.Move(ctx, tx, b, b.From); err != nil {
 			return err
 		}
 		return f.write(ctx, i.db, tx)

@@ -17,9 +17,6 @@ import (
 	"time"
 
 	_ "modernc.org/sqlite" // driver "sqlite"
-
-	"github.com/nexus/nexus/pipeline"
-	"github.com/nexus/nexus/topics"
 )
 
 // DB is a database of a projection. Read runs beside a writer; Write is for transactions that change something. It is
@@ -70,10 +67,6 @@ func (d *DB) Close() error {
 // Postgres tells the engine.
 func (d *DB) Postgres() bool { return d.postgres }
 
-// migrateLimit is for all migrations of a projection together: one that rewrites a large table takes minutes, and nodes
-// that start beside it wait for it.
-const migrateLimit = time.Hour
-
 // Step is the part of a migration that SQL cannot say. It runs after the file of this name, in the same transaction.
 type Step struct {
 	File string // NNNN_name.sql
@@ -84,18 +77,16 @@ type Step struct {
 // set names the projection, so that several can share a database. Many nodes may call it at once: PostgreSQL's CREATE
 // TABLE IF NOT EXISTS alone does not bear that.
 func (d *DB) Migrate(ctx context.Context, set string, files embed.FS, steps ...Step) error {
-	ctx, cancel := context.WithTimeout(ctx, migrateLimit)
-	defer cancel()
-	return d.run(ctx, func(tx *sql.Tx) error {
-		if d.postgres {
-			if err := lockMigrations(ctx, tx); err != nil {
-				return err
+	return d.Long(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if d.postgres { // the lock is the transaction's: one of the session would stay with a connection of PgBouncer's
+			if _, err := tx.ExecContext(ctx, `SELECT pg_advisory_xact_lock(7311200)`); err != nil {
+				return fmt.Errorf("migrate %s: wait for other nodes' migrations: %w", set, err)
 			}
 		}
 		if _, err := tx.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY)`); err != nil {
 			return fmt.Errorf("migrate %s: table migrations: %w", set, err)
 		}
-		if _, err := tx.ExecContext(ctx, positionsTable); err != nil {
+		if err := d.makePositions(ctx, tx); err != nil {
 			return fmt.Errorf("migrate %s: table positions: %w", set, err)
 		}
 		names, err := fs.Glob(files, "migrations/*.sql")
@@ -110,22 +101,6 @@ func (d *DB) Migrate(ctx context.Context, set string, files embed.FS, steps ...S
 		return nil
 	})
 }
-
-// lockMigrations lets one node migrate at a time, without the limits of other transactions. The lock is the
-// transaction's: one of the session would stay with a connection that PgBouncer gives to others.
-func lockMigrations(ctx context.Context, tx *sql.Tx) error {
-	for _, statement := range []string{`SET LOCAL statement_timeout=0`, `SET LOCAL idle_in_transaction_session_timeout=0`,
-		`SELECT pg_advisory_xact_lock(7311200)`} {
-		if _, err := tx.ExecContext(ctx, statement); err != nil {
-			return fmt.Errorf("lock for migrations: %w", err)
-		}
-	}
-	return nil
-}
-
-// positionsTable is shared by the projections of a database.
-const positionsTable = `CREATE TABLE IF NOT EXISTS positions (projection TEXT NOT NULL, topic TEXT NOT NULL,
-	part BIGINT NOT NULL, next BIGINT NOT NULL, PRIMARY KEY (projection, topic, part))`
 
 func migrate(ctx context.Context, tx *sql.Tx, as, file string, files embed.FS, steps []Step) error {
 	var n int
@@ -166,6 +141,23 @@ func (d *DB) Tx(ctx context.Context, fn func(*sql.Tx) error) error {
 		return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	}
 	return classify(err)
+}
+
+// longLimit is for work on whole tables, which takes minutes where they are large.
+const longLimit = time.Hour
+
+// Long is Tx for work on whole tables: it may take an hour, on the server as well.
+func (d *DB) Long(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, longLimit)
+	defer cancel()
+	return d.run(ctx, func(tx *sql.Tx) error {
+		if d.postgres {
+			if _, err := tx.ExecContext(ctx, `SET LOCAL statement_timeout=0; SET LOCAL idle_in_transaction_session_timeout=0`); err != nil {
+				return fmt.Errorf("lift the server's limits: %w", err)
+			}
+		}
+		return fn(ctx, tx)
+	})
 }
 
 func (d *DB) run(ctx context.Context, fn func(*sql.Tx) error) error {
@@ -314,85 +306,3 @@ func gather[T any](rows [][]any, i int) []T {
 	}
 	return out
 }
-
-// Positions are the rows of one projection in table positions, which Migrate makes.
-type Positions struct {
-	DB         *DB
-	Projection string
-}
-
-// Reset empties tables and sets every position back to the beginning, as one.
-func (p Positions) Reset(ctx context.Context, tables ...string) error {
-	return p.DB.Tx(ctx, func(tx *sql.Tx) error {
-		for _, t := range tables {
-			if _, err := tx.ExecContext(ctx, `DELETE FROM `+t); err != nil {
-				return fmt.Errorf("empty table %s: %w", t, err)
-			}
-		}
-		_, err := tx.ExecContext(ctx, `UPDATE positions SET next=0 WHERE projection=$1`, p.Projection)
-		return err
-	})
-}
-
-// Next reads a position; the row is made, at 0, where it is missing.
-func (p Positions) Next(ctx context.Context, t topics.Topic, part int32) (int64, error) {
-	next, err := p.Peek(ctx, t, part)
-	if !errors.Is(err, sql.ErrNoRows) {
-		return next, err
-	}
-	return p.Begin(ctx, t, part, 0)
-}
-
-// Begin makes a position's row where it is missing, and reads it.
-func (p Positions) Begin(ctx context.Context, t topics.Topic, part int32, first int64) (int64, error) {
-	_, err := p.DB.Write.ExecContext(ctx, `INSERT INTO positions (projection, topic, part, next) VALUES ($1,$2,$3,$4) ON CONFLICT DO NOTHING`,
-		p.Projection, string(t), int64(part), first)
-	if err != nil {
-		return 0, fmt.Errorf("make the position of %s/%d: %w", t, part, err)
-	}
-	return p.Peek(ctx, t, part)
-}
-
-// Peek reads a position; sql.ErrNoRows where there is none yet.
-func (p Positions) Peek(ctx context.Context, t topics.Topic, part int32) (next int64, err error) {
-	err = p.DB.Read.QueryRowContext(ctx, `SELECT next FROM positions WHERE projection=$1 AND topic=$2 AND part=$3`,
-		p.Projection, string(t), int64(part)).Scan(&next)
-	return next, err
-}
-
-// Move sets a position in the transaction of its rows, if it still is from; else it returns pipeline.ErrMoved.
-func (p Positions) Move(ctx context.Context, tx *sql.Tx, t topics.Topic, part int32, from, to int64) error {
-	r, err := tx.ExecContext(ctx, `UPDATE positions SET next=$1 WHERE projection=$2 AND topic=$3 AND part=$4 AND next=$5`,
-		to, p.Projection, string(t), int64(part), from)
-	if err != nil {
-		return fmt.Errorf("move the position of %s/%d: %w", t, part, err)
-	}
-	n, err := r.RowsAffected()
-	if err == nil && n == 0 {
-		err = pipeline.ErrMoved
-	}
-	return err
-}
-
-// Await returns once every position given has been reached, or with ctx's error.
-func (p Positions) Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error {
-	for part, end := range ends {
-		for {
-			next, err := p.Peek(ctx, t, part)
-			if err != nil && !errors.Is(err, sql.ErrNoRows) {
-				return err
-			}
-			if next >= end {
-				break
-			}
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(awaitStep):
-			}
-		}
-	}
-	return nil
-}
-
-const awaitStep = 5 * time.Millisecond

@@ -32,8 +32,8 @@ func OpenSQLite(ctx context.Context, db *sqldb.DB) (*SQLite, error) {
 // Ping answers whether the database can be used.
 func (s *SQLite) Ping(ctx context.Context) error { return s.db.Read.PingContext(ctx) }
 
-// Position is the next offset to fold (pipeline.Sink).
-func (s *SQLite) Position(ctx context.Context, t topics.Topic, p int32) (int64, error) {
+// Position is where the statistics stand (pipeline.Sink).
+func (s *SQLite) Position(ctx context.Context, t topics.Topic, p int32) (pipeline.Position, error) {
 	return s.positions.Next(ctx, t, p)
 }
 
@@ -44,8 +44,8 @@ func (s *SQLite) Reset(ctx context.Context) error { return s.positions.Reset(ctx
 func (s *SQLite) Reached(ctx context.Context, ends Ends) (bool, error) {
 	for t, ps := range ends {
 		for p, end := range ps {
-			next, err := s.positions.Next(ctx, t, p)
-			if err != nil || next < end {
+			at, err := s.positions.Next(ctx, t, p)
+			if err != nil || at.Next < end {
 				return false, err
 			}
 		}
@@ -65,7 +65,7 @@ func (s *SQLite) Apply(ctx context.Context, b pipeline.Batch) error {
 			r.refTopic, int64(r.refPart), r.refPos, r.sessions, r.delay})
 	}
 	return s.db.Tx(ctx, func(tx *sql.Tx) error {
-		if err := s.positions.Move(ctx, tx, b.Topic, b.Partition, b.From, b.To); err != nil {
+		if err := s.positions.Move(ctx, tx, b, b.From); err != nil {
 			return err
 		}
 		return s.db.Insert(ctx, tx, eventsTable, rows)
