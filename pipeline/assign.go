@@ -11,15 +11,15 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// assigned replaces Kafka's idea of the offsets by the sink's (kgo.AdjustFetchOffsetsFn).
-func (c *Consumer) assigned(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+// offsets replaces Kafka's idea of the offsets by the sink's (kgo.AdjustFetchOffsetsFn).
+func (c *Consumer) offsets(ctx context.Context, fetched map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
 	select {
 	case <-c.started:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 	out := make(map[string]map[int32]kgo.Offset)
-	for name, ps := range offsets {
+	for name, ps := range fetched {
 		t, ok := c.Kafka.Names.Topic(name)
 		if !ok {
 			continue
@@ -147,7 +147,7 @@ func isJudged(t topics.Topic) bool {
 // replace starts w in the place of the partition's former worker, whose pause is over with it.
 func (c *Consumer) replace(ctx context.Context, w *worker) {
 	c.stop(w.of)
-	// Not ctx: a group's ends with the call of assigned. The worker lives until revoked or stopAll stops it.
+	// Not ctx: a group's ends with the call of offsets. The worker lives until revoked or stopAll stops it.
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	w.cancel = cancel
 	c.mu.Lock()
@@ -170,10 +170,29 @@ func (c *Consumer) setPaused(of partition, on bool) {
 	}
 }
 
+// joined notes what the group has given this member, which may be nothing (kgo.OnPartitionsAssigned). The offsets are asked
+// for afterwards.
+func (c *Consumer) joined(_ context.Context, _ *kgo.Client, given map[string][]int32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.assigned == nil {
+		c.assigned = make(map[partition]bool)
+	}
+	for name, ids := range given {
+		t, _ := c.Kafka.Names.Topic(name)
+		for _, id := range ids {
+			c.assigned[partition{t, id}] = true
+		}
+	}
+}
+
 func (c *Consumer) revoked(_ context.Context, _ *kgo.Client, lost map[string][]int32) {
 	for name, ids := range lost {
 		t, _ := c.Kafka.Names.Topic(name)
 		for _, id := range ids {
+			c.mu.Lock()
+			delete(c.assigned, partition{t, id})
+			c.mu.Unlock()
 			c.stop(partition{t, id})
 		}
 	}

@@ -97,6 +97,7 @@ type Consumer struct {
 	identities map[topics.Topic]string
 	goal       map[partition]int64 // the ends when Run began, for CaughtUp; nil until known
 	failure    error               // why Run has to end
+	assigned   map[partition]bool  // what the group has given this member, workers or not yet; nil until it has
 }
 
 type partition struct {
@@ -179,7 +180,8 @@ func (c *Consumer) options(ctx context.Context) ([]kgo.Opt, error) {
 			// Held only while polled records are handed to their workers: a revocation in between would give a later
 			// worker the records of an earlier one.
 			kgo.BlockRebalanceOnPoll(),
-			kgo.AdjustFetchOffsetsFn(c.assigned),
+			kgo.AdjustFetchOffsetsFn(c.offsets),
+			kgo.OnPartitionsAssigned(c.joined),
 			kgo.OnPartitionsRevoked(c.revoked),
 			kgo.OnPartitionsLost(c.revoked),
 		)
