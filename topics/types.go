@@ -130,6 +130,33 @@ var (
 		{"pid", aString, false, nil}, {"repeated", aBool, false, nil}, {"channels", anArray, false, nil}, timestamp}
 )
 
+// Shape is a type of event as its schema has it: what a test is made of that has to know every field.
+type Shape struct {
+	Type   string
+	Topics []Topic
+	// Keys are the kinds of key that are allowed; empty: the topic's.
+	Keys   []AudienceKind
+	Fields []ShapeField
+}
+
+// ShapeField is a field of a Shape. Kind is "a string", "an object", "true or false", "a number", "an array" or "any value".
+type ShapeField struct {
+	Name, Kind string
+	Required   bool
+}
+
+// Shapes lists every type of event.
+func Shapes() (list []Shape) {
+	for _, s := range schemas {
+		shape := Shape{Type: s.typ, Topics: s.topics, Keys: s.keys}
+		for _, f := range s.fields {
+			shape.Fields = append(shape.Fields, ShapeField{f.name, f.kind.String(), f.required})
+		}
+		list = append(list, shape)
+	}
+	return list
+}
+
 // DefaultType is the type of a record without ce_type: product services may send a key and a value alone.
 func DefaultType(t Topic, key AudienceKind) string {
 	switch {
