@@ -76,8 +76,12 @@ func (c *Consumer) tryTake(ctx context.Context, t topics.Topic, ids []int32) (ma
 	offsets := make(map[int32]kgo.Offset)
 	for _, id := range ids {
 		w := newWorker(c, partition{t, id}, positions[id], start[id])
+		last := all[id].before
 		if w.mark == 0 {
-			w.mark = all[id].before.time
+			w.mark = last.time
+		}
+		if last.found && last.offset < start[id] && w.warmer != nil {
+			w.warmer.Warm(t, id, last.offset, last.time)
 		}
 		if next[id] > w.next { // what was removed counts as read
 			w.offer(item{from: w.next, next: next[id]})
