@@ -110,7 +110,9 @@ func (t *Tail) Apply(_ context.Context, b Batch) error {
 }
 
 // Warm takes in a record before the position (Warmer).
-func (t *Tail) Warm(topic topics.Topic, p int32, offset, time int64) { t.parts[topic][p].history.add(offset, time) }
+func (t *Tail) Warm(topic topics.Topic, p int32, offset, time int64) {
+	t.parts[topic][p].history.add(offset, time)
+}
 
 // passedTo is the offset below which everything has been routed.
 func (p *tailPart) passedTo() int64 { return unpack(p.next.Load()).Next }
