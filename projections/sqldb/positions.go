@@ -54,7 +54,7 @@ type Positions struct {
 
 // Reset empties tables and sets every position back to the beginning of whatever log comes, as one.
 func (p Positions) Reset(ctx context.Context, tables ...string) error {
-	return p.DB.Tx(ctx, func(tx *sql.Tx) error {
+	return p.DB.Long(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		for _, t := range tables {
 			if _, err := tx.ExecContext(ctx, `DELETE FROM `+t); err != nil {
 				return fmt.Errorf("empty table %s: %w", t, err)
@@ -76,6 +76,8 @@ func (p Positions) Next(ctx context.Context, t topics.Topic, part int32) (pipeli
 
 // Begin makes a position's row where it is missing, and reads it.
 func (p Positions) Begin(ctx context.Context, t topics.Topic, part int32, first pipeline.Position) (pipeline.Position, error) {
+	ctx, cancel := p.DB.Reading(ctx)
+	defer cancel()
 	_, err := p.DB.Write.ExecContext(ctx, `INSERT INTO positions (projection, topic, part, next, log, mark)
 		VALUES ($1,$2,$3,$4,$5,$6) ON CONFLICT DO NOTHING`, p.Projection, string(t), int64(part), first.Next, first.Log, first.Mark)
 	if err != nil {
@@ -86,8 +88,8 @@ func (p Positions) Begin(ctx context.Context, t topics.Topic, part int32, first 
 
 // Peek reads a position; sql.ErrNoRows where there is none yet.
 func (p Positions) Peek(ctx context.Context, t topics.Topic, part int32) (at pipeline.Position, err error) {
-	err = p.DB.Read.QueryRowContext(ctx, `SELECT next, log, mark FROM positions WHERE projection=$1 AND topic=$2 AND part=$3`,
-		p.Projection, string(t), int64(part)).Scan(&at.Next, &at.Log, &at.Mark)
+	err = p.DB.Get(ctx, []any{&at.Next, &at.Log, &at.Mark}, `SELECT next, log, mark FROM positions WHERE projection=$1 AND topic=$2 AND part=$3`,
+		p.Projection, string(t), int64(part))
 	return at, err
 }
 
@@ -145,25 +147,24 @@ func (p Positions) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipe
 
 // All reads every position of the projection.
 func (p Positions) All(ctx context.Context) (map[topics.Topic]map[int32]pipeline.Position, error) {
-	rows, err := p.DB.Read.QueryContext(ctx, `SELECT topic, part, next, log, mark FROM positions WHERE projection=$1`, p.Projection)
-	if err != nil {
-		return nil, fmt.Errorf("read the positions of %s: %w", p.Projection, err)
-	}
-	defer rows.Close()
 	all := make(map[topics.Topic]map[int32]pipeline.Position)
-	for rows.Next() {
-		var t string
+	err := p.DB.Query(ctx, func(rows *sql.Rows) error {
+		var t topics.Topic
 		var part int32
 		var at pipeline.Position
 		if err := rows.Scan(&t, &part, &at.Next, &at.Log, &at.Mark); err != nil {
-			return nil, fmt.Errorf("read the positions of %s: %w", p.Projection, err)
+			return err
 		}
-		if all[topics.Topic(t)] == nil {
-			all[topics.Topic(t)] = make(map[int32]pipeline.Position)
+		if all[t] == nil {
+			all[t] = make(map[int32]pipeline.Position)
 		}
-		all[topics.Topic(t)][part] = at
+		all[t][part] = at
+		return nil
+	}, `SELECT topic, part, next, log, mark FROM positions WHERE projection=$1`, p.Projection)
+	if err != nil {
+		return nil, fmt.Errorf("read the positions of %s: %w", p.Projection, err)
 	}
-	return all, rows.Err()
+	return all, nil
 }
 
 // Await returns once every position given has been reached, or with ctx's error.
