@@ -25,6 +25,12 @@ type Sink interface {
 	Apply(ctx context.Context, b Batch) error
 }
 
+// Warmer is a sink that wants to know of records before its position that were read to warm the dedup window: where they
+// stand and their record time, in Unix milliseconds. They come in order, before the first Apply.
+type Warmer interface {
+	Warm(t topics.Topic, partition int32, offset, time int64)
+}
+
 // Batch is what was read of one partition: every event from From on and below To, duplicates and strays marked. It may be
 // empty: offsets that no consumer is given (transaction markers, aborted records) move the position as well.
 type Batch struct {

@@ -27,6 +27,7 @@ var faults = map[string]func(*testing.T, *bench){
 	"a store that takes nothing":                 testTakesNothing,
 	"revoked while paused":                       testRevokedPaused,
 	"a bomb is stepped over":                     testBomb,
+	"points of this log, and of no other":        testPoints,
 }
 
 // untilCaughtUp waits for a consumer that runs.
@@ -457,5 +458,60 @@ func testBomb(t *testing.T, b *bench) {
 	m.until(t, "the third", func() bool { return len(live()) == 3 })
 	if got := strings.Join(live(), " "); got != "1 2 3" {
 		t.Errorf("applied %q", got)
+	}
+}
+
+// A point is good where the log has below it what stood there when the point was made, and nowhere else.
+func testPoints(t *testing.T, b *bench) {
+	p := topics.Partition([]byte("user:a"), 3)
+	newTail := func() *pipeline.Tail {
+		tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.kafka, Producer: b.producer, Log: b.log, Logger: quiet, Window: b.window,
+			Topics: []topics.Topic{topics.Notifications}, Route: func(pipeline.Batch) {}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.run(tail.Run)
+		return tail
+	}
+	verify := func(tail *pipeline.Tail, point pipeline.Point) bool {
+		t.Helper()
+		good, err := tail.Verify(t.Context(), topics.Notifications, map[int32]pipeline.Point{p: point})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return good
+	}
+	first := newTail()
+	points := []pipeline.Point{first.Vector(nil, topics.Notifications)[p]}
+	for i := range 6 {
+		if i == 3 {
+			b.transaction(note("a", "", "tx"), kgo.TryCommit)
+		}
+		if _, err := first.Append(t.Context(), note("a", "k", fmt.Sprint(i))); err != nil { // all but the first are duplicates
+			t.Fatal(err)
+		}
+		points = append(points, first.Vector(nil, topics.Notifications)[p])
+	}
+	end := points[len(points)-1]
+	second := newTail()
+	if got := second.Vector(nil, topics.Notifications)[p]; got != end {
+		t.Errorf("the log ends at %v for a new tail, and at %v for the old one", got, end)
+	}
+	if _, err := second.Append(t.Context(), note("a", "", "last")); err != nil {
+		t.Fatal(err)
+	}
+	later := second.Vector(nil, topics.Notifications)[p]
+	for name, tail := range map[string]*pipeline.Tail{"in memory": first, "after a restart": second, "from the log alone": newTail()} {
+		for _, point := range append(points, later) {
+			if !verify(tail, point) && (name != "in memory" || point != later) {
+				t.Errorf("%s: %v is refused", name, point)
+			}
+			if verify(tail, pipeline.Point{Next: point.Next, Check: point.Check + 1}) {
+				t.Errorf("%s: %v is taken with another check", name, point)
+			}
+		}
+		if verify(tail, pipeline.Point{Next: later.Next + 1, Check: later.Check}) {
+			t.Errorf("%s: a point beyond the end is taken", name)
+		}
 	}
 }
