@@ -19,7 +19,7 @@ func OpenPostgres(dsn string) (*DB, error) { return Limits{}.OpenPostgres(dsn) }
 // OpenPostgres opens a pool on a PostgreSQL URL. It does not wait for the server to be there. What the URL sets itself
 // (connect_timeout, statement_timeout, default_query_exec_mode and so on) stays as it is there. No error quotes the URL.
 func (l Limits) OpenPostgres(dsn string) (*DB, error) {
-	l = l.filled()
+	l = l.OrDefault()
 	if err := CheckURL("DATABASE_URL", dsn); err != nil {
 		return nil, err
 	}

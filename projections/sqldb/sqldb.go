@@ -53,7 +53,7 @@ func OpenSQLite(file string) (*DB, error) {
 		return nil, fmt.Errorf("open %s: %w", file, err)
 	}
 	r.SetMaxOpenConns(4)
-	return &DB{Read: r, Write: w, limits: Limits{}.filled()}, nil
+	return &DB{Read: r, Write: w, limits: Limits{}.OrDefault()}, nil
 }
 
 // Close releases the connections.
