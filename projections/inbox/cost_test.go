@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -194,6 +195,53 @@ func TestMovedKeys(t *testing.T) {
 		list, _, err := in.Conversations(t.Context(), "b", 9, "")
 		if err != nil || len(list) != 1 || list[0].Last.ID != fresh.NexusID || list[0].Unread != 1 {
 			t.Errorf("the conversation stands at %+v, %v; want the message of the new partition, and the old one read", list, err)
+		}
+	})
+}
+
+// TestMovedConversation: a conversation stands in two partitions, of which the newer has the smaller number and offsets that
+// begin anew. It is read in order, page by page, both ways.
+func TestMovedConversation(t *testing.T) {
+	onEach(t, func(t *testing.T, in *Inbox) {
+		var want []string
+		for n, part := range []int32{5, 5, 5, 2, 2, 2, 2} {
+			e := topics.Draft{ReceiverID: "b", Content: fmt.Sprint(n)}.Message("a", "")
+			want = append(want, e.NexusID)
+			apply(t, in, topics.Messages, part, int64(n), e)
+		}
+		for limit := 1; limit <= 8; limit++ {
+			var back, on []string
+			cursor := ""
+			for {
+				list, older, _, err := in.Messages(t.Context(), "a", "b", Page{Limit: limit, Before: cursor})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i := len(list) - 1; i >= 0; i-- {
+					back = append(back, list[i].ID)
+				}
+				if cursor = older; cursor == "" {
+					break
+				}
+			}
+			slices.Reverse(back)
+			if !slices.Equal(back, want) {
+				t.Fatalf("backwards by %d: %v, want %v", limit, back, want)
+			}
+			cursor = writeCursor(-1, "5")
+			for len(on) < len(want) {
+				list, _, newer, err := in.Messages(t.Context(), "a", "b", Page{Limit: limit, After: cursor})
+				if err != nil || len(list) == 0 {
+					t.Fatalf("forwards by %d: %d messages, %v", limit, len(list), err)
+				}
+				for _, m := range list {
+					on = append(on, m.ID)
+				}
+				cursor = newer
+			}
+			if !slices.Equal(on, want) {
+				t.Fatalf("forwards by %d: %v, want %v", limit, on, want)
+			}
 		}
 	})
 }
