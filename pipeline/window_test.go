@@ -3,6 +3,7 @@ package pipeline
 import (
 	"container/heap"
 	"encoding/binary"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"syscall"
@@ -65,6 +66,16 @@ func TestWindowEdges(t *testing.T) {
 	w.Observe(100*minute, topics.Identity{}, false)
 	if w.Len() != 0 {
 		t.Errorf("%d entries outlive the window", w.Len())
+	}
+	// No claimed time breaks it.
+	for i, step := range []struct {
+		at   int64
+		id   byte
+		want bool
+	}{{math.MaxInt64, 1, false}, {math.MaxInt64, 1, true}, {math.MinInt64, 2, false}, {math.MinInt64, 2, true}, {math.MinInt64, 1, true}, {math.MaxInt64, 2, false}} {
+		if got := w.Observe(step.at, topics.Identity{step.id}, true); got != step.want {
+			t.Errorf("step %d at %d: duplicate %v, want %v", i, step.at, got, step.want)
+		}
 	}
 }
 
