@@ -257,13 +257,16 @@ func (j *judge) isDuplicate(offset int64) bool {
 	return found
 }
 
-// observe takes the next record in.
+// observe takes the next record in. A transaction marker is none, but shows that nothing else stands below it.
 func (j *judge) observe(r *kgo.Record, identify func(*kgo.Record) (topics.Identity, bool)) {
+	j.front = r.Offset + 1
+	if r.Attrs.IsControl() {
+		return
+	}
 	id, identified := identify(r)
 	if j.window.Observe(r.Timestamp.UnixMilli(), id, identified) {
 		j.duplicates = append(j.duplicates, r.Offset)
 	}
-	j.front = r.Offset + 1
 }
 
 // Reader is a consumer's place in the judging of a partition. It belongs to one goroutine.
@@ -293,9 +296,10 @@ var (
 	ErrReaderClosed = errors.New("pipeline: the reader is closed")
 )
 
-// Judge takes the next records in, in the order of the log, and tells which are duplicates. It may be nil or a control
-// record that stands in a record's place: such is none, like every record below the position, which only warms the
-// window. Each verdict is given once; a batch that is tried again keeps its own.
+// Judge takes the next records in, in the order of the log, and tells which are duplicates. Records below the position only
+// warm the window and are not told to be any. Control records are welcome, nil in the place of a record is passed over. Each
+// verdict is given once: a batch that is tried again keeps its own. After ErrForgotten the consumer attaches again at its
+// position; nothing else is the matter.
 func (r *Reader) Judge(records []*kgo.Record) ([]bool, error) {
 	verdicts := make([]bool, len(records))
 	c := r.chain
@@ -305,7 +309,7 @@ func (r *Reader) Judge(records []*kgo.Record) ([]bool, error) {
 		return nil, ErrReaderClosed
 	}
 	for i, record := range records {
-		if record == nil || record.Attrs.IsControl() {
+		if record == nil {
 			continue
 		}
 		if record.Offset >= r.judge.front {
