@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,7 +30,18 @@ func TestWarm(t *testing.T) {
 }
 
 func testWarm(t *testing.T, b *bench) {
-	const users = 20
+	const users, others = 20, 11_000 // the others alone are more than a poll gives
+	var appended sync.WaitGroup
+	for i := range others {
+		appended.Add(1)
+		b.producer.TryAppend(note("busy", strconv.Itoa(i), "text"), func(err error) {
+			defer appended.Done()
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	appended.Wait()
 	noteOf := func(i int) *topics.Event { return note("u"+strconv.Itoa(i), "key", "text") }
 	for i := range users {
 		b.append(noteOf(i))
@@ -53,12 +65,21 @@ func testWarm(t *testing.T, b *bench) {
 		positions[p] = []int64{ends[p], middle[p], ends[p]}
 	}
 	w := pipeline.NewWindows(b.window)
-	release, err := w.Warm(t.Context(), b.log, topics.Notifications, positions)
+	busy := topics.Partition([]byte(topics.UserKey("busy")), int32(len(ends)))
+	release, err := w.Warm(t.Context(), b.log, topics.Notifications, map[int32][]int64{busy: {ends[busy]}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := w.Entries(); n != users {
-		t.Errorf("%d entries, want %d", n, users)
+	if n := w.Entries(); n < others {
+		t.Errorf("%d entries of one partition, want %d at least", n, others)
+	}
+	release()
+	release, err = w.Warm(t.Context(), b.log, topics.Notifications, positions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := w.Entries(); n != users+others {
+		t.Errorf("%d entries, want %d", n, users+others)
 	}
 	cold := func(map[int32]int64) (map[int32]int64, error) { return nil, errors.New("a consumer has to warm") }
 	early, err := w.Attach(topics.Notifications, middle, cold)
