@@ -72,7 +72,11 @@ func TestWindowEdges(t *testing.T) {
 		at   int64
 		id   byte
 		want bool
-	}{{math.MaxInt64, 1, false}, {math.MaxInt64, 1, true}, {math.MinInt64, 2, false}, {math.MinInt64, 2, true}, {math.MinInt64, 1, true}, {math.MaxInt64, 2, false}} {
+	}{
+		{math.MaxInt64, 1, false}, {math.MaxInt64, 1, true},
+		{math.MinInt64, 2, false}, {math.MinInt64, 2, true},
+		{math.MinInt64, 1, true}, {math.MaxInt64, 2, false},
+	} {
 		if got := w.Observe(step.at, topics.Identity{step.id}, true); got != step.want {
 			t.Errorf("step %d at %d: duplicate %v, want %v", i, step.at, got, step.want)
 		}
