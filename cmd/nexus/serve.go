@@ -264,7 +264,7 @@ func (s *server) await(ctx context.Context, what string, ping func(context.Conte
 	ctx, cancel := context.WithTimeout(ctx, s.c.StartupTimeout)
 	defer cancel()
 	for told := false; ; told = true {
-		try, done := context.WithTimeout(ctx, 3*time.Second)
+		try, done := context.WithTimeout(ctx, 10*time.Second)
 		err := ping(try)
 		done()
 		if err == nil {
@@ -392,12 +392,18 @@ func (s *server) openGate(context.Context) error {
 func (s *server) checkLogs(ctx context.Context) error {
 	var problems []error
 	for _, c := range s.consumers() {
-		err := c.Check(ctx, s.logs)
-		var wrong *pipeline.WrongLogError
-		if err != nil && !errors.As(err, &wrong) {
+		err := s.await(ctx, "what "+c.Name+" remembers of the log", func(ctx context.Context) error {
+			err := c.Check(ctx, s.logs)
+			var wrong *pipeline.WrongLogError
+			if errors.As(err, &wrong) {
+				problems = append(problems, err)
+				return nil
+			}
+			return err // an engine that is not there yet, such as the group's coordinator
+		})
+		if err != nil {
 			return err
 		}
-		problems = append(problems, err)
 	}
 	return errors.Join(problems...)
 }
