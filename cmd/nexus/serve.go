@@ -75,6 +75,7 @@ type server struct {
 	kafka    pipeline.Kafka
 	embedded bool // the log
 	logs     *pipeline.Log
+	watch    *pipeline.Watch
 	producer *pipeline.Producer
 	window   time.Duration
 	listener net.Listener
@@ -214,12 +215,17 @@ func (s *server) openLog(ctx context.Context) error {
 	if err := s.logs.EnsureTopics(ctx, pipeline.TopicOptions{Partitions: int32(s.c.TopicPartitions), Replication: s.c.TopicReplication}); err != nil {
 		return err
 	}
+	contract, err := pipeline.AgreeContract(ctx, s.logs, s.c.DedupWindow, s.c.DedupWindowSet)
+	if err != nil {
+		return err
+	}
+	s.window, s.kafka.Partitions = contract.Window, contract.Partitions
+	s.watch = pipeline.NewWatch(pipeline.WatchOptions{Log: s.logs, Contract: contract, Logger: s.component("watch"), Metrics: s.metrics})
 	if s.producer, err = pipeline.NewProducer(s.kafka); err != nil {
 		return err
 	}
 	s.onClose(func() { s.producer.Close(s.log) })
-	s.window, err = pipeline.SettleWindow(ctx, s.logs, s.producer, s.c.DedupWindow, s.c.DedupWindowSet)
-	return err
+	return nil
 }
 
 // kafkaHint explains what a broker that only hangs up means.
@@ -460,7 +466,7 @@ func (s *server) run(ctx context.Context) error {
 		g.Go(func() error { return c.Run(work) })
 	}
 	g.Go(func() error { return s.inbox.Run(work) })
-	g.Go(func() error { return s.metrics.Run(work, s.logs) })
+	g.Go(func() error { return s.watch.Run(work) })
 	g.Go(func() error { return s.gate.Run(work) })
 	g.Go(func() error { return s.pusher.Run(work) })
 	g.Go(func() error { return s.edge.Run(work) })
