@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -61,7 +62,7 @@ func newBench(t *testing.T, addr string) *bench {
 	if b.producer, err = pipeline.NewProducer(b.kafka); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { b.producer.Close(quiet) })
+	t.Cleanup(func() { b.producer.Close(quiet) }) // the one that is there then
 	return b
 }
 
@@ -199,7 +200,8 @@ func (b *bench) run(run func(context.Context) error) (stop func()) {
 }
 
 func testLog(t *testing.T, addr string) {
-	for name, test := range map[string]func(*testing.T, *bench){
+	tests := maps.Clone(faults)
+	maps.Copy(tests, map[string]func(*testing.T, *bench){
 		"record time is broker time":         testBrokerTime,
 		"order and partition":                testOrder,
 		"duplicates, also after a restart":   testDuplicates,
@@ -213,7 +215,8 @@ func testLog(t *testing.T, addr string) {
 		"the dedup window is recorded":       testSettle,
 		"wrong topic settings":               testTopicCheck,
 		"transactions":                       testTransactions,
-	} {
+	})
+	for name, test := range tests {
 		t.Run(name, func(t *testing.T) { test(t, newBench(t, addr)) })
 	}
 }

@@ -18,6 +18,7 @@ var migrations embed.FS
 type SQLite struct {
 	db        *sqldb.DB
 	positions sqldb.Positions
+	shift     int64 // sqldb.Positions.Shift
 }
 
 // OpenSQLite prepares the tables. The caller closes db.
@@ -26,7 +27,16 @@ func OpenSQLite(ctx context.Context, db *sqldb.DB) (*SQLite, error) {
 	if err := db.Migrate(ctx, "stats", migrations); err != nil {
 		return nil, fmt.Errorf("stats: %w", err)
 	}
+	var err error
+	if s.shift, err = s.positions.Shift(ctx); err != nil {
+		return nil, fmt.Errorf("stats: %w", err)
+	}
 	return s, nil
+}
+
+// Adopt takes another log on: what is counted stays, and counting goes on from these positions.
+func (s *SQLite) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position) error {
+	return s.positions.Adopt(ctx, to, func(*sql.Tx) error { return nil })
 }
 
 // Ping answers whether the database can be used.
@@ -61,8 +71,8 @@ var eventsTable = sqldb.Table{Name: "events", Columns: []string{
 func (s *SQLite) Apply(ctx context.Context, b pipeline.Batch) error {
 	var rows [][]any
 	for _, r := range rowsOf(b) {
-		rows = append(rows, []any{r.user, r.typ, r.topic, int64(r.part), r.pos, r.at, r.detail,
-			r.refTopic, int64(r.refPart), r.refPos, r.sessions, r.delay})
+		rows = append(rows, []any{r.user, r.typ, r.topic, int64(r.part), r.pos + s.shift, r.at, r.detail,
+			r.refTopic, int64(r.refPart), r.refPos + s.shift, r.sessions, r.delay})
 	}
 	return s.db.Tx(ctx, func(tx *sql.Tx) error {
 		if err := s.positions.Move(ctx, tx, b, b.From); err != nil {
