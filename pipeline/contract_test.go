@@ -33,17 +33,6 @@ func onBoth(t *testing.T, test func(t *testing.T, addr string)) {
 	t.Run("kafka", func(t *testing.T) { test(t, services.Kafka(t)) })
 }
 
-// admin asks the cluster for what a test does to it.
-func (b *bench) admin() *kadm.Client {
-	b.t.Helper()
-	cl, err := b.kafka.Client()
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	b.t.Cleanup(cl.Close)
-	return kadm.NewClient(cl)
-}
-
 func (b *bench) widen(topic topics.Topic, to int) {
 	b.t.Helper()
 	rs, err := b.admin().UpdatePartitions(b.t.Context(), to, b.kafka.Names.Name(topic))
@@ -138,7 +127,7 @@ func TestContract(t *testing.T) {
 		t.Run("behind a transaction", func(t *testing.T) {
 			b := newBench(t, addr)
 			b.raw(topics.Control, 0, "all", `{"window":"7m0s"}`, kgo.RecordHeader{Key: "ce_type", Value: []byte("dedup.window")})
-			b.transaction(kgo.TryAbort, &kgo.Record{Topic: b.kafka.Names.Name(topics.Control), Key: []byte("all"), Value: []byte(`{"window":"9m"}`)})
+			b.inTransaction(kgo.TryAbort, &kgo.Record{Topic: b.kafka.Names.Name(topics.Control), Key: []byte("all"), Value: []byte(`{"window":"9m"}`)})
 			if c, err := b.agree(time.Minute, false); err != nil || c.Window != 7*time.Minute {
 				t.Errorf("got %v, %v", c, err)
 			}
@@ -146,8 +135,8 @@ func TestContract(t *testing.T) {
 	})
 }
 
-// transaction appends records in one transaction and ends it.
-func (b *bench) transaction(end kgo.TransactionEndTry, rs ...*kgo.Record) {
+// inTransaction appends records in one transaction and ends it.
+func (b *bench) inTransaction(end kgo.TransactionEndTry, rs ...*kgo.Record) {
 	b.t.Helper()
 	cl, err := b.kafka.Client(kgo.TransactionalID(b.kafka.Names.Prefix + topics.NewID()))
 	if err == nil {
