@@ -180,7 +180,7 @@ func keepID(headers []kgo.RecordHeader, e *topics.Event) []kgo.RecordHeader {
 	}
 	elsewhere := *e
 	elsewhere.Offset++
-	if !isJudged(e.Topic) || elsewhere.EventID() == e.EventID() {
+	if elsewhere.EventID() == e.EventID() {
 		return headers
 	}
 	return append(slices.Clone(headers), kgo.RecordHeader{Key: topics.HeaderPlace, Value: []byte(e.EventID())})

@@ -277,12 +277,16 @@ const (
 	copyWaitingBytes = 32 << 20
 )
 
+// copyRetries bounds how often an append is tried: for some minutes. Not RecordDeliveryTimeout, which counts from a record's
+// own time, hours or years ago.
+const copyRetries = 60
+
 func (r *repartition) copyTopic(ctx context.Context, t topics.Topic) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	cl, err := r.to.kafka.Client(kgo.RequiredAcks(kgo.AllISRAcks()), kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchCompression(kgo.SnappyCompression(), kgo.NoCompression()), kgo.ProducerBatchMaxBytes(r.plan.largest[t]),
-		kgo.MaxBufferedRecords(copyWaiting), kgo.MaxBufferedBytes(copyWaitingBytes), kgo.RecordDeliveryTimeout(2*time.Minute))
+		kgo.MaxBufferedRecords(copyWaiting), kgo.MaxBufferedBytes(copyWaitingBytes), kgo.RecordRetries(copyRetries))
 	if err != nil {
 		return err
 	}
