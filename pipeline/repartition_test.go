@@ -66,7 +66,7 @@ type history struct {
 	now    time.Time
 	ids    map[string][]string // of what was sent, by key
 	keys   []string            // idempotency keys that were used
-	log    []string            // titles and contents, to find what is lost
+	owners map[string]string   // of device tokens
 }
 
 func (b *bench) history(random *rand.Rand) *history {
@@ -76,7 +76,7 @@ func (b *bench) history(random *rand.Rand) *history {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(cl.Close)
-	return &history{bench: b, random: random, cl: cl, now: time.Now().Add(-24 * time.Hour).Truncate(time.Millisecond), ids: make(map[string][]string)}
+	return &history{bench: b, random: random, cl: cl, now: time.Now().Add(-24 * time.Hour).Truncate(time.Millisecond), ids: make(map[string][]string), owners: make(map[string]string)}
 }
 
 func (h *history) user() string { return "u" + strconv.Itoa(h.random.IntN(6)) }
@@ -153,10 +153,12 @@ func (h *history) step(n int) {
 			h.ids[key] = append(h.ids[key], fmt.Sprintf("b0-%d", r.Offset))
 		}
 	case 10:
-		typ, fields := topics.DeviceRegistered, []any{"token", "token" + strconv.Itoa(h.random.IntN(5)), "platform", "ios"}
-		if h.random.IntN(3) == 0 {
-			typ, fields = topics.DeviceUnregistered, fields[:2]
+		token := "token" + strconv.Itoa(h.random.IntN(5))
+		typ, fields := topics.DeviceRegistered, []any{"token", token, "platform", "ios"}
+		if owner := h.owners[token]; owner != "" && h.random.IntN(3) == 0 { // by its owner: else the inbox depends on which partition it reads first
+			typ, fields, user = topics.DeviceUnregistered, fields[:2], owner
 		}
+		h.owners[token] = user
 		h.put(&topics.Event{Topic: topics.Devices, Key: []byte(user), Meta: topics.Meta{Type: typ}, Value: topics.Fields(fields...)}, false)
 	case 11: // what is not valid, or larger than anything valid
 		h.put(&topics.Event{Topic: topics.Notifications, Key: []byte(user), Meta: topics.Meta{IdempotencyKey: "bad" + strconv.Itoa(n)},
