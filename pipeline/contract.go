@@ -127,13 +127,13 @@ func (l *Log) recordedContract(ctx context.Context) (Contract, error) {
 	if err != nil {
 		return c, err
 	}
-	r, err := l.read(topics.Control, 0, starts[0], ends[0])
+	r, err := l.read(topics.Control, map[int32]Span{0: {From: starts[0], To: ends[0]}})
 	if err != nil {
 		return c, err
 	}
 	defer r.close()
 	for !c.complete() {
-		rec, err := r.record(ctx)
+		rec, err := r.record(ctx, 0)
 		if err != nil || rec == nil {
 			return c, err
 		}

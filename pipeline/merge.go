@@ -17,8 +17,8 @@ import (
 type merge struct {
 	topic   topics.Topic
 	plan    *plan
-	readers []*reader
-	heads   []*kgo.Record // the next record of each reader; nil: its end
+	reader  *reader
+	heads   []*kgo.Record // the next record of each partition; nil: its end
 	windows []*Window     // of each partition, as it was judged in the old log
 	preface *kgo.Record   // what goes before all
 	dropped Dropped
@@ -54,25 +54,19 @@ type copied struct {
 // newMerge begins the merge of a topic; close releases it.
 func newMerge(ctx context.Context, l *Log, t topics.Topic, p *plan) (*merge, error) {
 	m := &merge{topic: t, plan: p}
-	var ids []int32
-	for of := range p.ends {
+	spans := make(map[int32]Span)
+	for of, end := range p.ends {
 		if of.topic == t {
-			ids = append(ids, of.id)
+			spans[of.id] = Span{From: p.starts[of], To: end}
+			m.windows = append(m.windows, NewWindow(p.from.Window))
 		}
 	}
-	slices.Sort(ids)
-	for _, id := range ids {
-		of := partition{t, id}
-		r, err := l.read(t, id, p.starts[of], p.ends[of])
-		if err != nil {
-			m.close()
-			return nil, err
-		}
-		m.readers = append(m.readers, r)
-		m.windows = append(m.windows, NewWindow(p.from.Window))
+	m.heads = make([]*kgo.Record, len(spans))
+	var err error
+	if m.reader, err = l.read(t, spans); err != nil {
+		return nil, err
 	}
-	m.heads = make([]*kgo.Record, len(m.readers))
-	for i := range m.readers {
+	for i := range m.heads {
 		if err := m.advance(ctx, i); err != nil {
 			m.close()
 			return nil, err
@@ -84,14 +78,10 @@ func newMerge(ctx context.Context, l *Log, t topics.Topic, p *plan) (*merge, err
 	return m, nil
 }
 
-func (m *merge) close() {
-	for _, r := range m.readers {
-		r.close()
-	}
-}
+func (m *merge) close() { m.reader.close() }
 
 func (m *merge) advance(ctx context.Context, i int) (err error) {
-	m.heads[i], err = m.readers[i].record(ctx)
+	m.heads[i], err = m.reader.record(ctx, int32(i))
 	return err
 }
 

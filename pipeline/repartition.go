@@ -345,7 +345,7 @@ func (r *repartition) each(ctx context.Context, step string, t topics.Topic, do 
 		return err
 	}
 	defer m.close()
-	total, told := m.total(), time.Now()
+	total, told := m.reader.left(), time.Now()
 	for {
 		c, err := m.next(ctx)
 		if err != nil {
@@ -359,7 +359,7 @@ func (r *repartition) each(ctx context.Context, step string, t topics.Topic, do 
 		}
 		if r.o.Progress != nil && time.Since(told) >= time.Second {
 			told = time.Now()
-			r.o.Progress(step, t, total-m.left(), total)
+			r.o.Progress(step, t, total-m.reader.left(), total)
 		}
 	}
 	if step == "copying" {
@@ -371,22 +371,6 @@ func (r *repartition) each(ctx context.Context, step string, t topics.Topic, do 
 		r.o.Progress(step, t, total, total)
 	}
 	return nil
-}
-
-func (m *merge) total() (n int64) {
-	for of, end := range m.plan.ends {
-		if of.topic == m.topic {
-			n += end - m.plan.starts[of]
-		}
-	}
-	return n
-}
-
-func (m *merge) left() (n int64) {
-	for _, r := range m.readers {
-		n += r.end - r.next
-	}
-	return n
 }
 
 // verifyAll reads both logs again and compares them record by record: contents, headers, times, order, and what is a
@@ -411,21 +395,18 @@ func (r *repartition) verifyTopic(ctx context.Context, t topics.Topic) error {
 	if err != nil {
 		return err
 	}
-	readers, windows := make(map[int32]*reader), make(map[int32]*Window)
-	defer func() {
-		for _, reader := range readers {
-			reader.close()
-		}
-	}()
+	spans, windows := make(map[int32]Span), make(map[int32]*Window)
 	for p, end := range ends {
-		if readers[p], err = r.to.read(t, p, 0, end); err != nil {
-			return err
-		}
-		windows[p] = NewWindow(r.plan.to.Window)
+		spans[p], windows[p] = Span{To: end}, NewWindow(r.plan.to.Window)
 	}
+	reader, err := r.to.read(t, spans)
+	if err != nil {
+		return err
+	}
+	defer reader.close()
 	err = r.each(ctx, "verifying", t, func(c *copied) error {
 		p := c.record.Partition
-		found, err := readers[p].record(ctx)
+		found, err := reader.record(ctx, p)
 		if err != nil {
 			return err
 		}
@@ -443,8 +424,8 @@ func (r *repartition) verifyTopic(ctx context.Context, t topics.Topic) error {
 	if err != nil {
 		return err
 	}
-	for p, reader := range readers {
-		if more, err := reader.record(ctx); err != nil || more != nil {
+	for p := range spans {
+		if more, err := reader.record(ctx, p); err != nil || more != nil {
 			return errors.Join(err, fmt.Errorf("partition %d holds more than was copied: somebody else writes to it", p))
 		}
 	}
