@@ -14,6 +14,7 @@ import (
 // reader gives the records of a topic's partitions from one offset up to another, those of each partition in order and only
 // once. It is for what has an end; a Consumer follows what has none. It is owned by one goroutine.
 type reader struct {
+	log   *Log
 	cl    *kgo.Client
 	topic string
 	parts map[int32]*part
@@ -41,7 +42,7 @@ var errStalled = errors.New("the log gives nothing more")
 
 // read makes a reader of these spans; close releases it.
 func (l *Log) read(t topics.Topic, spans map[int32]Span) (*reader, error) {
-	r := &reader{topic: l.nameOf(t), parts: make(map[int32]*part)}
+	r := &reader{log: l, topic: l.nameOf(t), parts: make(map[int32]*part)}
 	from := make(map[int32]kgo.Offset)
 	for p, s := range spans {
 		r.parts[p] = &part{next: s.From, end: s.To}
@@ -104,8 +105,8 @@ func (r *reader) fill(ctx context.Context, id int32) error {
 		if err := lasting(fs); err != nil {
 			return err
 		}
-		for of, next := range steppedOver(r.cl, fs) {
-			r.parts[of].next = max(r.parts[of].next, next)
+		for of, next := range r.log.steppedOver(r.cl, fs) {
+			r.parts[of.id].next = max(r.parts[of.id].next, next)
 		}
 		fs.EachRecord(r.push)
 	}

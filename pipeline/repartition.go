@@ -98,7 +98,7 @@ func (r *repartition) look(ctx context.Context) error {
 		return fmt.Errorf("topic %s is empty: there is no log to copy under the prefix %q", r.from.nameOf(topics.Control), r.o.From.Names.Prefix)
 	}
 	r.plan = plan{from: recorded, to: Contract{Window: recorded.Window, Partitions: make(map[topics.Topic]int32)}, began: time.Now(),
-		starts: make(map[partition]int64), intake: make(map[partition]int64), largest: make(map[topics.Topic]int32), retention: make(map[topics.Topic]string)}
+		intake: make(map[partition]int64), largest: make(map[topics.Topic]int32), retention: make(map[topics.Topic]string)}
 	for _, s := range topics.Specs() {
 		r.plan.to.Partitions[s.Topic] = TopicOptions{Partitions: r.o.Partitions}.partitionsOf(s)
 		if recorded.Partitions[s.Topic] == 0 { // of an earlier version: nothing was recorded, what is there counts
@@ -106,13 +106,9 @@ func (r *repartition) look(ctx context.Context) error {
 				return err
 			}
 		}
-		starts, err := r.from.Starts(ctx, s.Topic)
-		if err != nil {
-			return err
-		}
-		for p, start := range starts {
-			r.plan.starts[partition{s.Topic, p}] = start
-		}
+	}
+	if r.plan.starts, err = r.from.listed(r.from.adm.ListStartOffsets(ctx, r.from.allNames()...)); err != nil {
+		return err
 	}
 	if r.plan.ends, err = r.settledEnds(ctx); err != nil {
 		return err
@@ -122,19 +118,18 @@ func (r *repartition) look(ctx context.Context) error {
 
 // settledEnds are the ends of the old log. It is an error where a transaction is open.
 func (r *repartition) settledEnds(ctx context.Context) (map[partition]int64, error) {
-	ends, err := r.from.allEnds(ctx, r.from.allNames())
+	names := r.from.allNames()
+	ends, err := r.from.listed(r.from.adm.ListCommittedOffsets(ctx, names...))
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range topics.Specs() {
-		high, err := r.from.offsets(r.from.adm.ListEndOffsets(ctx, r.from.nameOf(s.Topic)))
-		if err != nil {
-			return nil, err
-		}
-		for p, end := range high {
-			if ends[partition{s.Topic, p}] != end {
-				return nil, fmt.Errorf("a transaction is open in %s/%d: end it, and stop the services that write", r.from.nameOf(s.Topic), p)
-			}
+	high, err := r.from.listed(r.from.adm.ListEndOffsets(ctx, names...))
+	if err != nil {
+		return nil, err
+	}
+	for of, end := range high {
+		if ends[of] != end {
+			return nil, fmt.Errorf("a transaction is open in %s/%d: end it, and stop the services that write", r.from.nameOf(of.topic), of.id)
 		}
 	}
 	return ends, nil

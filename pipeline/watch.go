@@ -80,7 +80,7 @@ func (w *Watch) look(ctx context.Context) error {
 	if err := w.compare(details); err != nil {
 		return err
 	}
-	if ends, err := w.log.allEnds(ctx, w.names); err == nil {
+	if ends, err := w.log.listed(w.log.adm.ListCommittedOffsets(ctx, w.names...)); err == nil {
 		w.o.Metrics.setEnds(ends)
 		w.mu.Lock()
 		w.ends, w.at = ends, time.Now()
@@ -146,23 +146,6 @@ func (w *Watch) Ends() (ends map[topics.Topic]map[int32]int64, age time.Duration
 		return ends, time.Since(w.began)
 	}
 	return ends, time.Since(w.at)
-}
-
-// allEnds is the end of every partition of the topics of these names.
-func (l *Log) allEnds(ctx context.Context, names []string) (map[partition]int64, error) {
-	listed, err := l.adm.ListCommittedOffsets(ctx, names...)
-	if err == nil {
-		err = listed.Error()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list offsets: %w", err)
-	}
-	ends := make(map[partition]int64)
-	listed.Each(func(o kadm.ListedOffset) {
-		t, _ := l.kafka.Names.Topic(o.Topic)
-		ends[partition{t, o.Partition}] = o.Offset
-	})
-	return ends, nil
 }
 
 // setEnds keeps what lag is measured against.

@@ -404,12 +404,19 @@ func (s *server) openGate(context.Context) error {
 func (s *server) checkLogs(ctx context.Context) error {
 	var problems []error
 	for _, c := range s.consumers() {
-		err := c.Check(ctx, s.logs)
-		var wrong *pipeline.WrongLogError
-		if err != nil && !errors.As(err, &wrong) {
+		var wrong error
+		err := s.await(ctx, "where "+c.Name+" stands", func(ctx context.Context) error { // a Kafka that has just begun has no groups yet
+			var is *pipeline.WrongLogError
+			err := c.Check(ctx, s.logs)
+			if errors.As(err, &is) {
+				wrong, err = err, nil
+			}
+			return err
+		})
+		if err != nil {
 			return err
 		}
-		problems = append(problems, err)
+		problems = append(problems, wrong)
 	}
 	return errors.Join(problems...)
 }
