@@ -84,8 +84,8 @@ type Consumer struct {
 	Group    string
 	Instance string // static group member id (KIP-345)
 	Sink     Sink
-	// Window is the dedup window of topics that are judged.
-	Window time.Duration
+	// Windows are the dedup windows of topics that are judged, shared by the consumers of this process.
+	Windows *Windows
 	// WayOut tells an operator what to do where the sink's store remembers another log; it ends the error's sentence.
 	WayOut string
 	// SetAside keeps a record that the sink can never apply, with the reason. nil: it is logged and counted only.

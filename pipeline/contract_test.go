@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/nexus/nexus/deploy/services"
@@ -225,15 +226,22 @@ func within(t *testing.T, ended <-chan error) error {
 	}
 }
 
+// remove deletes a topic and returns once Kafka has forgotten it.
 func (b *bench) remove(topic topics.Topic) {
 	b.t.Helper()
-	rs, err := b.admin().DeleteTopics(b.t.Context(), b.kafka.Names.Name(topic))
+	adm, name := b.admin(), b.kafka.Names.Name(topic)
+	rs, err := adm.DeleteTopics(b.t.Context(), name)
 	if err == nil {
 		err = rs.Error()
 	}
-	if err != nil {
-		b.t.Fatal(err)
+	for err == nil {
+		var ds kadm.TopicDetails
+		if ds, err = adm.ListTopics(b.t.Context(), name); err == nil && errors.Is(ds[name].Err, kerr.UnknownTopicOrPartition) {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
+	b.t.Fatal(err)
 }
 
 // makeAnew makes the topics that are missing; Kafka takes a moment to forget those that were deleted.
@@ -285,7 +293,7 @@ func TestPartitionsAddedUnderAGate(t *testing.T) {
 		}
 		t.Cleanup(func() { producer.Close(quiet) })
 		gate := pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: producer, Group: b.kafka.Names.Prefix + "gate", Instance: "n",
-			Positions: b.kafka.Names.Prefix + "gate", Window: b.window, Log: quiet})
+			Positions: b.kafka.Names.Prefix + "gate", Windows: pipeline.NewWindows(b.window), Log: quiet})
 		ctx, stop := context.WithCancel(t.Context())
 		gated := make(chan error, 1)
 		go func() { gated <- gate.Run(ctx) }()

@@ -217,7 +217,7 @@ func (b *bench) answers(k pipeline.Kafka, window time.Duration) string {
 // readAll has a sink given a log from its beginning to its end.
 func (b *bench) readAll(k pipeline.Kafka, window time.Duration, ts []topics.Topic, sink pipeline.Sink) {
 	b.t.Helper()
-	c := &pipeline.Consumer{Name: "test", Kafka: k, Log: quiet, Topics: ts, Sink: sink, Window: window}
+	c := &pipeline.Consumer{Name: "test", Kafka: k, Log: quiet, Topics: ts, Sink: sink, Windows: pipeline.NewWindows(window)}
 	stop := b.run(c.Run)
 	newMemory().until(b.t, "all of the log", c.CaughtUp)
 	stop()
@@ -257,7 +257,7 @@ func (b *bench) gated(k pipeline.Kafka) {
 		b.t.Fatal(err)
 	}
 	defer p.Close(quiet)
-	gate := pipeline.NewGate(pipeline.GateOptions{Kafka: k, Producer: p, Positions: k.Names.Prefix + "gate", Window: 5 * time.Minute, Log: quiet})
+	gate := pipeline.NewGate(pipeline.GateOptions{Kafka: k, Producer: p, Positions: k.Names.Prefix + "gate", Windows: pipeline.NewWindows(5 * time.Minute), Log: quiet})
 	stop := b.run(gate.Run)
 	newMemory().until(b.t, "the gate", gate.Consumer().CaughtUp)
 	stop()
