@@ -69,15 +69,17 @@ func (c *Consumer) tryTake(ctx context.Context, t topics.Topic, ids []int32) (ma
 			next[id] = max(next[id], all[partition{t, id}].start)
 		}
 	}
-	start := maps.Clone(next)
-	if isJudged(t) {
-		if start, err = c.log.rewind(ctx, t, next, all, c.Window); err != nil {
-			return nil, err
-		}
+	readers, err := c.attach(ctx, t, next, all)
+	if err != nil {
+		return nil, err
 	}
-	offsets := make(map[int32]kgo.Offset)
+	offsets, start := make(map[int32]kgo.Offset), maps.Clone(next)
 	for _, id := range ids {
+		if r := readers[id]; r != nil {
+			start[id] = r.Start
+		}
 		w := newWorker(c, partition{t, id}, positions[id], start[id])
+		w.reader = readers[id]
 		last := all[partition{t, id}].before
 		if w.mark == 0 {
 			w.mark = last.time
@@ -115,6 +117,17 @@ func (c *Consumer) positions(ctx context.Context, t topics.Topic, ids []int32) (
 		}
 	}
 	return positions, all, nil
+}
+
+// attach gives each partition its place in the dedup window; there are none where the topic is not judged. The former
+// workers still have theirs: what they know is kept.
+func (c *Consumer) attach(ctx context.Context, t topics.Topic, next map[int32]int64, all map[partition]extent) (map[int32]*Reader, error) {
+	if !isJudged(t) {
+		return nil, nil
+	}
+	return c.Windows.Attach(t, next, func(at map[int32]int64) (map[int32]int64, error) {
+		return c.log.rewind(ctx, t, at, all, c.Windows.span)
+	})
 }
 
 // Misfit is a partition in which a store remembers another log than the one that is there.

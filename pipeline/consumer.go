@@ -84,8 +84,8 @@ type Consumer struct {
 	Group    string
 	Instance string // static group member id (KIP-345)
 	Sink     Sink
-	// Window is the dedup window of topics that are judged.
-	Window time.Duration
+	// Windows are the dedup windows of topics that are judged, shared by the consumers of this process.
+	Windows *Windows
 	// WayOut tells an operator what to do where the sink's store remembers another log; it ends the error's sentence.
 	WayOut string
 	// SetAside keeps a record that the sink can never apply, with the reason. nil: it is logged and counted only.
@@ -159,6 +159,9 @@ func (c *Consumer) begin(ctx context.Context) error {
 		ends, err := c.log.Ends(ctx, t)
 		if err != nil {
 			return err
+		}
+		if agreed := c.Kafka.Partitions[t]; agreed > 0 { // by the log's contract; the watch ends the node where Kafka has others
+			n = agreed
 		}
 		partitions[t], identities[t] = n, identity
 		for p, end := range ends {

@@ -1,9 +1,8 @@
 package pipeline
 
 import (
-	"context"
+	"cmp"
 	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -20,6 +19,7 @@ type Metrics struct {
 	aside       *prometheus.CounterVec
 	strays      prometheus.Counter
 	deadLetters prometheus.Counter
+	telemetry   prometheus.Counter
 
 	mu        sync.Mutex
 	consumers map[*Consumer]bool
@@ -28,12 +28,9 @@ type Metrics struct {
 
 var (
 	lagDesc     = prometheus.NewDesc("nexus_consumer_lag_records", "Records that a consumer has not applied yet, of the partitions it has.", []string{"consumer", "topic"}, nil)
-	entriesDesc = prometheus.NewDesc("nexus_dedup_window_entries", "Identities in a consumer's dedup windows.", []string{"consumer"}, nil)
-	bytesDesc   = prometheus.NewDesc("nexus_dedup_window_bytes", "Memory of a consumer's dedup windows, estimated.", []string{"consumer"}, nil)
+	entriesDesc = prometheus.NewDesc("nexus_dedup_window_entries", "Identities in the dedup windows.", nil, nil)
+	bytesDesc   = prometheus.NewDesc("nexus_dedup_window_bytes", "Memory of the dedup windows.", nil, nil)
 )
-
-// entryBytes is what an entry of a Window takes: a map's entry and a heap's, measured.
-const entryBytes = 91
 
 // NewMetrics registers the pipeline's metrics.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
@@ -42,8 +39,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		retries:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_batch_failures_total", Help: "Attempts to apply a batch that failed."}, []string{"consumer", "topic"}),
 		aside:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_set_aside_total", Help: "Records that a projection can never apply; they are in dead-letters."}, []string{"consumer", "topic"}),
 		strays:      prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_strays_total", Help: "Records that the gate carried to their own partition."}),
-		deadLetters: prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_dead_letters_total", Help: "Records that the gate refused."})}
-	reg.MustRegister(m.duplicates, m.retries, m.aside, m.strays, m.deadLetters, m)
+		deadLetters: prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_dead_letters_total", Help: "Records that the gate refused."}),
+		telemetry:   prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_telemetry_dropped_total", Help: "Records of topic deliveries dropped because too many waited for the log."})}
+	reg.MustRegister(m.duplicates, m.retries, m.aside, m.strays, m.deadLetters, m.telemetry, m)
 	return m
 }
 
@@ -104,23 +102,10 @@ func (m *Metrics) deadLetter() {
 	}
 }
 
-// endsEvery is how often the log is asked for its ends, which lag is measured against.
-const endsEvery = 5 * time.Second
-
-// Run keeps the log's ends until ctx ends.
-func (m *Metrics) Run(ctx context.Context, l *Log) error {
-	for sleep(ctx, endsEvery) {
-		ask, cancel := context.WithTimeout(ctx, endsEvery)
-		ends, err := l.allEnds(ask)
-		cancel()
-		if err != nil {
-			continue // the old ones stand: a log that is away is told of elsewhere
-		}
-		m.mu.Lock()
-		m.ends = ends
-		m.mu.Unlock()
+func (m *Metrics) telemetryDropped() {
+	if m != nil {
+		m.telemetry.Inc()
 	}
-	return nil
 }
 
 // Describe implements prometheus.Collector.
@@ -134,14 +119,15 @@ func (m *Metrics) Describe(out chan<- *prometheus.Desc) {
 func (m *Metrics) Collect(out chan<- prometheus.Metric) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	var windows *Windows // all consumers share them
 	for c := range m.consumers {
 		for t, lag := range c.lag(m.ends) {
 			out <- prometheus.MustNewConstMetric(lagDesc, prometheus.GaugeValue, float64(lag), c.Name, string(t))
 		}
-		if c.Window > 0 {
-			n := float64(c.windowEntries())
-			out <- prometheus.MustNewConstMetric(entriesDesc, prometheus.GaugeValue, n, c.Name)
-			out <- prometheus.MustNewConstMetric(bytesDesc, prometheus.GaugeValue, n*entryBytes, c.Name)
-		}
+		windows = cmp.Or(windows, c.Windows)
+	}
+	if windows != nil {
+		out <- prometheus.MustNewConstMetric(entriesDesc, prometheus.GaugeValue, float64(windows.Entries()))
+		out <- prometheus.MustNewConstMetric(bytesDesc, prometheus.GaugeValue, float64(windows.Bytes()))
 	}
 }

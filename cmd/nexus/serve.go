@@ -74,21 +74,25 @@ type server struct {
 	tokens   api.Tokens
 	kafka    pipeline.Kafka
 	embedded bool // the log
-	logs     *pipeline.Log
-	producer *pipeline.Producer
-	window   time.Duration
-	listener net.Listener
-	db       *sqldb.DB // the inbox's
-	inbox    *inbox.Inbox
-	pusher   *push.Pusher
-	stats    statsStore
-	folds    []*pipeline.Consumer
-	control  *control.Fold
-	controls *pipeline.Consumer
-	gate     *pipeline.Gate
-	edge     *edge.Edge
-	api      *api.API
-	closers  []func()
+	// keepTimes has the embedded log keep the times of what is appended: for nexus repartition.
+	keepTimes bool
+	logs      *pipeline.Log
+	watch     *pipeline.Watch
+	producer  *pipeline.Producer
+	window    time.Duration
+	windows   *pipeline.Windows
+	listener  net.Listener
+	db        *sqldb.DB // the inbox's
+	inbox     *inbox.Inbox
+	pusher    *push.Pusher
+	stats     statsStore
+	folds     []*pipeline.Consumer
+	control   *control.Fold
+	controls  *pipeline.Consumer
+	gate      *pipeline.Gate
+	edge      *edge.Edge
+	api       *api.API
+	closers   []func()
 }
 
 // statsStore is what either engine of the statistics offers.
@@ -191,6 +195,28 @@ func (s *server) listen(context.Context) error {
 }
 
 func (s *server) openLog(ctx context.Context) error {
+	if err := s.reachLog(ctx); err != nil {
+		return err
+	}
+	if err := s.logs.EnsureTopics(ctx, pipeline.TopicOptions{Partitions: int32(s.c.TopicPartitions), Replication: s.c.TopicReplication}); err != nil {
+		return err
+	}
+	contract, err := pipeline.AgreeContract(ctx, s.logs, s.c.DedupWindow, s.c.DedupWindowSet)
+	if err != nil {
+		return err
+	}
+	s.window, s.kafka.Partitions = contract.Window, contract.Partitions
+	s.windows = pipeline.NewWindows(s.window)
+	s.watch = pipeline.NewWatch(pipeline.WatchOptions{Log: s.logs, Contract: contract, Logger: s.component("watch"), Metrics: s.metrics})
+	if s.producer, err = pipeline.NewProducer(s.kafka); err != nil {
+		return err
+	}
+	s.onClose(func() { s.producer.Close(s.log) })
+	return nil
+}
+
+// reachLog opens the embedded log or the connections to Kafka; what is in it is not looked at.
+func (s *server) reachLog(ctx context.Context) error {
 	brokers := s.c.KafkaBrokers
 	if len(brokers) == 0 {
 		addr, err := s.openBroker()
@@ -211,15 +237,7 @@ func (s *server) openLog(ctx context.Context) error {
 	if err := s.await(ctx, "Kafka at "+strings.Join(brokers, ","), s.logs.Ping); err != nil {
 		return kafkaHint(err)
 	}
-	if err := s.logs.EnsureTopics(ctx, pipeline.TopicOptions{Partitions: int32(s.c.TopicPartitions), Replication: s.c.TopicReplication}); err != nil {
-		return err
-	}
-	if s.producer, err = pipeline.NewProducer(s.kafka); err != nil {
-		return err
-	}
-	s.onClose(func() { s.producer.Close(s.log) })
-	s.window, err = pipeline.SettleWindow(ctx, s.logs, s.producer, s.c.DedupWindow, s.c.DedupWindowSet)
-	return err
+	return nil
 }
 
 // kafkaHint explains what a broker that only hangs up means.
@@ -242,7 +260,7 @@ func (s *server) openBroker() (addr string, err error) {
 		}
 	}
 	b, err := pipeline.StartBroker(pipeline.BrokerOptions{Dir: filepath.Join(s.c.DataDir, "kafka"), Port: port,
-		Fsync: s.c.Durability == "fsync", Log: s.component("broker")})
+		Fsync: s.c.Durability == "fsync", KeepTimes: s.keepTimes, Log: s.component("broker")})
 	if err != nil {
 		return "", err
 	}
@@ -260,7 +278,7 @@ func (s *server) await(ctx context.Context, what string, ping func(context.Conte
 	ctx, cancel := context.WithTimeout(ctx, s.c.StartupTimeout)
 	defer cancel()
 	for told := false; ; told = true {
-		try, done := context.WithTimeout(ctx, 3*time.Second)
+		try, done := context.WithTimeout(ctx, 10*time.Second)
 		err := ping(try)
 		done()
 		if err == nil {
@@ -334,7 +352,7 @@ func (s *server) openStats(ctx context.Context) error {
 // addFold has a projection fed. Nodes share the work on a store that they share; a store of this node's own needs every
 // partition, and a log of its own has no other readers.
 func (s *server) addFold(name string, ts []topics.Topic, sink pipeline.Sink, shared bool) {
-	c := &pipeline.Consumer{Name: name, Kafka: s.kafka, Log: s.component(name), Topics: ts, Sink: sink, Window: s.window, WayOut: wayOut(name),
+	c := &pipeline.Consumer{Name: name, Kafka: s.kafka, Log: s.component(name), Topics: ts, Sink: sink, Windows: s.windows, WayOut: wayOut(name),
 		SetAside: s.producer.SetAside}
 	if shared && !s.embedded {
 		c.Group, c.Instance = s.group(name)
@@ -374,7 +392,7 @@ func (s *server) openControl(context.Context) error {
 }
 
 func (s *server) openGate(context.Context) error {
-	o := pipeline.GateOptions{Kafka: s.kafka, Producer: s.producer, Window: s.window, Log: s.component("gate"), WayOut: wayOut("gate")}
+	o := pipeline.GateOptions{Kafka: s.kafka, Producer: s.producer, Windows: s.windows, Log: s.component("gate"), WayOut: wayOut("gate")}
 	o.Positions, o.Instance = s.group("gate")
 	if !s.embedded {
 		o.Group = o.Positions
@@ -388,12 +406,18 @@ func (s *server) openGate(context.Context) error {
 func (s *server) checkLogs(ctx context.Context) error {
 	var problems []error
 	for _, c := range s.consumers() {
-		err := c.Check(ctx, s.logs)
-		var wrong *pipeline.WrongLogError
-		if err != nil && !errors.As(err, &wrong) {
+		err := s.await(ctx, "what "+c.Name+" remembers of the log", func(ctx context.Context) error {
+			err := c.Check(ctx, s.logs)
+			var wrong *pipeline.WrongLogError
+			if errors.As(err, &wrong) {
+				problems = append(problems, err)
+				return nil
+			}
+			return err // an engine that is not there yet, such as the group's coordinator
+		})
+		if err != nil {
 			return err
 		}
-		problems = append(problems, err)
 	}
 	return errors.Join(problems...)
 }
@@ -420,7 +444,7 @@ func (s *server) openEdge(ctx context.Context) error {
 		Revoked: func(id edge.Identity) bool { return s.control.IsRevoked(id.User, id.TokenID, id.Issued) },
 		Limits: presence.Limits{PerUser: c.MaxConnectionsPerUser, PerNamespace: c.MaxConnectionsPerNamespace,
 			EvictOldest: c.ConnectionPolicy == evictOldest},
-		RateLimit: c.RateLimitMessages, RateWindow: c.RateLimitWindow, DedupWindow: s.window, ContentWindow: min(c.DedupContentWindow, s.window),
+		RateLimit: c.RateLimitMessages, RateWindow: c.RateLimitWindow, Windows: s.windows, ContentWindow: min(c.DedupContentWindow, s.window),
 		PingInterval: c.PingInterval, PingTimeout: c.PingTimeout, ConnectTimeout: c.ConnectTimeout, StatsInterval: c.StatsInterval,
 		PresenceGrace: c.PresenceGrace, CompressionThreshold: c.CompressionThreshold, MaxMessageBytes: c.MaxMessageBytes,
 		MaxContentBytes: c.MaxContentBytes, MaxQueueBytes: c.MaxQueueBytes, HeartbeatInterval: 5 * time.Second, RepeatInterval: 2 * time.Minute})
@@ -490,14 +514,10 @@ func (s *server) run(ctx context.Context) error {
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, work := errgroup.WithContext(work)
-	for _, c := range s.folds {
-		g.Go(func() error { return c.Run(work) })
-	}
 	g.Go(func() error { return s.inbox.Run(work) })
-	g.Go(func() error { return s.metrics.Run(work, s.logs) })
-	g.Go(func() error { return s.gate.Run(work) })
+	g.Go(func() error { return s.watch.Run(work) })
 	g.Go(func() error { return s.pusher.Run(work) })
-	g.Go(func() error { return s.edge.Run(work) })
+	g.Go(func() error { return s.consume(work, g) })
 	serving, stopServing := context.WithCancel(work)
 	defer stopServing()
 	served := make(chan struct{})
@@ -535,6 +555,35 @@ func (s *server) run(ctx context.Context) error {
 		s.log.Info("stopped")
 	}
 	return err
+}
+
+// warmFor bounds how long the windows are kept warm for consumers that have not taken their partitions over.
+const warmFor = 30 * time.Second
+
+// consume warms the dedup windows once for all consumers, and starts these.
+func (s *server) consume(ctx context.Context, g *errgroup.Group) error {
+	all := append(s.consumers(), s.edge.Tail().Consumer())
+	release, err := s.windows.Prepare(ctx, s.logs, all)
+	if err != nil && ctx.Err() == nil {
+		s.log.Warn("the dedup windows could not be warmed beforehand; each consumer does it for itself", "err", err)
+	}
+	for _, c := range s.folds {
+		g.Go(func() error { return c.Run(ctx) })
+	}
+	g.Go(func() error { return s.gate.Run(ctx) })
+	g.Go(func() error { return s.edge.Run(ctx) })
+	defer release()
+	for end := time.Now().Add(warmFor); time.Now().Before(end); {
+		if !slices.ContainsFunc(all, func(c *pipeline.Consumer) bool { return !c.Assigned() }) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return nil
 }
 
 // announce prints where the server is, once it admits sessions; while that takes long it logs what is waited for.
