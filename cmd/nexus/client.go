@@ -24,14 +24,14 @@ const tokenHelp = `nexus token prints a token signed with JWT_SECRET, or with th
 
 `
 
-func token(_ context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+func token(_ context.Context, args []string, env environment, stdout, stderr io.Writer) error {
 	f := newFlags("token", tokenHelp, stderr)
 	user := f.String("user", "", "whose token it is (sub)")
 	scope := f.String("scope", "", "scopes, space-separated: publish lets a service send events, admin an operator revoke tokens")
 	id := f.String("id", "", "the token's id (jti), by which it alone can be revoked")
 	channels := f.String("channels", "", "channels the token is limited to, comma-separated")
 	ttl := f.Duration("ttl", time.Hour, "how long it is valid")
-	tokens, err := signer(f, args, getenv)
+	tokens, err := signer(f, args, env)
 	if err != nil {
 		return err
 	}
@@ -50,8 +50,8 @@ func token(_ context.Context, args []string, getenv func(string) string, stdout,
 }
 
 // signer reads the settings that tokens are signed with.
-func signer(f *flag.FlagSet, args []string, getenv func(string) string) (api.Tokens, error) {
-	c, err := load(f, args, getenv)
+func signer(f *flag.FlagSet, args []string, env environment) (api.Tokens, error) {
+	c, err := load(f, args, env)
 	if err != nil {
 		return api.Tokens{}, err
 	}
@@ -75,7 +75,7 @@ const publishHelp = `nexus publish sends one event to a running server by REST.
 
 `
 
-func publish(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+func publish(ctx context.Context, args []string, env environment, stdout, stderr io.Writer) error {
 	f := newFlags("publish", publishHelp, stderr)
 	server := f.String("server", "http://localhost:3000", "the server's address")
 	bearer := f.String("token", "", "token to use; default: one signed with JWT_SECRET or the secret under DATA_DIR")
@@ -93,7 +93,7 @@ func publish(ctx context.Context, args []string, getenv func(string) string, std
 		return usageError{errors.New("say what to publish: notification, activity, announcement or message (see --help)")}
 	}
 	what := args[0]
-	tokens, err := signer(f, args[1:], getenv)
+	tokens, err := signer(f, args[1:], env)
 	var wrong usageError
 	if err != nil && (*bearer == "" || errors.As(err, &wrong) || errors.Is(err, flag.ErrHelp)) {
 		return err

@@ -12,7 +12,7 @@ func TestCommands(t *testing.T) {
 	env := map[string]string{"JWT_SECRET": testSecret, "DATA_DIR": t.TempDir()}
 	nexus := func(args ...string) (int, string, string) {
 		var stdout, stderr bytes.Buffer
-		code := run(t.Context(), args, func(n string) string { return env[n] }, &stdout, &stderr)
+		code := run(t.Context(), args, env, &stdout, &stderr)
 		return code, strings.TrimSpace(stdout.String()), stderr.String()
 	}
 	server := "http://" + i.base
@@ -62,7 +62,7 @@ func TestCommands(t *testing.T) {
 func command(t *testing.T, env map[string]string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, problem bytes.Buffer
-	code = run(t.Context(), args, func(n string) string { return env[n] }, &out, &problem)
+	code = run(t.Context(), args, env, &out, &problem)
 	return code, out.String(), problem.String()
 }
 

@@ -40,7 +40,7 @@ type doctor struct {
 	failed int
 }
 
-func diagnose(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+func diagnose(ctx context.Context, args []string, env environment, stdout, stderr io.Writer) error {
 	f := newFlags("doctor", doctorHelp, stderr)
 	server := f.String("server", "http://localhost:3000", "the server's address")
 	token := f.String("token", "", "a client's token to examine")
@@ -48,7 +48,7 @@ func diagnose(ctx context.Context, args []string, getenv func(string) string, st
 	channel := f.String("channel", "", "a channel whose events the user misses")
 	device := f.String("device", "", "a device token of the user's that gets no push")
 	origin := f.String("origin", "", "the origin of the page that cannot connect, like https://app.example.com")
-	tokens, signErr := signer(f, args, getenv)
+	tokens, signErr := signer(f, args, env)
 	var wrong usageError
 	if errors.Is(signErr, flag.ErrHelp) || errors.As(signErr, &wrong) {
 		return signErr
@@ -60,7 +60,7 @@ func diagnose(ctx context.Context, args []string, getenv func(string) string, st
 	if *token == "" && *user == "" && *origin == "" {
 		return usageError{errors.New("say what to examine: --token, --user or --origin (see --help)")}
 	}
-	d := &doctor{ctx: ctx, out: stdout, colour: isTerminal(stdout) && getenv("NO_COLOR") == "", server: u, client: &http.Client{Timeout: 10 * time.Second}}
+	d := &doctor{ctx: ctx, out: stdout, colour: isTerminal(stdout) && env["NO_COLOR"] == "", server: u, client: &http.Client{Timeout: 10 * time.Second}}
 	defer d.client.CloseIdleConnections()
 	if d.serverWell() {
 		if *origin != "" {
