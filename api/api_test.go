@@ -82,8 +82,10 @@ func (s store) Notifications(ctx context.Context, user string, unread bool, limi
 	}
 	return s.notifications, "more", s.wait(ctx, user)
 }
-func (s store) Unread(ctx context.Context, user string) (int, error)   { return 3, s.wait(ctx, user) }
-func (s store) Newest(ctx context.Context, user string) (int64, error) { return 1000, s.wait(ctx, user) }
+func (s store) Unread(ctx context.Context, user string) (int, error) { return 3, s.wait(ctx, user) }
+func (s store) Newest(ctx context.Context, user string) (int64, error) {
+	return 1000, s.wait(ctx, user)
+}
 func (s store) HasNotification(ctx context.Context, user, id string) error {
 	if id != "a/b c" && id != "n1" {
 		return inbox.ErrNotFound

@@ -2,7 +2,6 @@ package api
 
 import (
 	"encoding/json"
-	"errors"
 	"math"
 	"slices"
 	"strings"
@@ -63,16 +62,11 @@ func (t Tokens) Verify(token string) (Claims, error) {
 	if len(token) > maxToken {
 		return Claims{}, tokenInvalid("the token is too long")
 	}
-	var err error
 	for _, secret := range t.Secrets {
 		raw := jwt.MapClaims{}
-		_, err = parser().ParseWithClaims(token, raw, func(*jwt.Token) (any, error) { return secret, nil })
-		if err == nil {
+		if _, err := parser().ParseWithClaims(token, raw, func(*jwt.Token) (any, error) { return secret, nil }); err == nil {
 			return t.judge(raw)
 		}
-	}
-	if errors.Is(err, jwt.ErrTokenMalformed) {
-		return Claims{}, tokenInvalid("the token is no JSON Web Token")
 	}
 	return Claims{}, tokenInvalid("the token is not one signed for this server")
 }

@@ -44,7 +44,9 @@ type held struct {
 	next  slog.Handler
 }
 
-func newCalm(next slog.Handler) *calm { return &calm{next: next, lines: &lines{kinds: make(map[kind]*held)}} }
+func newCalm(next slog.Handler) *calm {
+	return &calm{next: next, lines: &lines{kinds: make(map[kind]*held)}}
+}
 
 // Enabled is slog.Handler's.
 func (c *calm) Enabled(ctx context.Context, level slog.Level) bool { return c.next.Enabled(ctx, level) }
