@@ -317,7 +317,7 @@ func (a *API) explain(c echo.Context, err error) *topics.Error {
 	case errors.As(err, &tooBig):
 		return &topics.Error{Code: topics.CodeTooLarge, Message: "the body is too large"}
 	case errors.Is(err, inbox.ErrNotFound):
-		return notFound("there is no such thing, or it is not yours")
+		return notFound("there is no such thing of this user's")
 	case errors.Is(err, inbox.ErrCursor):
 		return topics.Invalid("cursor: not one that this server gave out")
 	case pipeline.TooLarge(err):

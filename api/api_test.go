@@ -227,7 +227,7 @@ func TestRoutes(t *testing.T) {
 		{"POST /notifications/n1/read", "alice", "", nil, 200, `{"id":"n1"}`, `notification.read {"notificationId":"n1"}`},
 		{"POST /notifications/a%2Fb%20c/read", "alice", "", nil, 200, `{"id":"a/b c"}`, `{"notificationId":"a/b c"}`},
 		{"DELETE /notifications/n1", "alice", "", nil, 200, `{"id":"n1"}`, "notification.deleted"},
-		{"DELETE /notifications/n2", "alice", "", nil, 404, `you have no notification \"n2\"`, ""},
+		{"DELETE /notifications/n2", "alice", "", nil, 404, "there is no such notification of this user's", ""},
 		{"POST /notifications/read-all", "alice", "", nil, 200, `{"count":3}`, `"upTo":"1970-01-01T00:00:01.000Z"`},
 		{"GET /conversations", "alice", "", nil, 200, `{"conversations":[{"userId":"bob","unread":1,"lastMessage":{"id":"m","read":false}}]`, ""},
 		{"GET /messages?with=bob", "alice", "", nil, 200, `"newer":"new"`, ""},
