@@ -312,14 +312,14 @@ func (c *Consumer) stepOver(of partition, large *kgo.ErrDecompressTooLarge) {
 
 // outOfRange begins anew where retention overtook the consumer, and ends it where the log is not the one that it read.
 func (c *Consumer) outOfRange(ctx context.Context, of partition) error {
-	all, err := c.log.extents(ctx, of.topic, map[int32]int64{of.id: 0})
+	all, err := c.log.extents(ctx, map[partition]int64{of: 0}, false)
 	if err != nil {
 		c.Log.Warn("reading failed: the offset is out of range, and the log cannot be asked why", "topic", of.topic, "partition", of.id, "err", err)
 		c.reset(of)
 		return nil
 	}
 	next := c.nextOf(of)
-	if x := all[of.id]; forgets(of.topic) && next < x.start {
+	if x := all[of]; forgets(of.topic) && next < x.start {
 		c.Log.Warn("the topic's retention overtook the consumer; it goes on with what is left", "topic", of.topic, "partition", of.id, "from", next, "to", x.start)
 		c.reset(of)
 		return nil

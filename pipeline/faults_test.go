@@ -198,6 +198,9 @@ func testWrongLog(t *testing.T, b *bench) {
 				if err := c.Check(t.Context(), b.log); !strings.Contains(fmt.Sprint(err), why) {
 					t.Errorf("%s: Check with %+v said %v, want %q", topic, position, err, why)
 				}
+				if topic != topics.Notifications && position.Mark == good.Mark-1 {
+					continue // Run looks into the log where the dedup window needs it
+				}
 				err := c.Run(t.Context())
 				var wrongLog *pipeline.WrongLogError
 				if !errors.As(err, &wrongLog) || !strings.Contains(err.Error(), why) || !strings.Contains(err.Error(), "way out") {

@@ -47,10 +47,10 @@ func NewGate(o GateOptions) *Gate {
 }
 
 // Run works until ctx ends.
-func (g *Gate) Run(ctx context.Context) error {
-	defer g.consumer.Sink.(*gateSink).close()
-	return g.consumer.Run(ctx)
-}
+func (g *Gate) Run(ctx context.Context) error { return g.consumer.Run(ctx) }
+
+// Close releases the connection to the positions, which the first look at them opens.
+func (g *Gate) Close() { g.consumer.Sink.(*gateSink).close() }
 
 // Consumer is what reads for the gate, for its progress.
 func (g *Gate) Consumer() *Consumer { return &g.consumer }
@@ -114,7 +114,6 @@ func (s *gateSink) Adopt(ctx context.Context, to map[topics.Topic]map[int32]Posi
 	if err := s.open(); err != nil {
 		return err
 	}
-	defer s.close()
 	var os kadm.Offsets
 	for t, ps := range to {
 		for p, at := range ps {

@@ -382,7 +382,9 @@ func testGate(t *testing.T, b *bench) {
 	b.raw(topics.Notifications, home, "", `{"title":"no key","body":"b","type":"SYSTEM"}`)
 	b.raw(topics.Broadcasts, 0, "all", strings.Repeat("x", 100<<10))
 	gate := func() *pipeline.Gate {
-		return pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: b.producer, Positions: b.kafka.Names.Prefix + "gate", Window: b.window, Log: quiet})
+		g := pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: b.producer, Positions: b.kafka.Names.Prefix + "gate", Window: b.window, Log: quiet})
+		t.Cleanup(g.Close)
+		return g
 	}
 	m, dead := newMemory(), newMemory()
 	b.consume(&pipeline.Consumer{Sink: m})

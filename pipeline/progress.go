@@ -125,7 +125,7 @@ func (c *Consumer) probeOne(ctx context.Context, w *worker) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	empty, err := c.log.nothingIn(ctx, w.of.topic, w.of.id, s.Seen, end)
+	empty, err := c.log.nothingIn(ctx, w.of, s.Seen, end)
 	if err == nil && empty {
 		w.offer(item{from: s.Seen, next: end})
 	}

@@ -63,13 +63,13 @@ func NewTail(ctx context.Context, o TailOptions) (*Tail, error) {
 		if err != nil {
 			return nil, err
 		}
-		all, err := o.Log.extents(ctx, topic, ends)
+		all, err := o.Log.extents(ctx, ofTopic(topic, ends), true)
 		if err != nil {
 			return nil, err
 		}
 		t.parts[topic] = make([]*tailPart, len(ends))
 		for p, end := range ends {
-			last := all[p].before
+			last := all[partition{topic, p}].before
 			part := &tailPart{waiting: make(map[int64]func(bool)), duplicates: make(map[int64]bool)}
 			part.next.Store(PointAt(end, last.time).pack())
 			part.begun.Store(end)

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/topics"
 )
@@ -49,7 +51,7 @@ func adopt(ctx context.Context, args []string, env environment, stdout, stderr i
 			return usageError{fmt.Errorf("%q is no store: name inbox, stats, push or gate", name)}
 		}
 	}
-	s := &server{c: c, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))}
+	s := &server{c: c, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), registry: prometheus.NewRegistry()}
 	defer s.close()
 	return s.adopt(ctx, names, stdout)
 }

@@ -376,6 +376,7 @@ func (s *server) openGate(context.Context) error {
 		o.Group = o.Positions
 	}
 	s.gate = pipeline.NewGate(o)
+	s.onClose(s.gate.Close)
 	return nil
 }
 

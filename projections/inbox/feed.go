@@ -41,6 +41,7 @@ type Span struct {
 // Feed reads the feed, each partition in order. It gives all or nothing: ErrTrimmed where events may be gone, ErrTooMuch
 // beyond entries events or bytes bytes. Await first: it does not look whether the feed has come so far.
 func (i *Inbox) Feed(ctx context.Context, s Span, entries, bytes int) (list []Entry, err error) {
+	s = s.shifted(i.shift)
 	query, args := s.where()
 	if query == "" {
 		return nil, nil
@@ -53,6 +54,7 @@ func (i *Inbox) Feed(ctx context.Context, s Span, entries, bytes int) (list []En
 		if bytes -= len(e.Value); bytes < 0 || len(list) == entries {
 			return ErrTooMuch
 		}
+		e.Offset -= i.shift
 		list = append(list, e)
 		return nil
 	}, `SELECT part, pos, at, audience, type, value FROM feed WHERE `+query+fmt.Sprintf(` ORDER BY part, pos LIMIT %d`, entries+1), args...)
@@ -63,6 +65,16 @@ func (i *Inbox) Feed(ctx context.Context, s Span, entries, bytes int) (list []En
 		return nil, fmt.Errorf("inbox: feed: %w", err)
 	}
 	return list, i.whole(ctx, s) // looked at last: what was trimmed while this read is known by then
+}
+
+// shifted is the span as places are stored (sqldb.Positions.Shift).
+func (s Span) shifted(by int64) Span {
+	s.From, s.To = slices.Clone(s.From), slices.Clone(s.To)
+	for p := range s.From {
+		s.From[p] += by
+		s.To[p] += by
+	}
+	return s
 }
 
 // where is the condition of the span, or nothing where it is empty.

@@ -29,6 +29,7 @@ type Inbox struct {
 	log       *slog.Logger
 	// retention is how long the feed is kept, in record time.
 	retention time.Duration
+	shift     int64 // sqldb.Positions.Shift
 }
 
 // Topics are those the inbox is folded from.
@@ -40,6 +41,10 @@ func Topics() []topics.Topic {
 func Open(ctx context.Context, db *sqldb.DB, feedRetention time.Duration, log *slog.Logger) (*Inbox, error) {
 	i := &Inbox{db: db, positions: sqldb.Positions{DB: db, Projection: "inbox"}, log: log, retention: feedRetention}
 	if err := db.Migrate(ctx, "inbox", migrations, sqldb.Step{File: "0004_device_keys.sql", Run: i.keyDevices}); err != nil {
+		return nil, fmt.Errorf("inbox: %w", err)
+	}
+	var err error
+	if i.shift, err = i.positions.Shift(ctx); err != nil {
 		return nil, fmt.Errorf("inbox: %w", err)
 	}
 	return i, nil
@@ -55,6 +60,7 @@ func (i *Inbox) Position(ctx context.Context, t topics.Topic, p int32) (pipeline
 
 // Reset empties the inbox: it is folded anew from the log's beginning.
 func (i *Inbox) Reset(ctx context.Context) error {
+	i.shift = 0
 	return i.positions.Reset(ctx, "notifications", "announcements", "announcement_states", "marks", "messages", "conversations", "devices", "feed", "feed_trimmed")
 }
 
@@ -66,7 +72,7 @@ func (i *Inbox) Await(ctx context.Context, t topics.Topic, ends map[int32]int64)
 // Apply folds a batch (pipeline.Sink): inserts first and in bulk, then what changes rows, in log order. Changes concern
 // only rows that stand earlier in the log, so the outcome does not depend on where batches are cut.
 func (i *Inbox) Apply(ctx context.Context, b pipeline.Batch) error {
-	var f fold
+	f := fold{shift: i.shift}
 	for e := range b.Live {
 		f.add(e)
 	}
@@ -113,6 +119,7 @@ func earlier(columns, at, part, pos string) string {
 
 // fold collects what a batch does to the tables.
 type fold struct {
+	shift    int64 // sqldb.Positions.Shift
 	rows     [len(tables)][][]any
 	changes  []change
 	messages []*topics.Event
@@ -155,17 +162,20 @@ func (f *fold) change(e *topics.Event, statement string, args ...any) {
 	f.changes = append(f.changes, change{fmt.Sprintf("%s at offset %d", e.Type, e.Offset), statement, args})
 }
 
+// pos is where an event stands, as it is stored (sqldb.Positions.Shift).
+func (f *fold) pos(e *topics.Event) int64 { return e.Offset + f.shift }
+
 func (f *fold) add(e *topics.Event) {
 	part := int64(e.Partition)
 	switch e.Type {
 	case topics.Message:
 		id, data := e.EventID(), e.Data(true)
-		f.insert(intoMessages, id, string(e.Key), e.Body.Text("senderId"), e.Body.Text("receiverId"), part, e.Offset, e.Time, data)
+		f.insert(intoMessages, id, string(e.Key), e.Body.Text("senderId"), e.Body.Text("receiverId"), part, f.pos(e), e.Time, data)
 		f.feed(e, id, data)
 		f.messages = append(f.messages, e)
 	case topics.MessageRead:
 		f.change(e, `UPDATE messages SET read_at=$1 WHERE id=$4 AND conversation=$5 AND receiver=$6 AND read_at IS NULL AND `+before,
-			e.Time, part, e.Offset, e.Body.Text("messageId"), string(e.Key), e.Body.Text("userId"))
+			e.Time, part, f.pos(e), e.Body.Text("messageId"), string(e.Key), e.Body.Text("userId"))
 		f.feed(e, "", e.Data(false))
 	case topics.Notification, topics.Activity, topics.Announcement:
 		f.addNotice(e, part)
@@ -181,18 +191,18 @@ func (f *fold) add(e *topics.Event) {
 }
 
 // touched are the rows that move the conversations of a batch up: once each, whatever number of messages came. fresh are
-// the offsets of those that the inbox did not have: one sent again beyond the dedup window does not move its conversation.
+// the places of those that the inbox did not have: one sent again beyond the dedup window does not move its conversation.
 func (f *fold) touched(fresh map[int64]bool) (rows [][]any) {
 	last := make(map[string]*topics.Event)
 	for _, e := range f.messages {
-		if fresh[e.Offset] {
+		if fresh[f.pos(e)] {
 			last[string(e.Key)] = e
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(last)) { // sorted: two writers lock the rows in one order
 		e := last[key]
 		for _, user := range slices.Compact([]string{e.Audience.A, e.Audience.B}) {
-			rows = append(rows, []any{user, key, e.Audience.Other(user), int64(e.Partition), e.Offset, e.Time, e.EventID()})
+			rows = append(rows, []any{user, key, e.Audience.Other(user), int64(e.Partition), f.pos(e), e.Time, e.EventID()})
 		}
 	}
 	return rows
@@ -203,9 +213,9 @@ func (f *fold) addNotice(e *topics.Event, part int64) {
 	f.feed(e, id, data)
 	switch {
 	case e.Type == topics.Announcement:
-		f.insert(intoAnnouncements, id, part, e.Offset, e.Time, data)
+		f.insert(intoAnnouncements, id, part, f.pos(e), e.Time, data)
 	case e.Type == topics.Notification && e.Audience.Kind == topics.User:
-		f.insert(intoNotifications, e.Audience.A, id, part, e.Offset, e.Time, data)
+		f.insert(intoNotifications, e.Audience.A, id, part, f.pos(e), e.Time, data)
 	}
 }
 
@@ -219,7 +229,7 @@ func (f *fold) feed(e *topics.Event, id string, data []byte) {
 		}
 	}
 	for _, a := range audiences {
-		f.insert(intoFeed, a, string(e.Topic), int64(e.Partition), e.Offset, e.Time, e.Type, id, data)
+		f.insert(intoFeed, a, string(e.Topic), int64(e.Partition), f.pos(e), e.Time, e.Type, id, data)
 	}
 }
 
@@ -233,7 +243,7 @@ var before = earlier("", "$1", "$2", "$3")
 func (f *fold) mark(e *topics.Event, column, upTo string) {
 	user, part := e.Audience.A, int64(e.Partition)
 	if id := e.Body.Text("notificationId"); id != "" {
-		f.change(e, `UPDATE notifications SET `+column+`=$1 WHERE user_id=$4 AND id=$5 AND `+column+` IS NULL AND `+before, e.Time, part, e.Offset, user, id)
+		f.change(e, `UPDATE notifications SET `+column+`=$1 WHERE user_id=$4 AND id=$5 AND `+column+` IS NULL AND `+before, e.Time, part, f.pos(e), user, id)
 		f.change(e, `INSERT INTO announcement_states (user_id, id, `+column+`)
 			SELECT CAST($1 AS TEXT), CAST($2 AS TEXT), CAST($3 AS BIGINT)
 			WHERE NOT EXISTS (SELECT 1 FROM notifications WHERE user_id=$1 AND id=$2)
@@ -242,7 +252,7 @@ func (f *fold) mark(e *topics.Event, column, upTo string) {
 	}
 	t, _ := time.Parse(time.RFC3339Nano, e.Body.Text("upTo"))
 	ms := t.UnixMilli()
-	f.change(e, `UPDATE notifications SET `+column+`=$1 WHERE user_id=$4 AND at<=$5 AND `+column+` IS NULL AND `+before, e.Time, part, e.Offset, user, ms)
+	f.change(e, `UPDATE notifications SET `+column+`=$1 WHERE user_id=$4 AND at<=$5 AND `+column+` IS NULL AND `+before, e.Time, part, f.pos(e), user, ms)
 	f.change(e, `INSERT INTO marks (user_id, read_to, deleted_to) VALUES ($1,-1,-1) ON CONFLICT DO NOTHING`, user)
 	f.change(e, `UPDATE marks SET `+upTo+`=$1 WHERE user_id=$2 AND `+upTo+`<$3`, ms, user, ms)
 }
@@ -254,12 +264,12 @@ func (f *fold) device(e *topics.Event, token, platform string, registered int64)
 		ON CONFLICT (hash) DO UPDATE SET user_id=excluded.user_id, platform=excluded.platform, registered=excluded.registered,
 			at=excluded.at, part=excluded.part, pos=excluded.pos
 		WHERE (devices.at, devices.part, devices.pos) < (excluded.at, excluded.part, excluded.pos)`,
-		topics.DeviceKey(token), token, e.Audience.A, platform, registered, e.Time, int64(e.Partition), e.Offset)
+		topics.DeviceKey(token), token, e.Audience.A, platform, registered, e.Time, int64(e.Partition), f.pos(e))
 }
 
 func (f *fold) unregister(e *topics.Event, part int64) {
 	where := `user_id=$1 AND (at, part, pos) < ($2, $3, $4)`
-	args := []any{e.Audience.A, e.Time, part, e.Offset}
+	args := []any{e.Audience.A, e.Time, part, f.pos(e)}
 	if token := e.Body.Text("token"); token != "" {
 		where += ` AND hash=$5`
 		args = append(args, topics.DeviceKey(token))

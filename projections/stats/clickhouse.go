@@ -175,6 +175,7 @@ func (c *ClickHouse) positions(ctx context.Context) (map[topics.Topic]map[int32]
 // Reset empties the statistics: they are folded anew from the log's beginning. Nobody must be folding: positions have no
 // compare-and-set. They go first: cut off in between, the rows that are left are written again and stay the same.
 func (c *ClickHouse) Reset(ctx context.Context) error {
+	c.generation = 0
 	for _, table := range []string{"nexus_offsets", "nexus_events"} {
 		if err := c.conn.Exec(ctx, `TRUNCATE TABLE `+table); err != nil {
 			return fmt.Errorf("stats: empty table %s: %w", table, err)

@@ -48,7 +48,10 @@ func (s *SQLite) Position(ctx context.Context, t topics.Topic, p int32) (pipelin
 }
 
 // Reset empties the statistics: they are folded anew from the log's beginning.
-func (s *SQLite) Reset(ctx context.Context) error { return s.positions.Reset(ctx, eventsTable.Name) }
+func (s *SQLite) Reset(ctx context.Context) error {
+	s.shift = 0
+	return s.positions.Reset(ctx, eventsTable.Name)
+}
 
 // Reached tells whether everything below ends is counted.
 func (s *SQLite) Reached(ctx context.Context, ends Ends) (bool, error) {
