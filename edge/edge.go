@@ -90,6 +90,7 @@ type Edge struct {
 	verdicts                            pipeline.Answers[presence.Verdict] // by session
 	stats                               *statistics
 	metrics                             *metrics
+	schedule                            *schedule
 	// topicIDs identify the topics in resume offsets.
 	topicIDs map[topics.Topic][4]byte
 
@@ -101,8 +102,8 @@ type Edge struct {
 	unacked        atomic.Int64 // appends of clients that wait for their answer
 
 	mu      sync.Mutex
-	open    map[transport]func(now time.Time) // what to do for each every second
-	engines map[string]*engine                // Engine.IO sessions that began with long-polling, by sid
+	open    map[transport]bool
+	engines map[string]*engine // Engine.IO sessions that began with long-polling, by sid
 	typing  map[typingPair]*time.Timer
 	typed   map[typingPair]time.Time // when this node last appended typing.start
 	closed  sync.WaitGroup           // connections being served
@@ -114,7 +115,7 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 		connects: newLimiter(10*o.RateLimit, o.RateWindow), lookups: newLimiter(o.RateLimit, o.RateWindow),
 		publishes: newLimiter(max(1, o.RateLimit/10), o.RateWindow),
 		ids:       newContentIDs(o.ContentWindow), topicIDs: make(map[topics.Topic][4]byte),
-		superseded: make(chan struct{}), open: make(map[transport]func(time.Time)), engines: make(map[string]*engine), typing: make(map[typingPair]*time.Timer), typed: make(map[typingPair]time.Time)}
+		superseded: make(chan struct{}), schedule: newSchedule(), open: make(map[transport]bool), engines: make(map[string]*engine), typing: make(map[typingPair]*time.Timer), typed: make(map[typingPair]time.Time)}
 	e.nameJSON, _ = json.Marshal(o.NodeName) // a string always encodes
 	e.stats, e.metrics = newStatistics(e), newMetrics(e, o.Metrics)
 	e.hub = newHub(e.metrics.sent)
@@ -199,6 +200,7 @@ func (e *Edge) Run(ctx context.Context) error {
 	g.Go(func() error { return e.stats.run(ctx) })
 	g.Go(func() error { return every(ctx, e.o.HeartbeatInterval, e.heartbeat) })
 	g.Go(func() error { return every(ctx, e.o.RepeatInterval, e.repeatSessions) })
+	g.Go(func() error { return e.schedule.run(ctx) })
 	g.Go(func() error { return every(ctx, time.Second, e.sweep) })
 	g.Go(func() error {
 		select {
@@ -270,16 +272,12 @@ func (e *Edge) transports() []transport {
 	return slices.Collect(maps.Keys(e.open))
 }
 
-// sweep looks after every connection once a second: pings, tokens, joins that do not come.
+// sweep forgets what has had its time, once a second.
 func (e *Edge) sweep() {
 	now := time.Now()
 	e.mu.Lock()
-	checks := slices.Collect(maps.Values(e.open))
 	maps.DeleteFunc(e.typed, func(_ typingPair, at time.Time) bool { return now.Sub(at) > typingFor })
 	e.mu.Unlock()
-	for _, check := range checks {
-		check(now)
-	}
 	e.rates.sweep(now)
 	e.connects.sweep(now)
 	e.lookups.sweep(now)

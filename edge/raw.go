@@ -13,11 +13,12 @@ import (
 func (e *Edge) serveRaw(c *conn, s *session, offset string) {
 	s.out = c
 	e.greet(s, greeting(s.namespace), comeback{offset: offset}, func() {})
-	check := func(now time.Time) {
+	check := func(now time.Time) time.Time {
 		if c.heart.due(now, e.o.PingInterval) {
 			c.send(appendFrame(nil, bitFinal|opPing, nil))
 		}
 		e.expire(s, now)
+		return c.heart.next
 	}
 	e.serve(c, c, check, func(kind int, message []byte) {
 		if kind != websocket.TextMessage {
