@@ -157,6 +157,7 @@ func (p *polling) fetch(ctx context.Context) (payload []byte, last bool, err err
 		}
 		p.mu.Lock()
 		if err != nil {
+			p.gone = true // no later GET is served: what is lost with this one would be missing
 			return nil, false, err
 		}
 	}
