@@ -378,8 +378,9 @@ func TestTakeOver(t *testing.T) {
 	if err := json.Unmarshal([]byte(strings.TrimPrefix(first.expect(`40/ws,`), `40/ws,`)), &welcome); err != nil {
 		t.Fatal(err)
 	}
-	connected := first.expect(`42/ws,["connected"`)
-	offset := connected[strings.LastIndex(connected, `,"`)+2 : len(connected)-2]
+	first.expect(`42/ws,["connected"`)
+	told := first.expect(`42/ws,["offset","`) // a packet of its own
+	offset := told[strings.LastIndex(told, `,"`)+2 : len(told)-2]
 	stranger.send(`40/ws,{` + auth + `,"pid":"another","offset":"` + offset + `"}`)
 	stranger.expect(`44/ws,{"message":"this user has as many connections as are allowed`)
 	i.must(202, "POST", "/messages", tokenFor(t, "bob"), `{"receiverId":"alice","content":"meanwhile"}`)
