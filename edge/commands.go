@@ -241,44 +241,13 @@ func (e *Edge) type_(s *session, c command) {
 		s.refuse(c, err)
 		return
 	}
-	typ := topics.TypingStop
-	if *data.IsTyping {
-		typ = topics.TypingStart
-	}
-	if e.typingShown(typingPair{s.user, data.ReceiverID}, *data.IsTyping) {
-		s.answer(c, topics.Fields("ok", true))
-		return
-	}
-	ev := topics.New(topics.Signals, topics.ConversationKey(s.user, data.ReceiverID),
-		topics.Meta{Type: typ, Source: topics.SourceOf(s.user), ID: topics.NewID()},
-		topics.Fields("userId", s.user, "isTyping", *data.IsTyping))
-	e.o.Producer.TryAppend(ev, func(err error) {
+	e.typing.tell(typingPair{s.user, data.ReceiverID}, *data.IsTyping, func(id string, err error) {
 		if err != nil {
 			s.refuse(c, problem(err))
 			return
 		}
-		s.succeed(c, topics.Receipt{ID: ev.ID})
+		s.succeed(c, topics.Receipt{ID: id})
 	})
-}
-
-// typingEvery is how often typing.start is appended for a user who goes on typing: well within typingFor.
-const typingEvery = 2 * time.Second
-
-// typingShown tells that the log has had the same a moment ago; else it notes what is about to be appended.
-func (e *Edge) typingShown(pair typingPair, on bool) bool {
-	now := time.Now()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	last, known := e.typed[pair]
-	if on && known && now.Sub(last) < typingEvery {
-		return true
-	}
-	if !on {
-		delete(e.typed, pair)
-		return false // a stop is rare, and must not be lost
-	}
-	e.typed[pair] = now
-	return false
 }
 
 // lookupWait bounds how long a look-up by id waits for the projection.

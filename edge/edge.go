@@ -91,6 +91,7 @@ type Edge struct {
 	stats                               *statistics
 	metrics                             *metrics
 	schedule                            *schedule
+	typing                              *typing
 	// topicIDs identify the topics in resume offsets.
 	topicIDs map[topics.Topic][4]byte
 
@@ -104,9 +105,7 @@ type Edge struct {
 	mu      sync.Mutex
 	open    map[transport]bool
 	engines map[string]*engine // Engine.IO sessions that began with long-polling, by sid
-	typing  map[typingPair]*time.Timer
-	typed   map[typingPair]time.Time // when this node last appended typing.start
-	closed  sync.WaitGroup           // connections being served
+	closed  sync.WaitGroup     // connections being served
 }
 
 // New prepares an edge: it notes where the log ends, from where on it delivers.
@@ -115,10 +114,11 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 		connects: newLimiter(10*o.RateLimit, o.RateWindow), lookups: newLimiter(o.RateLimit, o.RateWindow),
 		publishes: newLimiter(max(1, o.RateLimit/10), o.RateWindow),
 		ids:       newContentIDs(o.ContentWindow), topicIDs: make(map[topics.Topic][4]byte),
-		superseded: make(chan struct{}), schedule: newSchedule(), open: make(map[transport]bool), engines: make(map[string]*engine), typing: make(map[typingPair]*time.Timer), typed: make(map[typingPair]time.Time)}
+		superseded: make(chan struct{}), schedule: newSchedule(), open: make(map[transport]bool), engines: make(map[string]*engine)}
 	e.nameJSON, _ = json.Marshal(o.NodeName) // a string always encodes
 	e.stats, e.metrics = newStatistics(e), newMetrics(e, o.Metrics)
 	e.hub = newHub(e.metrics.sent)
+	e.typing = newTyping(o.Producer.TryAppend, e.sendTyping)
 	var err error
 	e.tail, err = pipeline.NewTail(ctx, pipeline.TailOptions{Kafka: o.Kafka, Producer: o.Producer, Log: o.Log, Logger: o.Logger,
 		Topics: []topics.Topic{topics.Messages, topics.Notifications, topics.Broadcasts, topics.Signals, topics.Devices},
@@ -242,12 +242,7 @@ func (e *Edge) Drain(ctx context.Context) {
 	for e.unacked.Load() > 0 && ctx.Err() == nil {
 		time.Sleep(time.Millisecond)
 	}
-	e.mu.Lock()
-	for pair, t := range e.typing {
-		t.Stop()
-		delete(e.typing, pair)
-	}
-	e.mu.Unlock()
+	e.typing.close()
 	for _, t := range e.transports() {
 		t.close(websocket.CloseGoingAway, goingAway)
 	}
@@ -275,9 +270,7 @@ func (e *Edge) transports() []transport {
 // sweep forgets what has had its time, once a second.
 func (e *Edge) sweep() {
 	now := time.Now()
-	e.mu.Lock()
-	maps.DeleteFunc(e.typed, func(_ typingPair, at time.Time) bool { return now.Sub(at) > typingFor })
-	e.mu.Unlock()
+	e.typing.sweep(now)
 	e.rates.sweep(now)
 	e.connects.sweep(now)
 	e.lookups.sweep(now)

@@ -264,15 +264,6 @@ func TestCompressionAndNames(t *testing.T) {
 	again.expect("message:new", map[string]any{"content": "last"})
 }
 
-// Typing ends by itself six seconds after the last start.
-func TestTypingEnds(t *testing.T) {
-	i := start(t, nil)
-	bob, alice := i.open("/ws", "bob"), i.open("/ws", "alice")
-	alice.send(`{"event":"typing","data":{"receiverId":"bob","isTyping":true}}`)
-	bob.expect("typing:start", map[string]any{"userId": "alice", "isTyping": true})
-	bob.expect("typing:stop", map[string]any{"userId": "alice", "isTyping": false})
-}
-
 // Configuration problems are told all at once, by the names that were typed.
 func TestConfigProblems(t *testing.T) {
 	var log safeBuffer
