@@ -15,6 +15,8 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/gorilla/websocket"
+
+	"github.com/nexus/nexus/api"
 )
 
 func signed(t *testing.T, method jwt.SigningMethod, key any, claims jwt.MapClaims) string {
@@ -148,6 +150,15 @@ func TestBadFrames(t *testing.T) {
 		s.send(tc.text)
 		s.expect("error", map[string]any{"code": tc.code})
 	}
+	token, err := api.Tokens{Secrets: [][]byte{[]byte(testSecret)}}.Sign(api.Claims{User: "carol", Channels: []string{"mine"}}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited := i.dial(i.url("/dashboard", "carol", token))
+	limited.send(`{"event":"subscribe","data":{"channel":"mine"}}`)
+	limited.expect("error", map[string]any{"code": "invalid_payload", "message": `the data of "subscribe" must be like {"channels":["…"]}: missing or empty is "channels"; not known is "channel"`})
+	limited.send(`{"event":"subscribe","data":{"channels":["mine","news","a b"]}}`)
+	limited.expect("error", map[string]any{"code": "invalid_payload", "message": `channels were refused: "news" (forbidden), "a b" (invalid_payload)`})
 	s.send(`{"event":"sendMessage","data":{"receiverId":"bob","content":"still here","extra":{"ignored":true}},"id":"x"}`)
 	if f := s.expect("ack", map[string]any{"ok": true}); f.ID != "x" {
 		t.Errorf("ack of %v", f.ID)

@@ -133,7 +133,11 @@ func (f *fold) add(e *topics.Event) {
 		}
 		f.last[string(e.Key)] = e
 	case topics.MessageRead:
-		f.change(`UPDATE messages SET read_at=$1 WHERE id=$2 AND conversation=$3 AND receiver=$4 AND pos<$5 AND read_at IS NULL`,
+		which := `id=$2`
+		if string(e.Body.Raw("upTo")) == "true" {
+			which = `pos<=(SELECT pos FROM messages WHERE id=$2 AND conversation=$3 AND pos<$5)`
+		}
+		f.change(`UPDATE messages SET read_at=$1 WHERE `+which+` AND conversation=$3 AND receiver=$4 AND pos<$5 AND read_at IS NULL`,
 			e.Time, e.Body.Text("messageId"), string(e.Key), e.Body.Text("userId"), e.Offset)
 		f.feed(e, "", e.Data(false))
 	case topics.Notification, topics.Activity, topics.Announcement:
