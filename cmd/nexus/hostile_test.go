@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -293,16 +294,26 @@ func TestConfigProblems(t *testing.T) {
 	}
 }
 
-// A client that answers pings stays; one that is silent is gone after PING_INTERVAL and PING_TIMEOUT.
+// A client that answers pings stays over many of them; one that is silent is gone after PING_INTERVAL and PING_TIMEOUT.
+// TestHeartbeats in package edge has the times.
 func TestHeartbeat(t *testing.T) {
-	i := start(t, map[string]string{"PING_INTERVAL": "1s", "PING_TIMEOUT": "1s"})
+	i := start(t, map[string]string{"PING_INTERVAL": "50ms", "PING_TIMEOUT": "1s"})
 	silent, _, err := websocket.DefaultDialer.Dial(i.url("/ws", "silent", tokenFor(t, "silent")), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer silent.Close()
 	silent.SetPingHandler(func(string) error { return nil })
-	lively := i.open("/ws", "lively")
+	ws, _, err := websocket.DefaultDialer.Dial(i.url("/ws", "lively", tokenFor(t, "lively")), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.Close()
+	var pings atomic.Int64
+	answer := ws.PingHandler()
+	ws.SetPingHandler(func(data string) error { pings.Add(1); return answer(data) })
+	lively := &socket{t: t, ws: ws, frames: make(chan frame, 10_000), closed: make(chan error, 1)}
+	go lively.read()
 	_ = silent.SetReadDeadline(time.Now().Add(patience))
 	for err == nil {
 		_, _, err = silent.ReadMessage()
@@ -310,6 +321,8 @@ func TestHeartbeat(t *testing.T) {
 	if e, timeout := err.(net.Error); timeout && e.Timeout() {
 		t.Error("a client that answers no ping was not closed")
 	}
+	since := pings.Load()
+	eventually(t, "pings for twice as long as a silent one is borne", func() bool { return pings.Load() >= since+2*1050/50 })
 	lively.send(`{"event":"typing","data":{"receiverId":"x","isTyping":false},"id":1}`)
 	lively.expect("ack", map[string]any{"ok": true})
 }
