@@ -139,6 +139,10 @@ var (
 	errGone    = errors.New("edge: the session has ended")
 )
 
+// probeWait is how long a GET waits that comes while a WebSocket is about to take over: what completes that may be on its
+// way already, and then the GET is one too many. A GET that waits when the probe comes is let go at once.
+const probeWait = 100 * time.Millisecond
+
 // fetch waits for packets and takes them, as a payload; last tells that the session ends with it.
 func (p *polling) fetch(ctx context.Context) (payload []byte, last bool, err error) {
 	p.mu.Lock()
@@ -148,6 +152,10 @@ func (p *polling) fetch(ctx context.Context) (payload []byte, last bool, err err
 	}
 	p.fetching = true
 	defer func() { p.fetching = false }()
+	var lapse <-chan time.Time
+	if p.probed {
+		lapse = time.After(probeWait)
+	}
 	for {
 		switch {
 		case len(p.queue) > 0:
@@ -156,12 +164,14 @@ func (p *polling) fetch(ctx context.Context) (payload []byte, last bool, err err
 			return payload, p.closing || p.gone, nil
 		case p.gone:
 			return nil, false, errGone
-		case p.probed:
+		case p.probed && lapse == nil:
 			return []byte{socketio.EngineNoop}, false, nil
 		}
 		p.mu.Unlock()
 		select {
 		case <-p.wake:
+		case <-lapse:
+			lapse = nil
 		case <-ctx.Done():
 			err = ctx.Err()
 		}

@@ -344,6 +344,39 @@ func TestPollAfterOneThatWasGivenUp(t *testing.T) {
 	}
 }
 
+// A poll that waits as a WebSocket begins to take over is let go at once; a later one is refused where the WebSocket
+// completes that in time, and is let go otherwise.
+func TestPollsAmidAnUpgrade(t *testing.T) {
+	for name, completes := range map[string]bool{"completed": true, "not completed": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, answers := newPolling(1<<20), make(chan string, 1)
+				poll := func() {
+					b, _, err := p.fetch(t.Context())
+					answers <- fmt.Sprint(string(b), err)
+				}
+				go poll()
+				synctest.Wait()
+				began := time.Now()
+				p.probe(true)
+				if got := <-answers; got != "6<nil>" || time.Since(began) > 0 {
+					t.Errorf("the poll that waited: %s after %s", got, time.Since(began))
+				}
+				go poll()
+				synctest.Wait()
+				want := "6<nil>"
+				if completes {
+					want = fmt.Sprint(errGone)
+					p.takeOver(&conn{writing: true, maxQueue: 1 << 20})
+				}
+				if got := <-answers; got != want {
+					t.Errorf("the later poll: %s, want %s", got, want)
+				}
+			})
+		})
+	}
+}
+
 // What it costs to look after idle connections: each is looked at once a second.
 func BenchmarkScheduleLook(b *testing.B) {
 	s, now := newSchedule(), time.Now()
