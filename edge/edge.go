@@ -91,6 +91,8 @@ type Edge struct {
 	verdicts                            pipeline.Answers[presence.Verdict] // by session
 	stats                               *statistics
 	metrics                             *metrics
+	schedule                            *schedule
+	typing                              *typing
 	// topicIDs identify the topics in resume offsets.
 	topicIDs map[topics.Topic][4]byte
 
@@ -102,11 +104,9 @@ type Edge struct {
 	unacked        atomic.Int64 // appends of clients that wait for their answer
 
 	mu      sync.Mutex
-	open    map[transport]func(now time.Time) // what to do for each every second
-	engines map[string]*engine                // Engine.IO sessions that began with long-polling, by sid
-	typing  map[typingPair]*time.Timer
-	typed   map[typingPair]time.Time // when this node last appended typing.start
-	closed  sync.WaitGroup           // connections being served
+	open    map[transport]bool
+	engines map[string]*engine // Engine.IO sessions that began with long-polling, by sid
+	closed  sync.WaitGroup     // connections being served
 }
 
 // New prepares an edge: it notes where the log ends, from where on it delivers.
@@ -115,10 +115,11 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 		connects: newLimiter(10*o.RateLimit, o.RateWindow), lookups: newLimiter(o.RateLimit, o.RateWindow),
 		publishes: newLimiter(max(1, o.RateLimit/10), o.RateWindow),
 		ids:       newContentIDs(o.ContentWindow), topicIDs: make(map[topics.Topic][4]byte),
-		superseded: make(chan struct{}), open: make(map[transport]func(time.Time)), engines: make(map[string]*engine), typing: make(map[typingPair]*time.Timer), typed: make(map[typingPair]time.Time)}
+		superseded: make(chan struct{}), schedule: newSchedule(), open: make(map[transport]bool), engines: make(map[string]*engine)}
 	e.nameJSON, _ = json.Marshal(o.NodeName) // a string always encodes
 	e.stats, e.metrics = newStatistics(e), newMetrics(e, o.Metrics)
 	e.hub = newHub(e.metrics.sent)
+	e.typing = newTyping(o.Producer.TryAppend, e.sendTyping)
 	var err error
 	e.tail, err = pipeline.NewTail(ctx, pipeline.TailOptions{Kafka: o.Kafka, Producer: o.Producer, Log: o.Log, Logger: o.Logger,
 		Topics: []topics.Topic{topics.Messages, topics.Notifications, topics.Broadcasts, topics.Signals, topics.Devices},
@@ -200,6 +201,7 @@ func (e *Edge) Run(ctx context.Context) error {
 	g.Go(func() error { return e.stats.run(ctx) })
 	g.Go(func() error { return every(ctx, e.o.HeartbeatInterval, e.heartbeat) })
 	g.Go(func() error { return every(ctx, e.o.RepeatInterval, e.repeatSessions) })
+	g.Go(func() error { return e.schedule.run(ctx) })
 	g.Go(func() error { return every(ctx, time.Second, e.sweep) })
 	g.Go(func() error {
 		select {
@@ -241,12 +243,7 @@ func (e *Edge) Drain(ctx context.Context) {
 	for e.unacked.Load() > 0 && ctx.Err() == nil {
 		time.Sleep(time.Millisecond)
 	}
-	e.mu.Lock()
-	for pair, t := range e.typing {
-		t.Stop()
-		delete(e.typing, pair)
-	}
-	e.mu.Unlock()
+	e.typing.close()
 	for _, t := range e.transports() {
 		t.close(websocket.CloseGoingAway, goingAway)
 	}
@@ -271,16 +268,10 @@ func (e *Edge) transports() []transport {
 	return slices.Collect(maps.Keys(e.open))
 }
 
-// sweep looks after every connection once a second: pings, tokens, joins that do not come.
+// sweep forgets what has had its time, once a second.
 func (e *Edge) sweep() {
 	now := time.Now()
-	e.mu.Lock()
-	checks := slices.Collect(maps.Values(e.open))
-	maps.DeleteFunc(e.typed, func(_ typingPair, at time.Time) bool { return now.Sub(at) > typingFor })
-	e.mu.Unlock()
-	for _, check := range checks {
-		check(now)
-	}
+	e.typing.sweep(now)
 	e.rates.sweep(now)
 	e.connects.sweep(now)
 	e.lookups.sweep(now)
