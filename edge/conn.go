@@ -41,7 +41,8 @@ type conn struct {
 	writing bool
 	closing bool // a close frame is queued; nothing may follow it
 	dead    bool
-	why     string // the first reason to end
+	written chan struct{} // closed once nothing is being written; nil: nobody waits for that
+	why     string        // the first reason to end
 }
 
 const (
@@ -109,6 +110,10 @@ func (c *conn) write() {
 		c.queue = nil
 		if len(frames) == 0 || c.dead {
 			c.writing = false
+			if c.written != nil {
+				close(c.written)
+				c.written = nil
+			}
 			closing := c.closing
 			c.mu.Unlock()
 			if closing {
@@ -296,14 +301,30 @@ func (c *conn) isClosing() bool {
 
 // drainQueue waits, for a moment, until a close frame has been written.
 func (c *conn) drainQueue() {
-	end := time.Now().Add(closeWait)
-	for time.Now().Before(end) {
-		c.mu.Lock()
-		idle := !c.writing || c.dead
+	c.mu.Lock()
+	if !c.writing || c.dead {
 		c.mu.Unlock()
-		if idle {
-			return
-		}
-		time.Sleep(time.Millisecond)
+		return
 	}
+	if c.written == nil {
+		c.written = make(chan struct{})
+	}
+	written := c.written
+	c.mu.Unlock()
+	t := time.NewTimer(closeWait)
+	defer t.Stop()
+	select {
+	case <-written:
+	case <-t.C:
+	}
+}
+
+// challenge sends a ping, which every WebSocket stack answers by itself (RFC 6455, section 5.5.2); alive takes the deadline
+// back.
+func (c *conn) challenge(within time.Duration) {
+	if c.isClosing() {
+		return
+	}
+	c.send(appendFrame(nil, bitFinal|opPing, nil))
+	_ = c.net.SetReadDeadline(time.Now().Add(within))
 }

@@ -12,14 +12,14 @@ import (
 // serveRaw runs the session of a bare WebSocket client.
 func (e *Edge) serveRaw(c *conn, s *session, offset string) {
 	s.out = c
-	e.greet(s, greeting(s.namespace), comeback{offset: offset}, func() {})
+	greet := func() { e.greet(s, greeting(s.namespace), comeback{offset: offset}, func() {}) }
 	check := func(now time.Time) {
 		if c.heart.due(now, e.o.PingInterval) {
 			c.send(appendFrame(nil, bitFinal|opPing, nil))
 		}
 		e.expire(s, now)
 	}
-	e.serve(c, c, check, func(kind int, message []byte) {
+	e.serve(c, c, check, greet, func(kind int, message []byte) {
 		if kind != websocket.TextMessage {
 			s.fail(&topics.Error{Code: topics.CodeBadFrame, Message: `send text frames like {"event":"…","data":{…}}`})
 			return
