@@ -80,7 +80,9 @@ type Edge struct {
 	node     string // new at every start
 	nameJSON []byte // NodeName
 	hub      *hub
+	log      appender // takes what this node says of itself
 	tail     *pipeline.Tail
+	live     func() bool // the tail reads
 	fold     *presence.Fold
 	ids      *contentIDs
 	// rates counts messages over all nodes; connects, lookups and publishes count what users do on this one: attempts to
@@ -113,18 +115,7 @@ type Edge struct {
 
 // New prepares an edge: it notes where the log ends, from where on it delivers.
 func New(ctx context.Context, o Options) (*Edge, error) {
-	e := &Edge{o: o, node: randomID(), rates: newLimiter(o.RateLimit, o.RateWindow),
-		connects: newLimiter(10*o.RateLimit, o.RateWindow), lookups: newLimiter(o.RateLimit, o.RateWindow),
-		publishes: newLimiter(max(1, o.RateLimit/10), o.RateWindow),
-		ids:       newContentIDs(o.ContentWindow), topicIDs: make(map[topics.Topic][4]byte),
-		superseded: make(chan struct{}), open: make(map[transport]func(time.Time)), engines: make(map[string]*engine), typing: make(map[typingPair]*time.Timer), typed: make(map[typingPair]time.Time),
-		rooms: make(map[userIn]chan struct{})}
-	e.admissions, e.endAdmissions = context.WithCancel(context.WithoutCancel(ctx))
-	e.working, e.endWork = context.WithCancel(context.WithoutCancel(ctx))
-	e.nameJSON, _ = json.Marshal(o.NodeName) // a string always encodes
-	e.stats, e.metrics = newStatistics(e), newMetrics(e, o.Metrics)
-	e.hub = newHub(e.metrics.sent)
-	e.slots = newSlots(slotOptions{Log: o.Producer, Node: e.node, Event: e.presenceEvent, Logger: o.Logger})
+	e := newEdge(o, o.Producer)
 	var err error
 	e.tail, err = pipeline.NewTail(ctx, pipeline.TailOptions{Kafka: o.Kafka, Producer: o.Producer, Log: o.Log, Logger: o.Logger,
 		Topics: []topics.Topic{topics.Messages, topics.Notifications, topics.Broadcasts, topics.Signals, topics.Devices},
@@ -132,6 +123,7 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 	if err != nil {
 		return nil, err
 	}
+	e.live = e.tail.Live
 	for _, behind := range feedTopics {
 		for _, t := range behind {
 			if e.topicIDs[t], err = o.Log.TopicHash(ctx, t); err != nil {
@@ -139,17 +131,36 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 			}
 		}
 	}
-	e.fold = presence.New(presence.Options{Limits: o.Limits, Notify: e.read, Grace: o.PresenceGrace, Changed: e.presenceChanged,
-		Start: e.presenceStart, End: func(ctx context.Context) (int64, error) {
-			ends, err := o.Log.Ends(ctx, topics.Presence)
-			return ends[0], err
-		}})
+	e.fold = e.newFold(e.presenceStart, func(ctx context.Context) (int64, error) {
+		ends, err := o.Log.Ends(ctx, topics.Presence)
+		return ends[0], err
+	})
+	return e, nil
+}
+
+// newEdge makes an edge that has no tail and no presence fold yet; log takes what the node says of itself.
+func newEdge(o Options, log appender) *Edge {
+	e := &Edge{o: o, node: randomID(), log: log, rates: newLimiter(o.RateLimit, o.RateWindow),
+		connects: newLimiter(10*o.RateLimit, o.RateWindow), lookups: newLimiter(o.RateLimit, o.RateWindow),
+		publishes: newLimiter(max(1, o.RateLimit/10), o.RateWindow), ids: newContentIDs(o.ContentWindow), topicIDs: make(map[topics.Topic][4]byte),
+		superseded: make(chan struct{}), open: make(map[transport]func(time.Time)), engines: make(map[string]*engine),
+		typing: make(map[typingPair]*time.Timer), typed: make(map[typingPair]time.Time), rooms: make(map[userIn]chan struct{})}
+	e.admissions, e.endAdmissions = context.WithCancel(context.Background())
+	e.working, e.endWork = context.WithCancel(context.Background())
+	e.nameJSON, _ = json.Marshal(o.NodeName) // a string always encodes
+	e.stats, e.metrics = newStatistics(e), newMetrics(e, o.Metrics)
+	e.hub = newHub(e.metrics.sent)
+	e.slots = newSlots(slotOptions{Log: log, Node: e.node, Event: e.presenceEvent, Logger: o.Logger})
 	e.melody = melody.New()
 	e.melody.Config.MessageBufferSize = 1 // its queue is not used
 	e.melody.Upgrader = &websocket.Upgrader{ReadBufferSize: 512, WriteBufferSize: 512, WriteBufferPool: &sync.Pool{},
 		EnableCompression: true, CheckOrigin: func(*http.Request) bool { return true }} // the API has judged the origin
 	e.melody.HandleConnect(func(s *melody.Session) { s.MustGet(keyServe).(func(*melody.Session))(s) })
-	return e, nil
+	return e
+}
+
+func (e *Edge) newFold(start func(context.Context) (int64, bool, error), end func(context.Context) (int64, error)) *presence.Fold {
+	return presence.New(presence.Options{Limits: e.o.Limits, Notify: e.read, Grace: e.o.PresenceGrace, Changed: e.presenceChanged, Start: start, End: end})
 }
 
 const keyServe = "serve"
@@ -190,7 +201,7 @@ func allowed(l *limiter, user string) error {
 func (e *Edge) Ready() bool {
 	select {
 	case <-e.fold.Ready():
-		return e.tail.Live() && !e.draining.Load()
+		return e.live() && !e.draining.Load()
 	default:
 		return false
 	}
@@ -275,8 +286,13 @@ func (e *Edge) appendLater(ev *topics.Event) {
 }
 
 func (e *Edge) heartbeat() {
-	e.appendLater(topics.New(topics.Presence, e.node, topics.Meta{Type: topics.NodeHeartbeat, Source: e.source(), ID: topics.NewID()},
-		topics.Fields("node", e.node, "name", e.o.NodeName)))
+	ev := topics.New(topics.Presence, e.node, topics.Meta{Type: topics.NodeHeartbeat, Source: e.source(), ID: topics.NewID()},
+		topics.Fields("node", e.node, "name", e.o.NodeName))
+	e.log.TryAppend(ev, func(err error) {
+		if err != nil {
+			e.o.Logger.Warn("a heartbeat could not be appended", "err", err)
+		}
+	})
 }
 
 func (e *Edge) presenceStart(ctx context.Context) (start int64, whole bool, err error) {

@@ -98,6 +98,7 @@ func (e *Edge) challenge(ns presence.Namespace, user string) {
 func (e *Edge) awaitRoom(ctx context.Context, u userIn) bool {
 	ctx, cancel := context.WithTimeout(ctx, e.aliveWait()+time.Second)
 	defer cancel()
+	defer e.room(u) // others who wait look again
 	for {
 		e.mu.Lock()
 		changed := e.rooms[u]

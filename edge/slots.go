@@ -45,14 +45,14 @@ type slots struct {
 
 // slotOptions are what slots need.
 type slotOptions struct {
-	Log    slotLog
+	Log    appender
 	Node   string // the id of this boot
 	Event  func(typ string, x *slot, more ...any) *topics.Event
 	Logger *slog.Logger
 }
 
-// slotLog takes what slots say. done is called once, within a bounded time, on another goroutine.
-type slotLog interface {
+// appender takes what the node says of itself. done is called once, within a bounded time, on another goroutine.
+type appender interface {
 	TryAppend(ev *topics.Event, done func(error))
 }
 
