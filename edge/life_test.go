@@ -50,7 +50,11 @@ func (l *faultyLog) upTo(n int) int {
 	return l.rnd.IntN(n)
 }
 
-func (l *faultyLog) pause(most time.Duration) { time.Sleep(time.Duration(l.upTo(int(most)))) }
+// pause waits for whole steps, a hundred at most, so that much happens at the same instant.
+func (l *faultyLog) pause(most time.Duration) {
+	step := max(most/100, 5*time.Millisecond)
+	time.Sleep(time.Duration(l.upTo(1+int(most/step))) * step)
+}
 
 func (l *faultyLog) is() string {
 	l.mu.Lock()
@@ -164,7 +168,7 @@ func (s *socket) challenge(time.Duration) {}
 
 const (
 	modelLimit  = 3
-	modelRepeat = 30 * time.Second
+	modelRepeat = 15 * time.Second
 )
 
 func newWorld(t *testing.T, rnd *rand.Rand) *world {
@@ -239,12 +243,17 @@ func (w *world) bare() {
 		return
 	}
 	defer w.lives(s, false)
-	if w.l.pause(50 * time.Millisecond); !w.e.serving.begin() {
+	if w.l.pause([]time.Duration{50 * time.Millisecond, 5 * time.Second}[w.l.upTo(2)]); !w.e.serving.begin() {
 		w.e.dismiss(s, s.reason())
 		return
 	}
 	defer w.e.serving.end()
-	defer func() { w.e.dismiss(s, s.reason()) }()
+	endsItself := true
+	defer func() {
+		if endsItself {
+			w.e.dismiss(s, s.reason())
+		}
+	}()
 	defer func() { _ = recover() }()
 	if w.l.chance(8) {
 		return // the upgrade fails
@@ -253,15 +262,26 @@ func (w *world) bare() {
 	s.out = out
 	w.e.watch(out, func(now time.Time) { w.e.expire(s, now) })
 	defer w.e.unwatch(out)
-	w.lives(s, true)
+	if w.l.chance(8) { // its connection ends while it joins
+		endsItself = false
+		if w.l.chance(2) {
+			w.e.dismiss(s, reasonLost)
+		} else {
+			w.clients.Go(func() { w.e.dismiss(s, reasonLost) })
+		}
+	} else {
+		w.lives(s, true)
+	}
 	w.e.greet(s, "", comeback{}, func() {})
-	for range w.l.upTo(4) {
+	for endsItself && w.l.chance(2) {
 		if w.l.pause(time.Second); w.l.chance(10) {
 			panic("a fault of ours")
 		}
 		w.command(s, user)
 	}
-	w.until(out.closed)
+	if endsItself {
+		w.until(out.closed)
+	}
 }
 
 // command is what a client may say that concerns its life.
@@ -315,7 +335,7 @@ func (w *world) poller() {
 		user, token := w.token()
 		for range 1 + w.l.upTo(3) {
 			ns := w.namespace()
-			if !n.takeAll([]byte(fmt.Sprintf(`40%s,{"userId":"%s","token":"%s"}`, ns, user, token))) {
+			if !n.takeAll([]byte(fmt.Sprintf(`40%s,{"userId":"%s","token":"%s"%s}`, ns, user, token, w.claim()))) {
 				n.abort()
 				return
 			}
@@ -338,6 +358,16 @@ func (w *world) poller() {
 	w.until(ended)
 	n.abort()
 	<-ended
+}
+
+// claim is what a client that comes back adds to CONNECT: the pid of some session, which may be another's.
+func (w *world) claim() (claim string) {
+	list := w.e.hub.sessions()
+	if len(list) == 0 || w.l.chance(2) {
+		return ""
+	}
+	w.e.hub.state(list[w.l.upTo(len(list))], func(_, pid string, _ []string) { claim = fmt.Sprintf(`,"pid":"%s","offset":"x"`, pid) })
+	return claim
 }
 
 // engineIsOn tells that a WebSocket has taken over.
@@ -405,9 +435,9 @@ func (w *world) run() {
 	go func() { // the log's
 		defer close(troubles)
 		for range l.upTo(3) {
-			l.pause(8 * time.Second)
+			l.pause(5 * time.Second)
 			l.turn([]string{"away", "full"}[l.upTo(2)])
-			l.pause(40 * time.Second)
+			l.pause(25 * time.Second)
 			l.turn("")
 		}
 	}()
@@ -579,27 +609,23 @@ func (w *world) sum(name string) (n int) {
 	return n
 }
 
-// TestLife runs random interleavings of what may befall sessions. SEED repeats one run.
+// TestLife runs random interleavings of what may befall sessions, as many as there is time for. SEED repeats one run.
 func TestLife(t *testing.T) {
-	seed, runs, workers := rand.Uint64(), uint64(1000), 2
+	seed, runs, end := rand.Uint64(), 3000, time.Now().Add(8*time.Second)
 	if s, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64); err == nil {
-		seed, runs, workers = s, 1, 1
+		seed, runs = s, 1
 	}
-	t.Logf("%d times %d runs, SEED=%d and following", workers, runs, seed)
-	for worker := range workers {
-		t.Run(strconv.Itoa(worker), func(t *testing.T) {
-			t.Parallel()
-			for k := range runs {
-				one := seed + uint64(worker)*runs + k
-				synctest.Test(t, func(t *testing.T) {
-					defer func() {
-						if t.Failed() {
-							t.Logf("this run alone: SEED=%d", one)
-						}
-					}()
-					newWorld(t, rand.New(rand.NewPCG(one, 0))).run()
-				})
-			}
+	k := 0
+	for ; k < runs && time.Now().Before(end); k++ {
+		one := seed + uint64(k)
+		synctest.Test(t, func(t *testing.T) {
+			defer func() {
+				if t.Failed() {
+					t.Logf("run %d; this one alone: SEED=%d", k+1, one)
+				}
+			}()
+			newWorld(t, rand.New(rand.NewPCG(one, 0))).run()
 		})
 	}
+	t.Logf("%d runs, from SEED=%d on", k, seed)
 }
