@@ -176,8 +176,8 @@ func (s *server) listen(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("PORT: %w", err)
 	}
-	s.listener = ln
-	s.onClose(func() { ln.Close() })
+	s.listener = s.guarded(ln)
+	s.onClose(func() { s.listener.Close() })
 	if s.c.NodeName != "" {
 		return nil
 	}

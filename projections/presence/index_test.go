@@ -56,7 +56,7 @@ func TestNotices(t *testing.T) {
 func TestIndices(t *testing.T) {
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	for range 200 {
+	for range 50 {
 		f := &fold{t: t}
 		live := make(map[string]presence.Notice)
 		f.Fold = presence.New(presence.Options{Limits: presence.Limits{PerUser: 2, PerNamespace: 7, EvictOldest: rnd.IntN(2) == 0},
