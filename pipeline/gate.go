@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -34,22 +33,24 @@ type GateOptions struct {
 	Positions string
 	Window    time.Duration
 	Log       *slog.Logger
+	// WayOut is Consumer.WayOut.
+	WayOut string
 }
 
 // NewGate makes a gate; Run works until ctx ends.
 func NewGate(o GateOptions) *Gate {
 	return &Gate{Consumer{
-		Name: "gate", Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, Window: o.Window,
+		Name: "gate", Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, Window: o.Window, WayOut: o.WayOut,
 		Topics: []topics.Topic{topics.Notifications, topics.Broadcasts},
 		Sink:   &gateSink{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + ".positions", upTo: make(map[partition]int64)},
 	}}
 }
 
 // Run works until ctx ends.
-func (g *Gate) Run(ctx context.Context) error {
-	defer g.consumer.Sink.(*gateSink).close()
-	return g.consumer.Run(ctx)
-}
+func (g *Gate) Run(ctx context.Context) error { return g.consumer.Run(ctx) }
+
+// Close releases the connection to the positions, which the first look at them opens.
+func (g *Gate) Close() { g.consumer.Sink.(*gateSink).close() }
 
 // Consumer is what reads for the gate, for its progress.
 func (g *Gate) Consumer() *Consumer { return &g.consumer }
@@ -87,25 +88,46 @@ func (s *gateSink) close() {
 	}
 }
 
-func (s *gateSink) Position(ctx context.Context, t topics.Topic, p int32) (int64, error) {
+func (s *gateSink) Position(ctx context.Context, t topics.Topic, p int32) (at Position, err error) {
 	if err := s.open(); err != nil {
-		return 0, err
+		return at, err
 	}
 	all, err := s.adm.FetchOffsetsForTopics(ctx, s.group, s.kafka.Names.Name(t))
 	if errors.Is(err, kerr.GroupIDNotFound) { // nothing was committed yet
-		return 0, nil
+		return at, nil
 	}
 	if err != nil {
-		return 0, err
+		return at, err
 	}
 	o, ok := all.Lookup(s.kafka.Names.Name(t), p)
 	if ok && o.Err != nil {
-		return 0, o.Err
+		return at, o.Err
 	}
 	if !ok || o.At < 0 {
-		return 0, nil
+		return at, nil
 	}
-	return o.At, nil
+	return readMetadata(o.At, o.Metadata), nil
+}
+
+// Adopt goes on from these positions.
+func (s *gateSink) Adopt(ctx context.Context, to map[topics.Topic]map[int32]Position) error {
+	if err := s.open(); err != nil {
+		return err
+	}
+	var os kadm.Offsets
+	for t, ps := range to {
+		for p, at := range ps {
+			os.Add(kadm.Offset{Topic: s.kafka.Names.Name(t), Partition: p, At: at.Next, LeaderEpoch: -1, Metadata: at.metadata()})
+		}
+	}
+	rs, err := s.adm.CommitOffsets(ctx, s.group, os)
+	if err == nil {
+		err = rs.Error()
+	}
+	if err != nil {
+		return fmt.Errorf("commit the gate's positions: %w", err)
+	}
+	return nil
 }
 
 // Apply notes how far it came also where it is stopped or fails amid a batch: what it has written is not written twice,
@@ -149,8 +171,13 @@ func (s *gateSink) commit(ctx context.Context, b Batch, next int64) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, commitFor)
 	defer cancel()
+	after := b.After()
+	after.Next = next
+	if next != b.To { // stopped amid the batch: the last record below is another one
+		after.Mark = b.markBelow(next)
+	}
 	var os kadm.Offsets
-	os.Add(kadm.Offset{Topic: s.kafka.Names.Name(b.Topic), Partition: b.Partition, At: next, LeaderEpoch: -1})
+	os.Add(kadm.Offset{Topic: s.kafka.Names.Name(b.Topic), Partition: b.Partition, At: next, LeaderEpoch: -1, Metadata: after.metadata()})
 	rs, err := s.adm.CommitOffsets(ctx, s.group, os)
 	if err == nil {
 		err = rs.Error()
@@ -165,46 +192,13 @@ func (s *gateSink) judge(ctx context.Context, e *topics.Event, r *kgo.Record) er
 	if err := topics.Valid(e); err != nil {
 		s.kafka.Metrics.deadLetter()
 		s.log.Warn("dead letter", "topic", e.Topic, "partition", e.Partition, "offset", e.Offset)
-		return s.producer.produce(ctx, s.deadLetter(e, r, err))
+		return s.producer.produce(ctx, s.producer.deadLetter(e, r, err))
 	}
 	if !e.Stray {
 		return nil
 	}
 	s.kafka.Metrics.stray()
 	return s.producer.produce(ctx, carryOver(e, r))
-}
-
-// maxDead bounds how much is kept of a refused record's value, and of its key and headers.
-const maxDead = 64 << 10
-
-func origin(e *topics.Event) string {
-	return string(e.Topic) + "/" + strconv.Itoa(int(e.Partition)) + "/" + strconv.FormatInt(e.Offset, 10)
-}
-
-func (s *gateSink) deadLetter(e *topics.Event, r *kgo.Record, reason error) *kgo.Record {
-	d := &kgo.Record{Topic: s.kafka.Names.Name(topics.DeadLetters), Key: r.Key, Value: r.Value}
-	cut := len(d.Value) > maxDead
-	if cut {
-		d.Value = d.Value[:maxDead]
-	}
-	if len(d.Key) > maxDead {
-		d.Key, cut = d.Key[:maxDead], true
-	}
-	size := 0
-	for _, h := range r.Headers {
-		if size += len(h.Key) + len(h.Value); size > maxDead {
-			cut = true
-			break
-		}
-		d.Headers = append(d.Headers, h)
-	}
-	if cut {
-		d.Headers = append(d.Headers, kgo.RecordHeader{Key: topics.HeaderTruncated, Value: []byte("true")})
-	}
-	d.Headers = append(d.Headers,
-		kgo.RecordHeader{Key: topics.HeaderOrigin, Value: []byte(origin(e))},
-		kgo.RecordHeader{Key: topics.HeaderReason, Value: []byte(reason.Error())})
-	return d
 }
 
 // carryOver appends all headers as they are, so the record keeps its identity; one without any gets the place where it

@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -36,7 +35,15 @@ type Kafka struct {
 
 // Client opens a franz-go client on the log with the options of ours that hold everywhere and those given.
 func (k Kafka) Client(more ...kgo.Opt) (*kgo.Client, error) {
+	d, err := newDecompressor()
+	if err != nil {
+		return nil, err
+	}
 	opts := []kgo.Opt{
+		kgo.WithDecompressor(d),
+		kgo.WithHooks(d),
+		kgo.FetchMaxBytes(4 << 20),
+		kgo.FetchMaxPartitionBytes(1 << 20),
 		kgo.SeedBrokers(k.Brokers...),
 		kgo.ClientID("nexus"),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
@@ -247,11 +254,6 @@ func (l *Log) Ends(ctx context.Context, t topics.Topic) (map[int32]int64, error)
 	return l.offsets(l.adm.ListCommittedOffsets(ctx, l.kafka.Names.Name(t)))
 }
 
-// firstAt is, for every partition, the first offset whose record time is at least ms, or the end.
-func (l *Log) firstAt(ctx context.Context, t topics.Topic, ms int64) (map[int32]int64, error) {
-	return l.offsets(l.adm.ListOffsetsAfterMilli(ctx, ms, l.kafka.Names.Name(t)))
-}
-
 // Starts is the first offset that every partition of a topic still has.
 func (l *Log) Starts(ctx context.Context, t topics.Topic) (map[int32]int64, error) {
 	return l.offsets(l.adm.ListStartOffsets(ctx, l.kafka.Names.Name(t)))
@@ -290,103 +292,8 @@ func (l *Log) allEnds(ctx context.Context) (map[partition]int64, error) {
 	return ends, nil
 }
 
-// Rewind tells where to start reading so that everything within span before each position is seen: the first offset
-// whose time is at least that of the record before the position, less span. Positions at a partition's start stay.
-//
-// The dedup window is warmed so. Starting too early costs time and changes no verdict; starting too late would.
-func (l *Log) Rewind(ctx context.Context, t topics.Topic, positions map[int32]int64, span time.Duration) (map[int32]int64, error) {
-	out := maps.Clone(positions)
-	starts, err := l.Starts(ctx, t)
-	if err != nil {
-		return nil, err
-	}
-	pending := make(map[int32]int64)
-	for p, next := range positions {
-		if next > starts[p] {
-			pending[p] = next
-		}
-	}
-	for back := int64(1); len(pending) > 0; back *= 16 {
-		times, err := l.timesBefore(ctx, t, pending, starts, back)
-		if err != nil {
-			return nil, err
-		}
-		for p, next := range pending {
-			ms, found := times[p]
-			switch {
-			case found:
-				at, err := l.firstAt(ctx, t, ms-span.Milliseconds())
-				if err != nil {
-					return nil, err
-				}
-				out[p] = min(at[p], next)
-			case next-back <= starts[p]: // no record before the position
-				out[p] = starts[p]
-			default:
-				continue
-			}
-			delete(pending, p)
-		}
-	}
-	return out, nil
-}
-
-// timesBefore finds the time of the last record among the back offsets before each position. Partitions without a
-// record there (control batches, aborted transactions) are missing from the answer.
-func (l *Log) timesBefore(ctx context.Context, t topics.Topic, positions, starts map[int32]int64, back int64) (map[int32]int64, error) {
-	name := l.kafka.Names.Name(t)
-	from := make(map[int32]kgo.Offset)
-	for p, next := range positions {
-		from[p] = kgo.NewOffset().At(max(starts[p], next-back))
-	}
-	cl, err := l.kafka.Client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{name: from}), kgo.KeepControlRecords())
-	if err != nil {
-		return nil, err
-	}
-	defer cl.CloseAllowingRebalance()
-	times, done := make(map[int32]int64), make(map[int32]bool)
-	for len(done) < len(positions) {
-		poll, cancel := context.WithTimeout(ctx, 2*time.Second)
-		fs := cl.PollRecords(poll, 1000)
-		cancel()
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		quiet := true
-		fs.EachRecord(func(r *kgo.Record) {
-			quiet = false
-			p := r.Partition
-			if r.Offset < positions[p] && !r.Attrs.IsControl() {
-				times[p] = r.Timestamp.UnixMilli()
-			}
-			if r.Offset >= positions[p]-1 {
-				done[p] = true
-			}
-		})
-		if quiet {
-			break // the rest shows nothing here: look further back, which is always right
-		}
-	}
-	return times, nil
-}
-
 // nameOf is a topic's name in Kafka for messages to operators.
 func (l *Log) nameOf(t topics.Topic) string { return l.kafka.Names.Name(t) }
 
 // sorted returns a map's keys in order, for stable messages.
 func sorted[K ~string | ~int32, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
-
-// TopicHash is four bytes that identify a topic: another topic of the same name, made anew, has others.
-func (l *Log) TopicHash(ctx context.Context, t topics.Topic) (h [4]byte, err error) {
-	name := l.nameOf(t)
-	ds, err := l.adm.ListTopics(ctx, name)
-	if err == nil {
-		err = ds[name].Err
-	}
-	if err != nil {
-		return h, fmt.Errorf("identity of %s: %w", name, err)
-	}
-	id := ds[name].ID
-	sum := sha256.Sum256(id[:])
-	return [4]byte(sum[:4]), nil
-}

@@ -17,6 +17,7 @@ type Metrics struct {
 	reg         prometheus.Registerer
 	duplicates  *prometheus.CounterVec
 	retries     *prometheus.CounterVec
+	aside       *prometheus.CounterVec
 	strays      prometheus.Counter
 	deadLetters prometheus.Counter
 
@@ -39,9 +40,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{reg: reg, consumers: make(map[*Consumer]bool),
 		duplicates:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_duplicates_total", Help: "Records judged to be duplicates."}, []string{"consumer", "topic"}),
 		retries:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_batch_failures_total", Help: "Attempts to apply a batch that failed."}, []string{"consumer", "topic"}),
+		aside:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_set_aside_total", Help: "Records that a projection can never apply; they are in dead-letters."}, []string{"consumer", "topic"}),
 		strays:      prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_strays_total", Help: "Records that the gate carried to their own partition."}),
 		deadLetters: prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_dead_letters_total", Help: "Records that the gate refused."})}
-	reg.MustRegister(m.duplicates, m.retries, m.strays, m.deadLetters, m)
+	reg.MustRegister(m.duplicates, m.retries, m.aside, m.strays, m.deadLetters, m)
 	return m
 }
 
@@ -81,6 +83,12 @@ func (m *Metrics) duplicate(c *Consumer, t topics.Topic) {
 func (m *Metrics) failed(c *Consumer, t topics.Topic) {
 	if m != nil {
 		m.retries.WithLabelValues(c.Name, string(t)).Inc()
+	}
+}
+
+func (m *Metrics) asideOf(c *Consumer, t topics.Topic) {
+	if m != nil {
+		m.aside.WithLabelValues(c.Name, string(t)).Inc()
 	}
 }
 

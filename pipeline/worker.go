@@ -3,9 +3,10 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -13,55 +14,115 @@ import (
 )
 
 // worker applies one partition's records in order.
+//
+//	          offer                 pull, observe            Apply
+//	fetched ─────────▶ queued ────────────────────▶ batch ─────────▶ applied: the position moves
+//	                     │  queue is full: paused      │ transient: again, with growing pauses
+//	                     └─ queue is empty: resumed    │ permanent: halved until the culprit stands alone, which is set aside
+//	                                                   └ ErrMoved: the worker ends, the partition is taken over again
 type worker struct {
-	c       *Consumer
-	of      partition
-	count   int32        // partitions of the topic
-	next    int64        // owned by run
-	window  *Window      // owned by run; nil where the topic is not judged
-	entries atomic.Int64 // of the window
-	cancel  context.CancelFunc
-	ready   chan struct{}
-	done    chan struct{}
+	c        *Consumer
+	of       partition
+	count    int32  // partitions of the topic
+	identity string // of the topic
+	window   *Window
+	warmer   Warmer // nil where the sink is none
+	cancel   context.CancelFunc
+	ready    chan struct{}
+	done     chan struct{}
+
+	stored  int64 // owned by run: the sink's position
+	next    int64 // owned by run: what is below it is known, and only warms the window
+	mark    int64 // owned by run: record time of the last record below next
+	setAway int   // owned by run: records set aside in succession
 
 	mu     sync.Mutex
-	queue  []*kgo.Record
+	queue  []item
+	weight int64 // of the queue, bytes
 	paused bool
+	status Status
 }
 
+// item is what was fetched: a record, or offsets that hold none.
+type item struct {
+	record     *kgo.Record // nil: offsets from from on and below next have nothing
+	from, next int64
+	skipped    bool // there are records, too large to be read
+}
+
+func items(rs []*kgo.Record) []item {
+	out := make([]item, len(rs))
+	for i, r := range rs {
+		out[i] = item{record: r, from: r.Offset, next: r.Offset + 1}
+	}
+	return out
+}
+
+func (i item) weight() int64 {
+	if i.record == nil {
+		return 0
+	}
+	n := recordBytes + len(i.record.Key) + len(i.record.Value)
+	for _, h := range i.record.Headers {
+		n += len(h.Key) + len(h.Value)
+	}
+	return int64(n)
+}
+
+// What may wait for a worker before its partition's fetching pauses, and what it applies at once.
 const (
-	maxQueued = 8_000 // records of a partition beyond which its fetching pauses
-	maxBatch  = 1_000
+	maxQueued      = 8_000
+	maxQueuedBytes = 4 << 20
+	maxBatch       = 1_000
 )
 
-// offer queues records and reports whether fetching should pause until the worker has caught up.
-func (w *worker) offer(rs []*kgo.Record) (pause bool) {
+// newWorker makes the worker of a partition whose sink stands at stored, and whose reading begins at start.
+func newWorker(c *Consumer, of partition, stored Position, start int64) *worker {
+	w := &worker{c: c, of: of, count: c.partitions[of.topic], identity: c.identities[of.topic], stored: stored.Next, next: stored.Next, mark: stored.Mark,
+		ready: make(chan struct{}, 1), done: make(chan struct{}),
+		status: Status{Topic: of.topic, Partition: of.id, Next: stored.Next, Seen: start, MovedAt: time.Now()}}
+	if isJudged(of.topic) {
+		w.window = NewWindow(c.Window)
+	}
+	w.warmer, _ = c.Sink.(Warmer)
+	return w
+}
+
+// offer queues what was fetched, and pauses the fetching where too much waits.
+func (w *worker) offer(list ...item) {
 	w.mu.Lock()
-	w.queue = append(w.queue, rs...)
-	pause = len(w.queue) > maxQueued && !w.paused
-	w.paused = w.paused || pause
+	w.queue = append(w.queue, list...)
+	for _, i := range list {
+		w.weight += i.weight()
+	}
+	if !w.paused && (len(w.queue) > maxQueued || w.weight > maxQueuedBytes) {
+		w.paused = true
+		w.c.setPaused(w.of, true) // under the lock: pull resumes under it, so the last word is the latest state
+	}
 	w.mu.Unlock()
 	select {
 	case w.ready <- struct{}{}:
 	default:
 	}
-	return pause
 }
 
-func (w *worker) pull() []*kgo.Record {
+func (w *worker) pull() []item {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := min(len(w.queue), maxBatch)
-	rs := w.queue[:n:n]
+	list := w.queue[:n:n]
 	w.queue = w.queue[n:]
+	for _, i := range list {
+		w.weight -= i.weight()
+	}
 	if len(w.queue) == 0 {
 		w.queue = nil
 		if w.paused {
 			w.paused = false
-			w.c.cl.ResumeFetchPartitions(map[string][]int32{w.c.Kafka.Names.Name(w.of.topic): {w.of.id}})
+			w.c.setPaused(w.of, false)
 		}
 	}
-	return rs
+	return list
 }
 
 func (w *worker) run(ctx context.Context) {
@@ -72,38 +133,61 @@ func (w *worker) run(ctx context.Context) {
 			return
 		case <-w.ready:
 		}
-		for rs := w.pull(); len(rs) > 0; rs = w.pull() {
-			if b, any := w.judge(rs); any && !w.apply(ctx, b) {
+		for list := w.pull(); len(list) > 0; list = w.pull() {
+			if b := w.observe(list); b.To > b.From && !w.apply(ctx, b) {
 				return
 			}
+			w.saw(list[len(list)-1].next)
 		}
 	}
 }
 
-// judge turns records into a batch and gives each its verdict, once; records before the position only warm the window.
-func (w *worker) judge(rs []*kgo.Record) (b Batch, any bool) {
-	b = Batch{Topic: w.of.topic, Partition: w.of.id, From: w.next, Events: make([]*topics.Event, 0, len(rs))}
-	for _, r := range rs {
-		e := EventOf(w.of.topic, r)
+// observe turns what was fetched into a batch and gives each record its verdict, once; what stands before the position only
+// warms the window.
+func (w *worker) observe(list []item) Batch {
+	b := Batch{Topic: w.of.topic, Partition: w.of.id, From: w.stored, To: w.stored, Log: w.identity, Mark: w.mark, Events: make([]*topics.Event, 0, len(list))}
+	for _, i := range list {
+		if i.record == nil || i.record.Attrs.IsControl() {
+			w.hole(&b, i)
+			continue
+		}
+		e := EventOf(w.of.topic, i.record)
 		duplicate := false
 		if w.window != nil {
 			id, ok := e.Identity(e.Key)
 			duplicate = w.window.Observe(e.Time, id, ok)
 		}
-		if r.Offset < w.next {
+		if i.from < w.next {
+			if w.warmer != nil {
+				w.warmer.Warm(w.of.topic, w.of.id, i.from, e.Time)
+			}
 			continue
 		}
 		if e.Duplicate = duplicate; duplicate {
 			w.c.Kafka.Metrics.duplicate(w.c, w.of.topic)
 		}
 		e.Stray = topics.Partition(e.Key, w.count) != w.of.id
-		b.Events, b.Records = append(b.Events, e), append(b.Records, r)
-		b.To = r.Offset + 1
+		b.Events, b.Records = append(b.Events, e), append(b.Records, i.record)
+		b.To, b.Mark = i.next, e.Time
 	}
+	w.next, w.mark = max(w.next, b.To), b.Mark
 	if w.window != nil {
-		w.entries.Store(int64(w.window.Len()))
+		w.mu.Lock()
+		w.status.entries = int64(w.window.Len())
+		w.mu.Unlock()
 	}
-	return b, len(b.Events) > 0
+	return b
+}
+
+// hole moves a batch over offsets that hold nothing to apply.
+func (w *worker) hole(b *Batch, i item) {
+	if i.next <= w.next {
+		return
+	}
+	if i.skipped {
+		b.Skipped = append(b.Skipped, Span{From: i.from, To: i.next})
+	}
+	b.To = i.next
 }
 
 // apply offers the batch until the sink has taken it. It reports false where the worker has to end.
@@ -112,8 +196,7 @@ func (w *worker) apply(ctx context.Context, b Batch) bool {
 		err := w.try(ctx, b)
 		switch {
 		case err == nil:
-			w.next = b.To
-			w.c.progress(w.of, b.To)
+			w.applied(b)
 			return true
 		case ctx.Err() != nil:
 			return false
@@ -121,7 +204,10 @@ func (w *worker) apply(ctx context.Context, b Batch) bool {
 			w.c.Log.Warn("somebody else moved the position, beginning anew from it", "topic", b.Topic, "partition", b.Partition, "from", b.From)
 			w.c.reset(w.of)
 			return false
+		case IsPermanent(err) && w.mayIsolate(b):
+			return w.isolate(ctx, b, err)
 		}
+		w.failed(err)
 		w.c.Kafka.Metrics.failed(w.c, w.of.topic)
 		w.c.Log.Warn("a batch could not be applied, trying again", "topic", b.Topic, "partition", b.Partition, "from", b.From, "to", b.To, "failures", failures+1, "err", err)
 		if !sleep(ctx, backoff(failures)) {
@@ -130,17 +216,118 @@ func (w *worker) apply(ctx context.Context, b Batch) bool {
 	}
 }
 
-var errPanic = errors.New("pipeline: the sink panicked")
+// maxSetAside is how many records may be set aside in succession. More is no poison but a store, or a build, that takes
+// nothing: the worker then waits for an operator as with any other error.
+const maxSetAside = 1_000
 
+func (w *worker) mayIsolate(b Batch) bool { return len(b.Events) > 0 && w.setAway < maxSetAside }
+
+// isolate applies the batch in halves. A record that stands alone and cannot be applied is set aside: the position moves
+// past it without it.
+func (w *worker) isolate(ctx context.Context, b Batch, reason error) bool {
+	if len(b.Events) > 1 {
+		first, second := b.split()
+		return w.apply(ctx, first) && w.apply(ctx, second)
+	}
+	e := b.Events[0]
+	if !w.setAside(ctx, e, b.Records[0], reason) {
+		return false
+	}
+	b.Events, b.Records = nil, nil
+	if !w.apply(ctx, b) {
+		return false
+	}
+	w.setAway++
+	return true
+}
+
+// setAside keeps the record where an operator finds it. It reports false where the worker has to end.
+func (w *worker) setAside(ctx context.Context, e *topics.Event, r *kgo.Record, reason error) bool {
+	w.c.Log.Error("a record was set aside: no repeat can mend it", "consumer", w.c.Name, "topic", e.Topic, "partition", e.Partition, "offset", e.Offset, "reason", reason)
+	w.c.Kafka.Metrics.asideOf(w.c, w.of.topic)
+	if w.c.SetAside == nil {
+		return true
+	}
+	for failures := 0; ; failures++ {
+		err := w.c.SetAside(ctx, e, r, fmt.Errorf("%s: %w", w.c.Name, reason))
+		if err == nil {
+			return true
+		}
+		w.failed(err)
+		w.c.Log.Warn("a record could not be set aside, trying again", "topic", e.Topic, "partition", e.Partition, "offset", e.Offset, "err", err)
+		if !sleep(ctx, backoff(failures)) {
+			return false
+		}
+	}
+}
+
+// split halves a batch of several events.
+func (b Batch) split() (first, second Batch) {
+	n := len(b.Events) / 2
+	first, second = b, b
+	first.Events, first.Records = b.Events[:n:n], b.Records[:n:n]
+	second.Events, second.Records = b.Events[n:], b.Records[n:]
+	first.To = b.Events[n].Offset
+	first.Mark = first.markBelow(first.To)
+	second.From = first.To
+	first.Skipped, second.Skipped = nil, nil
+	for _, s := range b.Skipped {
+		if s.From < first.To {
+			first.Skipped = append(first.Skipped, s)
+		} else {
+			second.Skipped = append(second.Skipped, s)
+		}
+	}
+	return first, second
+}
+
+// try offers the batch once. A panic counts as permanent: the same batch would panic again.
 func (w *worker) try(ctx context.Context, b Batch) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			// The panic's value may quote contents; the stack does not.
 			w.c.Log.Error("the sink panicked", "topic", b.Topic, "partition", b.Partition, "stack", string(debug.Stack()))
-			err = errPanic
+			err = Permanent(errPanic)
 		}
 	}()
 	return w.c.Sink.Apply(ctx, b)
+}
+
+var errPanic = errors.New("the sink panicked")
+
+func (w *worker) applied(b Batch) {
+	w.stored = b.To
+	if len(b.Events) > 0 {
+		w.setAway = 0
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.status.Next, w.status.MovedAt = b.To, time.Now()
+	w.status.FailingSince, w.status.Err = time.Time{}, nil
+}
+
+func (w *worker) failed(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.status.FailingSince.IsZero() {
+		w.status.FailingSince = time.Now()
+	}
+	w.status.Err = err
+}
+
+// saw notes that everything below next was observed, and applied or known before.
+func (w *worker) saw(next int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.status.Seen, w.status.SeenAt = max(w.status.Seen, next), time.Now()
+}
+
+func (w *worker) now() Status {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.status
+	s.Queued, s.Paused = len(w.queue), w.paused
+	return s
 }
 
 // EventOf reads a record of topic t. The event points into the record.

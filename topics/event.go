@@ -33,8 +33,11 @@ type Event struct {
 	err     error
 }
 
-// MaxValue bounds a record's value, in bytes.
-const MaxValue = 256 << 10
+// Bounds, in bytes: of a record's value, and of a device token (FCM's have some 200).
+const (
+	MaxValue = 256 << 10
+	MaxToken = 4096
+)
 
 // Valid is the one judge of validity: it reads the event's key and value once and says what is wrong with them.
 // The error is fit to be shown to whoever wrote the record; it never quotes the value.
@@ -91,6 +94,8 @@ func (e *Event) checkID() error {
 		return errors.New("a record must not have a top-level id; Nexus gives it one")
 	case e.NexusID != "" && id != e.NexusID:
 		return errors.New("header nexus-id and the value's id differ")
+	case len(id) > MaxID:
+		return fmt.Errorf("an id has at most %d bytes", MaxID)
 	}
 	return nil
 }
@@ -205,6 +210,17 @@ func notEmpty(s string) error {
 	return nil
 }
 
+// size bounds what stores index: their limits are in bytes.
+func size(least, most int) func(string) error {
+	return func(s string) error {
+		if n := len(s); n < least || n > most {
+			return fmt.Errorf("must have %d to %d bytes", least, most)
+		}
+		return nil
+	}
+}
+
+// length bounds what is only kept.
 func length(least, most int) func(string) error {
 	return func(s string) error {
 		if n := utf8.RuneCountInString(s); n < least || n > most {

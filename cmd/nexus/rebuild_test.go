@@ -71,7 +71,7 @@ func TestRebuild(t *testing.T) {
 							t.Errorf("%s: the node had %s", table, row)
 						}
 					}
-				case "positions", "nexus_positions":
+				case "positions", "nexus_offsets":
 				default:
 					if node[table] != before[table] {
 						t.Errorf("%s: the node had\n%s\nrebuilt\n%s", table, node[table], before[table])
@@ -180,7 +180,7 @@ func tables(t *testing.T, env map[string]string) map[string]string {
 	ch := clickhouse.OpenDB(o)
 	defer ch.Close()
 	all["nexus_events"] = rowsIn(t, ch, "SELECT DISTINCT * FROM nexus_events")
-	all["nexus_positions"] = rowsIn(t, ch, "SELECT topic, part, max(next) FROM nexus_positions GROUP BY topic, part")
+	all["nexus_offsets"] = rowsIn(t, ch, "SELECT topic, part, max(next) FROM nexus_offsets GROUP BY topic, part")
 	return all
 }
 

@@ -259,7 +259,7 @@ func TestStatisticsEqualTheLog(t *testing.T) {
 	n.start()
 	load(4)
 	n.kill()
-	if err := ch.Exec(t.Context(), "TRUNCATE TABLE nexus_positions"); err != nil { // everything is folded once more
+	if err := ch.Exec(t.Context(), "TRUNCATE TABLE nexus_offsets"); err != nil { // everything is folded once more
 		t.Fatal(err)
 	}
 	n.start()
@@ -270,7 +270,7 @@ func TestStatisticsEqualTheLog(t *testing.T) {
 		var topic string
 		var part int32
 		var next int64
-		rows, err := ch.Query(t.Context(), "SELECT topic, part, max(next) FROM nexus_positions GROUP BY topic, part")
+		rows, err := ch.Query(t.Context(), "SELECT topic, part, max(next) FROM nexus_offsets GROUP BY topic, part")
 		if err != nil {
 			t.Fatal(err)
 		}

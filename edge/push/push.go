@@ -112,7 +112,7 @@ func (p *Pusher) begin(ctx context.Context) error {
 			return fmt.Errorf("push: %w", err)
 		}
 		for partition, end := range ends {
-			if _, err := p.positions.Begin(ctx, t, partition, end); err != nil {
+			if _, err := p.positions.Begin(ctx, t, partition, pipeline.Position{Next: end}); err != nil {
 				return fmt.Errorf("push: %w", err)
 			}
 		}
@@ -123,14 +123,19 @@ func (p *Pusher) begin(ctx context.Context) error {
 // On tells whether anything is sent.
 func (p *Pusher) On() bool { return p.o.Sender != nil }
 
-// Position is the next offset to look at (pipeline.Sink).
-func (p *Pusher) Position(ctx context.Context, t topics.Topic, partition int32) (int64, error) {
-	next, err := p.positions.Next(ctx, t, partition)
+// Position is where push stands (pipeline.Sink).
+func (p *Pusher) Position(ctx context.Context, t topics.Topic, partition int32) (pipeline.Position, error) {
+	at, err := p.positions.Next(ctx, t, partition)
 	if err != nil {
-		return 0, err
+		return at, err
 	}
-	p.note(part{t, partition}, next)
-	return next, nil
+	p.note(part{t, partition}, at.Next)
+	return at, nil
+}
+
+// Adopt takes another log on: pushes go on from these positions.
+func (p *Pusher) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position) error {
+	return p.positions.Adopt(ctx, to, func(*sql.Tx) error { return nil })
 }
 
 func (p *Pusher) note(of part, next int64) {
@@ -166,7 +171,7 @@ func (p *Pusher) Apply(ctx context.Context, b pipeline.Batch) error {
 		return nil
 	}
 	err = p.o.DB.Tx(ctx, func(tx *sql.Tx) error {
-		if err := p.positions.Move(ctx, tx, b.Topic, b.Partition, from, b.To); err != nil {
+		if err := p.positions.Move(ctx, tx, b, from); err != nil {
 			return err
 		}
 		for _, d := range list {

@@ -33,7 +33,9 @@ func New() *Fold {
 }
 
 // Position is the topic's beginning (pipeline.Sink): the state lives in memory alone.
-func (f *Fold) Position(context.Context, topics.Topic, int32) (int64, error) { return 0, nil }
+func (f *Fold) Position(context.Context, topics.Topic, int32) (pipeline.Position, error) {
+	return pipeline.Position{}, nil
+}
 
 // Apply folds a batch (pipeline.Sink).
 func (f *Fold) Apply(_ context.Context, b pipeline.Batch) error {

@@ -73,10 +73,11 @@ func (s *store) fold(topic topics.Topic, events ...*topics.Event) {
 
 func (s *store) batch(topic topics.Topic, events ...*topics.Event) pipeline.Batch {
 	s.t.Helper()
-	from, err := s.in.Position(s.t.Context(), topic, 0)
+	at, err := s.in.Position(s.t.Context(), topic, 0)
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	from := at.Next
 	for i, e := range events {
 		e.Topic, e.Offset = topic, from+int64(i)
 		if e.Time == 0 {
@@ -444,8 +445,8 @@ func testPositions(t *testing.T, s *store) {
 	if err := s.in.Apply(ctx, s.batch(topics.Notifications, notification("a", "2"))); err == nil {
 		t.Error("a cancelled batch was applied")
 	}
-	if next, err := s.in.Position(t.Context(), topics.Notifications, 0); err != nil || next != 1 {
-		t.Errorf("position %d, %v; want 1", next, err)
+	if at, err := s.in.Position(t.Context(), topics.Notifications, 0); err != nil || at.Next != 1 {
+		t.Errorf("position %v, %v; want 1", at, err)
 	}
 	s.want("a", "1", "1")
 }

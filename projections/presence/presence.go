@@ -179,20 +179,20 @@ func New(o Options) *Fold {
 func (f *Fold) Ready() <-chan struct{} { return f.ready }
 
 // Position begins where every live session will be met (pipeline.Sink).
-func (f *Fold) Position(ctx context.Context, _ topics.Topic, _ int32) (int64, error) {
+func (f *Fold) Position(ctx context.Context, _ topics.Topic, _ int32) (at pipeline.Position, err error) {
 	start, whole, err := f.o.Start(ctx)
 	if err != nil {
-		return 0, err
+		return at, err
 	}
 	end, err := f.o.End(ctx)
 	if err != nil {
-		return 0, err
+		return at, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.goal, f.whole, f.judgesAt = end, whole, 0
 	f.reach(start)
-	return start, nil
+	return pipeline.Position{Next: start}, nil
 }
 
 // Apply folds a batch (pipeline.Sink).

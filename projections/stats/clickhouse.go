@@ -11,6 +11,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"github.com/nexus/nexus/pipeline"
+	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -18,8 +19,9 @@ import (
 // that is written again after a crash in between is the same row: ReplacingMergeTree drops it in time, uniqExact never
 // counts it twice. It is safe for concurrent use.
 type ClickHouse struct {
-	conn   driver.Conn
-	linger time.Duration
+	conn       driver.Conn
+	linger     time.Duration
+	generation int32 // how often the statistics took another log on; fixed by Open
 
 	mu      sync.Mutex
 	waiting []*commit // batches of the insert to come; its first brings it about
@@ -46,13 +48,82 @@ func OpenClickHouse(ctx context.Context, url string) (*ClickHouse, error) {
 		return nil, fmt.Errorf("stats: %w", err)
 	}
 	c := &ClickHouse{conn: conn, linger: lingerFor}
-	for _, t := range schema {
-		if err := conn.Exec(ctx, t); err != nil {
-			conn.Close()
-			return nil, fmt.Errorf("stats: make the tables: %w", err)
-		}
+	if err := c.prepare(ctx); err != nil {
+		conn.Close()
+		return nil, err
 	}
 	return c, nil
+}
+
+// prepare makes the tables, takes the positions of an earlier version over, and finds the generation.
+func (c *ClickHouse) prepare(ctx context.Context) error {
+	for _, t := range schema {
+		if err := c.conn.Exec(ctx, t); err != nil {
+			return fmt.Errorf("stats: make the tables: %w", err)
+		}
+	}
+	all, err := c.positions(ctx)
+	if err != nil {
+		return err
+	}
+	if len(all) == 0 {
+		return c.takeOver(ctx)
+	}
+	for _, ps := range all {
+		for _, at := range ps {
+			c.generation = max(c.generation, at.number)
+		}
+	}
+	return nil
+}
+
+// Adopt takes another log on: what is counted stays, and counting goes on from these positions, in a new generation. Nobody
+// may be folding. The other positions are written once more, in the new generation, so that all have the same.
+func (c *ClickHouse) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position) error {
+	all, err := c.positions(ctx)
+	if err != nil {
+		return err
+	}
+	positions, err := c.conn.PrepareBatch(ctx, insertPositions)
+	if err != nil {
+		return fmt.Errorf("stats: adopt: %w", err)
+	}
+	for t, ps := range to {
+		if all[t] == nil {
+			all[t] = make(map[int32]generation)
+		}
+		for p, at := range ps {
+			all[t][p] = generation{Position: at}
+		}
+	}
+	for t, ps := range all {
+		for p, at := range ps {
+			if err := positions.Append(string(t), p, c.generation+1, at.Next, at.Log, at.Mark); err != nil {
+				return errors.Join(fmt.Errorf("stats: adopt: %w", err), positions.Abort())
+			}
+		}
+	}
+	if err := positions.Send(); err != nil {
+		return fmt.Errorf("stats: adopt: %w", err)
+	}
+	c.generation++
+	return nil
+}
+
+// takeOver copies the positions of table nexus_positions, which earlier versions kept, without the log that they are of.
+func (c *ClickHouse) takeOver(ctx context.Context) error {
+	var n uint64
+	err := c.conn.QueryRow(ctx, `SELECT count() FROM system.tables WHERE database=currentDatabase() AND name='nexus_positions'`).Scan(&n)
+	if err == nil && n > 0 {
+		err = c.conn.Exec(ctx, `INSERT INTO nexus_offsets SELECT topic, part, 0, max(next), '', 0 FROM nexus_positions GROUP BY topic, part`)
+	}
+	if err == nil && n > 0 {
+		err = c.conn.Exec(ctx, `DROP TABLE nexus_positions`) // else a reset of nexus_offsets would bring them back
+	}
+	if err != nil {
+		return fmt.Errorf("stats: take the positions of an earlier version over: %w", err)
+	}
+	return nil
 }
 
 // Close releases the connections.
@@ -61,20 +132,51 @@ func (c *ClickHouse) Close() error { return c.conn.Close() }
 // Ping answers whether the server can be reached.
 func (c *ClickHouse) Ping(ctx context.Context) error { return c.conn.Ping(ctx) }
 
-// Position is the next offset to fold (pipeline.Sink). Rows of an insert whose position was not written are written
+// Position is where the statistics stand (pipeline.Sink). Rows of an insert whose position was not written are written
 // again.
-func (c *ClickHouse) Position(ctx context.Context, t topics.Topic, p int32) (next int64, err error) {
-	err = c.conn.QueryRow(ctx, `SELECT max(next) FROM nexus_positions WHERE topic=? AND part=?`, string(t), p).Scan(&next)
+func (c *ClickHouse) Position(ctx context.Context, t topics.Topic, p int32) (pipeline.Position, error) {
+	all, err := c.positions(ctx)
+	return all[t][p].Position, err
+}
+
+// generation is a position and how often the statistics had taken another log on by then.
+type generation struct {
+	number int32
+	pipeline.Position
+}
+
+// positions reads all of them, of the latest generation each.
+func (c *ClickHouse) positions(ctx context.Context) (map[topics.Topic]map[int32]generation, error) {
+	rows, err := c.conn.Query(ctx, selectPositions)
 	if err != nil {
-		return 0, fmt.Errorf("stats: position of %s/%d: %w", t, p, err)
+		return nil, fmt.Errorf("stats: positions: %w", err)
 	}
-	return next, nil
+	defer rows.Close()
+	all := make(map[topics.Topic]map[int32]generation)
+	for rows.Next() {
+		var t string
+		var p int32
+		var g generation
+		if err := rows.Scan(&t, &p, &g.number, &g.Next, &g.Log, &g.Mark); err != nil {
+			return nil, fmt.Errorf("stats: positions: %w", err)
+		}
+		of := all[topics.Topic(t)]
+		if of == nil {
+			of = make(map[int32]generation)
+			all[topics.Topic(t)] = of
+		}
+		if old, known := of[p]; !known || old.number < g.number {
+			of[p] = g
+		}
+	}
+	return all, rows.Err()
 }
 
 // Reset empties the statistics: they are folded anew from the log's beginning. Nobody must be folding: positions have no
 // compare-and-set. They go first: cut off in between, the rows that are left are written again and stay the same.
 func (c *ClickHouse) Reset(ctx context.Context) error {
-	for _, table := range []string{"nexus_positions", "nexus_events"} {
+	c.generation = 0
+	for _, table := range []string{"nexus_offsets", "nexus_events"} {
 		if err := c.conn.Exec(ctx, `TRUNCATE TABLE `+table); err != nil {
 			return fmt.Errorf("stats: empty table %s: %w", table, err)
 		}
@@ -84,22 +186,17 @@ func (c *ClickHouse) Reset(ctx context.Context) error {
 
 // Reached tells whether everything below ends is counted.
 func (c *ClickHouse) Reached(ctx context.Context, ends Ends) (bool, error) {
-	rows, err := c.conn.Query(ctx, selectPositions)
+	all, err := c.positions(ctx)
 	if err != nil {
-		return false, fmt.Errorf("stats: positions: %w", err)
+		return false, err
 	}
-	defer rows.Close()
 	positions := make(Ends)
-	for rows.Next() {
-		var t string
-		var p int32
-		var next int64
-		if err := rows.Scan(&t, &p, &next); err != nil {
-			return false, fmt.Errorf("stats: positions: %w", err)
+	for t, ps := range all {
+		for p, at := range ps {
+			positions.Add(t, p, at.Next)
 		}
-		positions.Add(topics.Topic(t), p, next)
 	}
-	return ends.reached(positions), rows.Err()
+	return ends.reached(positions), nil
 }
 
 // Apply folds a batch (pipeline.Sink), together with those that come within the linger from other partitions.
@@ -145,10 +242,11 @@ func (c *ClickHouse) insert(ctx context.Context, all []*commit) error {
 	if err != nil {
 		return fmt.Errorf("stats: insert events: %w", err)
 	}
+	shift := int64(c.generation) << sqldb.GenerationBits // as sqldb.Positions.Shift
 	for _, w := range all {
 		for _, r := range rowsOf(w.batch) {
-			if err := events.Append(r.user, r.typ, r.topic, r.part, r.pos, time.UnixMilli(r.at).UTC(), r.detail,
-				r.refTopic, r.refPart, r.refPos, r.sessions, r.delay); err != nil {
+			if err := events.Append(r.user, r.typ, r.topic, r.part, r.pos+shift, time.UnixMilli(r.at).UTC(), r.detail,
+				r.refTopic, r.refPart, r.refPos+shift, r.sessions, r.delay); err != nil {
 				return errors.Join(fmt.Errorf("stats: insert events: %w", err), events.Abort())
 			}
 		}
@@ -161,7 +259,7 @@ func (c *ClickHouse) insert(ctx context.Context, all []*commit) error {
 		return fmt.Errorf("stats: insert positions: %w", err)
 	}
 	for _, w := range all {
-		if err := positions.Append(string(w.batch.Topic), w.batch.Partition, w.batch.To); err != nil {
+		if err := positions.Append(string(w.batch.Topic), w.batch.Partition, c.generation, w.batch.To, w.batch.Log, w.batch.Mark); err != nil {
 			return errors.Join(fmt.Errorf("stats: insert positions: %w", err), positions.Abort())
 		}
 	}

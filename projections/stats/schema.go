@@ -10,9 +10,10 @@ var schema = []string{
 	ref_topic String, ref_part Int32, ref_pos Int64, sessions Int64, latency_ms Int64
 ) ENGINE = ReplacingMergeTree() PARTITION BY toYYYYMM(at) ORDER BY (user_id, type, topic, part, pos)`,
 
-	`CREATE TABLE IF NOT EXISTS nexus_positions (
-	topic String, part Int32, next Int64
-) ENGINE = ReplacingMergeTree(next) ORDER BY (topic, part)`,
+	// A generation begins where the statistics take another log on (nexus adopt): its positions may be lower.
+	`CREATE TABLE IF NOT EXISTS nexus_offsets (
+	topic String, part Int32, generation Int32, next Int64, log String, mark Int64
+) ENGINE = ReplacingMergeTree(next) ORDER BY (topic, part, generation)`,
 
 	`CREATE VIEW IF NOT EXISTS nexus_events_per_hour AS
 SELECT type, toStartOfHour(at) AS hour, uniqExact(topic, part, pos) AS events
@@ -46,9 +47,9 @@ GROUP BY event`,
 const (
 	insertEvents = `INSERT INTO nexus_events (user_id, type, topic, part, pos, at, detail, ref_topic, ref_part, ref_pos, sessions, latency_ms)`
 
-	insertPositions = `INSERT INTO nexus_positions (topic, part, next)`
+	insertPositions = `INSERT INTO nexus_offsets (topic, part, generation, next, log, mark)`
 
-	selectPositions = `SELECT topic, part, max(next) FROM nexus_positions GROUP BY topic, part`
+	selectPositions = `SELECT topic, part, generation, max(next), argMax(log, next), argMax(mark, next) FROM nexus_offsets GROUP BY topic, part, generation`
 
 	selectCounts = `SELECT user_id,
 	uniqExactIf(topic, part, pos, type='notification' AND detail='` + detailConnection + `'),
@@ -62,7 +63,7 @@ func Script() []string {
 	return append(append([]string{}, schema...),
 		insertEvents+` VALUES ('a','message','messages',0,0,now(),'sent','',0,0,0,0), ('b','message','messages',0,0,now(),'received','',0,0,0,0),
 			('a','message','messages',0,0,now(),'sent','',0,0,0,0), ('b','delivery.websocket','deliveries',0,0,now(),'message','messages',0,0,1,7)`,
-		insertPositions+` VALUES ('messages',0,1), ('messages',0,2)`,
+		insertPositions+` VALUES ('messages',0,0,1,'l',1), ('messages',0,0,2,'l',2)`,
 		selectPositions,
 		strings.Replace(selectCounts, "?", "('a','b')", 1),
 		`SELECT sum(events) FROM nexus_events_per_hour WHERE type='message'`,

@@ -63,8 +63,8 @@ func testStats(t *testing.T, open func(*testing.T) store) {
 		s := open(t)
 		for _, topic := range stats.Topics() {
 			for p := range int32(2) {
-				if next, err := s.Position(t.Context(), topic, p); err != nil || next != 0 {
-					t.Fatalf("a new store stands at %d, %v", next, err)
+				if at, err := s.Position(t.Context(), topic, p); err != nil || at != (pipeline.Position{}) {
+					t.Fatalf("a new store stands at %v, %v", at, err)
 				}
 			}
 		}
@@ -100,8 +100,8 @@ func testStats(t *testing.T, open func(*testing.T) store) {
 			}
 		}
 		for _, b := range batches {
-			if next, err := s.Position(t.Context(), b.Topic, b.Partition); err != nil || next != b.To {
-				t.Errorf("position of %s/%d: %d, %v; want %d", b.Topic, b.Partition, next, err, b.To)
+			if at, err := s.Position(t.Context(), b.Topic, b.Partition); err != nil || at != b.After() {
+				t.Errorf("position of %s/%d: %v, %v; want %v", b.Topic, b.Partition, at, err, b.After())
 			}
 			if ok, err := s.Reached(t.Context(), stats.Ends{b.Topic: {b.Partition: b.To}}); err != nil || !ok {
 				t.Errorf("Reached(%d) = %v, %v", b.To, ok, err)

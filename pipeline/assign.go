@@ -1,0 +1,284 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/nexus/nexus/topics"
+)
+
+// offsets replaces Kafka's idea of the offsets by the sink's (kgo.AdjustFetchOffsetsFn).
+func (c *Consumer) offsets(ctx context.Context, fetched map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+	select {
+	case <-c.started:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	out := make(map[string]map[int32]kgo.Offset)
+	for name, ps := range fetched {
+		t, ok := c.Kafka.Names.Topic(name)
+		if !ok {
+			continue
+		}
+		starts, err := c.take(ctx, t, sorted(ps))
+		if err != nil {
+			return nil, err
+		}
+		out[name] = starts
+	}
+	return out, nil
+}
+
+// take starts a worker for each partition and returns where to read from: far enough back to warm the dedup window.
+// It does not give up while ctx lives, unless the sink's store remembers another log: then Run ends.
+func (c *Consumer) take(ctx context.Context, t topics.Topic, ids []int32) (map[int32]kgo.Offset, error) {
+	for failures := 0; ; failures++ {
+		starts, err := c.tryTake(ctx, t, ids)
+		var wrong *WrongLogError
+		switch {
+		case err == nil:
+			return starts, nil
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case errors.As(err, &wrong):
+			c.fail(err) // a group's callback cannot end Run
+			return nil, err
+		}
+		c.Log.Warn("taking partitions over failed, trying again", "topic", t, "partitions", ids, "err", err)
+		if !sleep(ctx, backoff(failures)) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (c *Consumer) tryTake(ctx context.Context, t topics.Topic, ids []int32) (map[int32]kgo.Offset, error) {
+	positions, all, err := c.positions(ctx, t, ids)
+	if err != nil {
+		return nil, err
+	}
+	next := make(map[int32]int64)
+	for _, id := range ids {
+		next[id] = positions[id].Next
+		if forgets(t) || positions[id] == (Position{}) { // what a new store can have of the log, or a late one of what is left
+			next[id] = max(next[id], all[id].start)
+		}
+	}
+	start := maps.Clone(next)
+	if isJudged(t) {
+		if start, err = c.log.rewind(ctx, t, next, all, c.Window); err != nil {
+			return nil, err
+		}
+	}
+	offsets := make(map[int32]kgo.Offset)
+	for _, id := range ids {
+		w := newWorker(c, partition{t, id}, positions[id], start[id])
+		last := all[id].before
+		if w.mark == 0 {
+			w.mark = last.time
+		}
+		if last.found && last.offset < start[id] && w.warmer != nil {
+			w.warmer.Warm(t, id, last.offset, last.time)
+		}
+		if next[id] > w.next { // what was removed counts as read
+			w.offer(item{from: w.next, next: next[id]})
+		}
+		c.replace(ctx, w)
+		offsets[id] = kgo.NewOffset().At(start[id]).WithEpoch(-1)
+	}
+	return offsets, nil
+}
+
+// positions reads where the sink stands and makes sure that it remembers the log that is there.
+func (c *Consumer) positions(ctx context.Context, t topics.Topic, ids []int32) (map[int32]Position, map[int32]extent, error) {
+	positions, next := make(map[int32]Position), make(map[int32]int64)
+	for _, id := range ids {
+		at, err := c.Sink.Position(ctx, t, id)
+		if err != nil {
+			return nil, nil, fmt.Errorf("position of %s/%d: %w", t, id, err)
+		}
+		positions[id], next[id] = at, at.Next
+	}
+	all, err := c.log.extents(ctx, t, next)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, id := range ids {
+		if why := positions[id].misfit(c.identities[t], all[id], forgets(t)); why != "" {
+			return nil, nil, c.wrongLog(partition{t, id}, why)
+		}
+	}
+	return positions, all, nil
+}
+
+// Misfit is a partition in which a store remembers another log than the one that is there.
+type Misfit struct {
+	Topic     topics.Topic
+	Partition int32
+	Why       string
+	// To is where the store may go on if it takes this log on: from the beginning of a log that it has nothing of, from the
+	// end of one that has lost records. End is the end.
+	To  Position
+	End int64
+}
+
+// Misfits lists, before Run, where the sink's store remembers another log. It asks about every partition, also those that
+// other members of the group will have.
+func (c *Consumer) Misfits(ctx context.Context, l *Log) (list []Misfit, err error) {
+	for _, t := range c.Topics {
+		of, err := c.misfitsOf(ctx, l, t)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, of...)
+	}
+	return list, nil
+}
+
+func (c *Consumer) misfitsOf(ctx context.Context, l *Log, t topics.Topic) (list []Misfit, err error) {
+	identity, n, err := l.describe(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	stored, next := make(map[int32]Position), make(map[int32]int64)
+	for p := range n {
+		if stored[p], err = c.Sink.Position(ctx, t, p); err != nil {
+			return nil, fmt.Errorf("position of %s/%d: %w", t, p, err)
+		}
+		next[p] = stored[p].Next
+	}
+	ends, err := l.Ends(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	all, err := l.extents(ctx, t, next)
+	if err != nil {
+		return nil, err
+	}
+	atEnd, err := l.extents(ctx, t, ends)
+	if err != nil {
+		return nil, err
+	}
+	for p := range n {
+		why := stored[p].misfit(identity, all[p], forgets(t))
+		if why == "" {
+			continue
+		}
+		m := Misfit{Topic: t, Partition: p, Why: why, End: ends[p], To: Position{Next: ends[p], Log: identity, Mark: atEnd[p].before.time}}
+		if stored[p].Log != "" && stored[p].Log != identity {
+			m.To = Position{Next: all[p].start, Log: identity}
+		}
+		list = append(list, m)
+	}
+	return list, nil
+}
+
+// Check makes sure, before Run, that the sink's store remembers the log that is there: a *WrongLogError for the first
+// partition of each topic where it does not, joined.
+func (c *Consumer) Check(ctx context.Context, l *Log) error {
+	list, err := c.Misfits(ctx, l)
+	if err != nil {
+		return err
+	}
+	told := make(map[topics.Topic]bool)
+	var problems []error
+	for _, m := range list {
+		if !told[m.Topic] {
+			told[m.Topic] = true
+			problems = append(problems, c.wrongLog(partition{m.Topic, m.Partition}, m.Why))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// forgets tells that a topic's records are removed in time: a consumer that comes late goes on with what is left.
+func forgets(t topics.Topic) bool {
+	s, _ := topics.Of(t)
+	return s.Retention != topics.Forever
+}
+
+func isJudged(t topics.Topic) bool {
+	s, _ := topics.Of(t)
+	return s.Judged
+}
+
+// replace starts w in the place of the partition's former worker, whose pause is over with it.
+func (c *Consumer) replace(ctx context.Context, w *worker) {
+	c.stop(w.of)
+	// Not ctx: a group's ends with the call of offsets. The worker lives until revoked or stopAll stops it.
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	w.cancel = cancel
+	c.mu.Lock()
+	c.workers[w.of] = w
+	c.mu.Unlock()
+	c.setPaused(w.of, false)
+	go w.run(run)
+}
+
+// setPaused pauses or resumes the fetching of a partition. The first call comes before there is a client.
+func (c *Consumer) setPaused(of partition, on bool) {
+	if c.cl == nil {
+		return
+	}
+	which := map[string][]int32{c.Kafka.Names.Name(of.topic): {of.id}}
+	if on {
+		c.cl.PauseFetchPartitions(which)
+	} else {
+		c.cl.ResumeFetchPartitions(which)
+	}
+}
+
+// joined notes what the group has given this member, which may be nothing (kgo.OnPartitionsAssigned). The offsets are asked
+// for afterwards.
+func (c *Consumer) joined(_ context.Context, _ *kgo.Client, given map[string][]int32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.assigned == nil {
+		c.assigned = make(map[partition]bool)
+	}
+	for name, ids := range given {
+		t, _ := c.Kafka.Names.Topic(name)
+		for _, id := range ids {
+			c.assigned[partition{t, id}] = true
+		}
+	}
+}
+
+func (c *Consumer) revoked(_ context.Context, _ *kgo.Client, lost map[string][]int32) {
+	for name, ids := range lost {
+		t, _ := c.Kafka.Names.Topic(name)
+		for _, id := range ids {
+			c.mu.Lock()
+			delete(c.assigned, partition{t, id})
+			c.mu.Unlock()
+			c.stop(partition{t, id})
+		}
+	}
+}
+
+func (c *Consumer) stop(of partition) {
+	c.mu.Lock()
+	w := c.workers[of]
+	delete(c.workers, of)
+	delete(c.resets, of)
+	c.mu.Unlock()
+	if w != nil {
+		w.cancel()
+		<-w.done
+	}
+}
+
+func (c *Consumer) stopAll() {
+	c.mu.Lock()
+	all := make([]partition, 0, len(c.workers))
+	for of := range c.workers {
+		all = append(all, of)
+	}
+	c.mu.Unlock()
+	for _, of := range all {
+		c.stop(of)
+	}
+}

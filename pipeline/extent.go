@@ -1,0 +1,246 @@
+package pipeline
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/nexus/nexus/topics"
+)
+
+// Identity names the log that a topic's offsets count in: the topic's name, prefix included, and the id that Kafka gave it
+// when it was made (KIP-516). A topic that is made anew under the same name is another one.
+func (l *Log) Identity(ctx context.Context, t topics.Topic) (string, error) {
+	id, _, err := l.describe(ctx, t)
+	return id, err
+}
+
+// describe is a topic's identity and how many partitions it has.
+func (l *Log) describe(ctx context.Context, t topics.Topic) (identity string, partitions int32, err error) {
+	name := l.nameOf(t)
+	ds, err := l.adm.ListTopics(ctx, name)
+	if err == nil {
+		err = ds[name].Err
+	}
+	if err != nil {
+		return "", 0, fmt.Errorf("describe topic %s: %w", name, err)
+	}
+	return name + "@" + ds[name].ID.String(), int32(len(ds[name].Partitions)), nil
+}
+
+// TopicHash is four bytes that identify a topic: another topic of the same name, made anew, has others.
+func (l *Log) TopicHash(ctx context.Context, t topics.Topic) (h [4]byte, err error) {
+	id, err := l.Identity(ctx, t)
+	if err != nil {
+		return h, err
+	}
+	sum := sha256.Sum256([]byte(id))
+	return [4]byte(sum[:4]), nil
+}
+
+// extents tells what there is of the partitions of these positions.
+func (l *Log) extents(ctx context.Context, t topics.Topic, positions map[int32]int64) (map[int32]extent, error) {
+	starts, err := l.Starts(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	ends, err := l.offsets(l.adm.ListEndOffsets(ctx, l.nameOf(t)))
+	if err != nil {
+		return nil, err
+	}
+	inside := make(map[int32]int64)
+	for p, next := range positions {
+		if next > starts[p] && next <= ends[p] {
+			inside[p] = next
+		}
+	}
+	before, err := l.before(ctx, t, inside, starts)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[int32]extent)
+	for p := range positions {
+		if _, known := ends[p]; !known {
+			return nil, fmt.Errorf("partition %d of %s: %w", p, l.nameOf(t), kerr.UnknownTopicOrPartition)
+		}
+		out[p] = extent{start: starts[p], end: ends[p], before: before[p]}
+	}
+	return out, nil
+}
+
+// Rewind tells where to start reading so that everything within span before each position is seen: the first offset
+// whose time is at least that of the record before the position, less span. Positions at a partition's start stay.
+//
+// The dedup window is warmed so. Starting too early costs time and changes no verdict; starting too late would.
+func (l *Log) Rewind(ctx context.Context, t topics.Topic, positions map[int32]int64, span time.Duration) (map[int32]int64, error) {
+	all, err := l.extents(ctx, t, positions)
+	if err != nil {
+		return nil, err
+	}
+	return l.rewind(ctx, t, positions, all, span)
+}
+
+func (l *Log) rewind(ctx context.Context, t topics.Topic, positions map[int32]int64, all map[int32]extent, span time.Duration) (map[int32]int64, error) {
+	out, from := maps.Clone(positions), make(map[int32]int64)
+	for p, next := range positions {
+		switch x := all[p]; {
+		case x.before.found:
+			from[p] = x.before.time - span.Milliseconds()
+		case next > x.start: // nothing that anybody is given stands there
+			out[p] = x.start
+		}
+	}
+	at, err := l.firstAt(ctx, t, from)
+	for p, offset := range at {
+		out[p] = min(offset, positions[p])
+	}
+	return out, err
+}
+
+// before finds the last record below each position that a consumer is given. Partitions without one are missing from the
+// answer: they have nothing there but transaction markers, aborted records, or what was removed.
+func (l *Log) before(ctx context.Context, t topics.Topic, positions, starts map[int32]int64) (map[int32]record, error) {
+	out, pending := make(map[int32]record), maps.Clone(positions)
+	for back := int64(1); len(pending) > 0; back *= 16 {
+		found, err := l.scan(ctx, t, pending, starts, back)
+		if err != nil {
+			return nil, err
+		}
+		for p, next := range pending {
+			if r, ok := found[p]; ok {
+				out[p] = r
+				delete(pending, p)
+			} else if next-back <= starts[p] {
+				delete(pending, p)
+			}
+		}
+	}
+	return out, nil
+}
+
+// scanQuiet is how long a scan waits for something more: longer than a fetch waits for records (FetchMaxWait).
+const scanQuiet = time.Second
+
+// scan reads the back offsets before each position and finds the last record there that a consumer is given.
+func (l *Log) scan(ctx context.Context, t topics.Topic, positions, starts map[int32]int64, back int64) (map[int32]record, error) {
+	name := l.nameOf(t)
+	from := make(map[int32]kgo.Offset)
+	for p, next := range positions {
+		from[p] = kgo.NewOffset().At(max(starts[p], next-back))
+	}
+	cl, err := l.kafka.Client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{name: from}), kgo.KeepControlRecords())
+	if err != nil {
+		return nil, err
+	}
+	defer cl.CloseAllowingRebalance()
+	found, done := make(map[int32]record), make(map[int32]bool)
+	for len(done) < len(positions) {
+		poll, cancel := context.WithTimeout(ctx, scanQuiet)
+		fs := cl.PollRecords(poll, 1000)
+		cancel()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		quiet := true
+		for p, next := range steppedOver(cl, fs) {
+			quiet = false
+			done[p] = done[p] || next >= positions[p]
+		}
+		if err := lasting(fs); err != nil {
+			return nil, err
+		}
+		fs.EachRecord(func(r *kgo.Record) {
+			quiet = false
+			p := r.Partition
+			if r.Offset < positions[p] && !r.Attrs.IsControl() {
+				found[p] = record{r.Offset, r.Timestamp.UnixMilli(), true}
+			}
+			done[p] = done[p] || r.Offset >= positions[p]-1
+		})
+		if quiet {
+			break // nobody is given anything more below the positions
+		}
+	}
+	return found, nil
+}
+
+// steppedOver has a client that reads partitions go on behind batches that are too large to be decompressed, and tells where
+// it goes on, by partition.
+func steppedOver(cl *kgo.Client, fs kgo.Fetches) map[int32]int64 {
+	next := make(map[int32]int64)
+	for _, fe := range fs.Errors() {
+		var large *kgo.ErrDecompressTooLarge
+		if errors.As(fe.Err, &large) {
+			next[fe.Partition] = large.NextOffset
+			cl.SetOffsets(map[string]map[int32]kgo.EpochOffset{fe.Topic: {fe.Partition: {Epoch: large.Epoch, Offset: large.NextOffset}}})
+		}
+	}
+	return next
+}
+
+// lasting is the first error of a poll that reading on will not mend.
+func lasting(fs kgo.Fetches) error {
+	for _, fe := range fs.Errors() {
+		var large *kgo.ErrDecompressTooLarge
+		if errors.As(fe.Err, &large) || errors.Is(fe.Err, errFetchFull) || errors.Is(fe.Err, context.DeadlineExceeded) || errors.Is(fe.Err, context.Canceled) {
+			continue
+		}
+		return fmt.Errorf("read %s/%d: %w", fe.Topic, fe.Partition, fe.Err)
+	}
+	return nil
+}
+
+// firstAt is, for each partition, the first offset whose record time is at least that given, in Unix milliseconds, or the
+// end (Kafka: ListOffsets by timestamp).
+func (l *Log) firstAt(ctx context.Context, t topics.Topic, from map[int32]int64) (map[int32]int64, error) {
+	if len(from) == 0 {
+		return nil, nil
+	}
+	ends, err := l.offsets(l.adm.ListEndOffsets(ctx, l.nameOf(t)))
+	if err != nil {
+		return nil, err
+	}
+	topic := kmsg.NewListOffsetsRequestTopic()
+	topic.Topic = l.nameOf(t)
+	for p, ms := range from {
+		part := kmsg.NewListOffsetsRequestTopicPartition()
+		part.Partition, part.Timestamp = p, max(0, ms) // below 0 are Kafka's own words
+		topic.Partitions = append(topic.Partitions, part)
+	}
+	req := kmsg.NewPtrListOffsetsRequest()
+	req.ReplicaID, req.IsolationLevel, req.Topics = -1, 1, append(req.Topics, topic)
+	resp, err := req.RequestWith(ctx, l.cl)
+	if err != nil {
+		return nil, fmt.Errorf("list offsets: %w", err)
+	}
+	out := make(map[int32]int64)
+	for _, topic := range resp.Topics {
+		for _, part := range topic.Partitions {
+			if err := kerr.ErrorForCode(part.ErrorCode); err != nil {
+				return nil, fmt.Errorf("list offsets of %s/%d: %w", topic.Topic, part.Partition, err)
+			}
+			if out[part.Partition] = part.Offset; part.Offset < 0 { // no record is that late
+				out[part.Partition] = ends[part.Partition]
+			}
+		}
+	}
+	return out, nil
+}
+
+// nothingIn tells that no consumer is given anything of a partition from one offset up to another: what stood there was
+// aborted, compacted or removed.
+func (l *Log) nothingIn(ctx context.Context, t topics.Topic, p int32, from, to int64) (bool, error) {
+	all, err := l.extents(ctx, t, map[int32]int64{p: to})
+	if err != nil {
+		return false, err
+	}
+	x := all[p]
+	return to <= x.end && (!x.before.found || x.before.offset < from), nil
+}

@@ -1,0 +1,191 @@
+package sqldb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nexus/nexus/pipeline"
+	"github.com/nexus/nexus/topics"
+)
+
+// positionsTable is shared by the projections of a database. log and mark say which log next counts in (pipeline.Position),
+// generation how often the projection has taken another log on (Adopt).
+const positionsTable = `CREATE TABLE IF NOT EXISTS positions (projection TEXT NOT NULL, topic TEXT NOT NULL,
+	part BIGINT NOT NULL, next BIGINT NOT NULL, log TEXT NOT NULL DEFAULT '', mark BIGINT NOT NULL DEFAULT 0,
+	generation BIGINT NOT NULL DEFAULT 0, PRIMARY KEY (projection, topic, part))`
+
+// makePositions makes the table, or gives one of an earlier version the columns that it lacks.
+func (d *DB) makePositions(ctx context.Context, tx *sql.Tx) error {
+	if _, err := tx.ExecContext(ctx, positionsTable); err != nil {
+		return err
+	}
+	for _, column := range []string{"log TEXT NOT NULL DEFAULT ''", "mark BIGINT NOT NULL DEFAULT 0", "generation BIGINT NOT NULL DEFAULT 0"} {
+		if err := d.addColumn(ctx, tx, "positions", column); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addColumn adds a column where the table does not have it.
+func (d *DB) addColumn(ctx context.Context, tx *sql.Tx, table, column string) error {
+	if d.postgres {
+		_, err := tx.ExecContext(ctx, `ALTER TABLE `+table+` ADD COLUMN IF NOT EXISTS `+column)
+		return err
+	}
+	var n int
+	name, _, _ := strings.Cut(column, " ")
+	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM pragma_table_info($1) WHERE name=$2`, table, name).Scan(&n); err != nil || n > 0 {
+		return err
+	}
+	_, err := tx.ExecContext(ctx, `ALTER TABLE `+table+` ADD COLUMN `+column)
+	return err
+}
+
+// Positions are the rows of one projection in table positions, which Migrate makes.
+type Positions struct {
+	DB         *DB
+	Projection string
+}
+
+// Reset empties tables and sets every position back to the beginning of whatever log comes, as one.
+func (p Positions) Reset(ctx context.Context, tables ...string) error {
+	return p.DB.Long(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		for _, t := range tables {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM `+t); err != nil {
+				return fmt.Errorf("empty table %s: %w", t, err)
+			}
+		}
+		_, err := tx.ExecContext(ctx, `UPDATE positions SET next=0, log='', mark=0, generation=0 WHERE projection=$1`, p.Projection)
+		return err
+	})
+}
+
+// Next reads a position; the row is made, at 0, where it is missing.
+func (p Positions) Next(ctx context.Context, t topics.Topic, part int32) (pipeline.Position, error) {
+	at, err := p.Peek(ctx, t, part)
+	if !errors.Is(err, sql.ErrNoRows) {
+		return at, err
+	}
+	return p.Begin(ctx, t, part, pipeline.Position{})
+}
+
+// Begin makes a position's row where it is missing, and reads it.
+func (p Positions) Begin(ctx context.Context, t topics.Topic, part int32, first pipeline.Position) (pipeline.Position, error) {
+	ctx, cancel := p.DB.Reading(ctx)
+	defer cancel()
+	_, err := p.DB.Write.ExecContext(ctx, `INSERT INTO positions (projection, topic, part, next, log, mark)
+		VALUES ($1,$2,$3,$4,$5,$6) ON CONFLICT DO NOTHING`, p.Projection, string(t), int64(part), first.Next, first.Log, first.Mark)
+	if err != nil {
+		return pipeline.Position{}, fmt.Errorf("make the position of %s/%d: %w", t, part, err)
+	}
+	return p.Peek(ctx, t, part)
+}
+
+// Peek reads a position; sql.ErrNoRows where there is none yet.
+func (p Positions) Peek(ctx context.Context, t topics.Topic, part int32) (at pipeline.Position, err error) {
+	err = p.DB.Get(ctx, []any{&at.Next, &at.Log, &at.Mark}, `SELECT next, log, mark FROM positions WHERE projection=$1 AND topic=$2 AND part=$3`,
+		p.Projection, string(t), int64(part))
+	return at, err
+}
+
+// Move sets the position of a batch's partition in the transaction of its rows, if it still is from; else it returns
+// pipeline.ErrMoved.
+func (p Positions) Move(ctx context.Context, tx *sql.Tx, b pipeline.Batch, from int64) error {
+	to := b.After()
+	r, err := tx.ExecContext(ctx, `UPDATE positions SET next=$1, log=$2, mark=$3 WHERE projection=$4 AND topic=$5 AND part=$6 AND next=$7`,
+		to.Next, to.Log, to.Mark, p.Projection, string(b.Topic), int64(b.Partition), from)
+	if err != nil {
+		return fmt.Errorf("move the position of %s/%d: %w", b.Topic, b.Partition, err)
+	}
+	n, err := r.RowsAffected()
+	if err == nil && n == 0 {
+		err = pipeline.ErrMoved
+	}
+	return err
+}
+
+// GenerationBits is how many bits of a stored place are the offset; a projection that takes another log on counts on above
+// them, so that what it keeps of the former log stands before everything of the new one and is never taken for it.
+const GenerationBits = 40
+
+// Shift is what a projection adds to an offset to store it: it grows with each log that the projection took on.
+func (p Positions) Shift(ctx context.Context) (int64, error) {
+	var generation int64
+	err := p.DB.Read.QueryRowContext(ctx, `SELECT COALESCE(max(generation), 0) FROM positions WHERE projection=$1`, p.Projection).Scan(&generation)
+	if err != nil {
+		return 0, fmt.Errorf("read the generation of %s: %w", p.Projection, err)
+	}
+	return generation << GenerationBits, nil
+}
+
+// Adopt sets positions, of another log than that of the rows there are, and begins a new generation. more changes what else
+// depends on it, in the same transaction. Nobody may fold meanwhile.
+func (p Positions) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position, more func(*sql.Tx) error) error {
+	return p.DB.Tx(ctx, func(tx *sql.Tx) error {
+		for t, ps := range to {
+			for part, at := range ps {
+				_, err := tx.ExecContext(ctx, `INSERT INTO positions (projection, topic, part, next, log, mark) VALUES ($1,$2,$3,$4,$5,$6)
+					ON CONFLICT (projection, topic, part) DO UPDATE SET next=excluded.next, log=excluded.log, mark=excluded.mark`,
+					p.Projection, string(t), int64(part), at.Next, at.Log, at.Mark)
+				if err != nil {
+					return fmt.Errorf("adopt %s/%d: %w", t, part, err)
+				}
+			}
+		}
+		_, err := tx.ExecContext(ctx, `UPDATE positions SET generation=(SELECT max(generation)+1 FROM positions WHERE projection=$1) WHERE projection=$1`, p.Projection)
+		if err != nil {
+			return fmt.Errorf("adopt: %w", err)
+		}
+		return more(tx)
+	})
+}
+
+// All reads every position of the projection.
+func (p Positions) All(ctx context.Context) (map[topics.Topic]map[int32]pipeline.Position, error) {
+	all := make(map[topics.Topic]map[int32]pipeline.Position)
+	err := p.DB.Query(ctx, func(rows *sql.Rows) error {
+		var t topics.Topic
+		var part int32
+		var at pipeline.Position
+		if err := rows.Scan(&t, &part, &at.Next, &at.Log, &at.Mark); err != nil {
+			return err
+		}
+		if all[t] == nil {
+			all[t] = make(map[int32]pipeline.Position)
+		}
+		all[t][part] = at
+		return nil
+	}, `SELECT topic, part, next, log, mark FROM positions WHERE projection=$1`, p.Projection)
+	if err != nil {
+		return nil, fmt.Errorf("read the positions of %s: %w", p.Projection, err)
+	}
+	return all, nil
+}
+
+// Await returns once every position given has been reached, or with ctx's error.
+func (p Positions) Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error {
+	for part, end := range ends {
+		for {
+			at, err := p.Peek(ctx, t, part)
+			if err != nil && !errors.Is(err, sql.ErrNoRows) {
+				return err
+			}
+			if at.Next >= end {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(awaitStep):
+			}
+		}
+	}
+	return nil
+}
+
+const awaitStep = 5 * time.Millisecond
