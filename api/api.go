@@ -159,6 +159,10 @@ func (a *API) Serve(ctx context.Context, ln net.Listener, grace time.Duration) e
 	wind, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
 	err := a.echo.Server.Shutdown(wind)
+	if errors.Is(err, context.DeadlineExceeded) {
+		a.o.Logger.Warn("requests were still under way when the time to stop was over; they are cut", "after", grace)
+		err = a.echo.Server.Close()
+	}
 	<-failed
 	return err
 }

@@ -35,14 +35,15 @@ type conn struct {
 
 	heart heart
 
-	mu      sync.Mutex
-	queue   [][]byte
-	queued  int // bytes, those being written included
-	writing bool
-	closing bool // a close frame is queued; nothing may follow it
-	dead    bool
-	written chan struct{} // closed once nothing is being written; nil: nobody waits for that
-	why     string        // the first reason to end
+	mu         sync.Mutex
+	queue      [][]byte
+	queued     int // bytes, those being written included
+	writing    bool
+	closing    bool // a close frame is queued; nothing may follow it
+	dead       bool
+	challenged bool          // the client must show soon that it lives
+	written    chan struct{} // closed once nothing is being written; nil: nobody waits for that
+	why        string        // the first reason to end
 }
 
 const (
@@ -287,9 +288,12 @@ func (c *conn) next(handle func(kind int, message []byte)) error {
 
 // alive grants the client its patience anew, unless the connection is closing.
 func (c *conn) alive() error {
-	if c.isClosing() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing {
 		return nil
 	}
+	c.challenged = false
 	return c.net.SetReadDeadline(time.Now().Add(c.patience))
 }
 
@@ -319,12 +323,17 @@ func (c *conn) drainQueue() {
 	}
 }
 
-// challenge sends a ping, which every WebSocket stack answers by itself (RFC 6455, section 5.5.2); alive takes the deadline
-// back.
+// challenge sends a ping, which every WebSocket stack answers by itself (RFC 6455, section 5.5.2). alive takes the deadline
+// back; until then further challenges do not move it.
 func (c *conn) challenge(within time.Duration) {
-	if c.isClosing() {
-		return
+	c.mu.Lock()
+	again := c.challenged || c.closing || c.dead
+	if !again {
+		c.challenged = true
+		_ = c.net.SetReadDeadline(time.Now().Add(within))
 	}
-	c.send(appendFrame(nil, bitFinal|opPing, nil))
-	_ = c.net.SetReadDeadline(time.Now().Add(within))
+	c.mu.Unlock()
+	if !again {
+		c.send(appendFrame(nil, bitFinal|opPing, nil))
+	}
 }

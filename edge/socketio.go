@@ -147,7 +147,9 @@ func (n *engine) abort() {
 func (n *engine) challenge(within time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.answerBy = time.Now().Add(within)
+	if n.answerBy.IsZero() {
+		n.answerBy = time.Now().Add(within)
+	}
 	n.out.challenge(within)
 }
 
