@@ -4,17 +4,21 @@ import (
 	"context"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/gorilla/websocket"
 
+	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/topics"
 )
 
 // dialRaw opens a bare client; one that is not read from is as good as broken: it answers no ping.
@@ -46,37 +50,95 @@ func reading(ws *websocket.Conn) (done <-chan struct{}) {
 	return ended
 }
 
-// Five sessions end while the log is away for longer than an append may take (B7): once it is back the user has room for
-// five again, and is not online in between.
-func TestEndsWhileTheLogIsAway(t *testing.T) {
-	e, s, b := runningOn(t)
-	var all []*websocket.Conn
-	for range 5 {
-		ws, status, body := dialRaw(t, s, "alice", "")
-		if status != 101 {
-			t.Fatal(status, body)
+// Five sessions end while the log is away for longer than an append may take, or while it has no room for more (B7): once
+// it is back the user has room for five again, and is not online in between.
+func TestEndsThatTheLogMissed(t *testing.T) {
+	for name, trouble := range map[string]func(*Edge, *broker) (over func()){
+		"away": func(_ *Edge, b *broker) func() {
+			b.stop()
+			return b.start
+		},
+		"overloaded": func(e *Edge, _ *broker) func() {
+			log := &fullLog{appender: e.slots.o.Log}
+			log.full.Store(true)
+			e.slots.mu.Lock()
+			e.slots.o.Log = log
+			e.slots.mu.Unlock()
+			return func() { log.full.Store(false) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, s, b := runningOn(t)
+			var all []*websocket.Conn
+			for range 5 {
+				ws, status, body := dialRaw(t, s, "alice", "")
+				if status != 101 {
+					t.Fatal(status, body)
+				}
+				all = append(all, ws)
+			}
+			over := trouble(e, b)
+			for _, ws := range all {
+				ws.Close()
+			}
+			waitFor(t, "the log has failed to take five ends", func() bool {
+				e.slots.mu.Lock()
+				defer e.slots.mu.Unlock()
+				return e.slots.failed >= 5
+			})
+			over()
+			waitFor(t, "the log shows all five ends", func() bool { return e.fold.Count(presence.Messaging, "alice") == 0 })
+			waitFor(t, "nothing is kept of them", func() bool { all, unsettled := e.slots.counts(); return all == 0 && unsettled == 0 })
+			for range 5 {
+				if _, status, body := dialRaw(t, s, "alice", ""); status != 101 {
+					t.Errorf("refused with %d %s", status, body)
+				}
+			}
+		})
+	}
+}
+
+// fullLog takes nothing while it is full.
+type fullLog struct {
+	appender
+	full atomic.Bool
+}
+
+func (l *fullLog) TryAppend(ev *topics.Event, done func(error)) {
+	if l.full.Load() {
+		go done(pipeline.ErrOverloaded)
+		return
+	}
+	l.appender.TryAppend(ev, done)
+}
+
+// A challenge stands however often it is repeated: who is silent ends, though others ask for room all the time.
+func TestChallengeStands(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		go func() { _, _ = io.Copy(io.Discard, there) }()
+		c := &conn{net: here, maxQueue: 1 << 20, patience: time.Hour}
+		if err := c.alive(); err != nil {
+			t.Fatal(err)
 		}
-		all = append(all, ws)
-	}
-	b.stop()
-	for _, ws := range all {
-		ws.Close()
-	}
-	waitFor(t, "the log has failed to take five ends", func() bool {
-		e.slots.mu.Lock()
-		defer e.slots.mu.Unlock()
-		return e.slots.failed >= 5
+		ended := make(chan struct{})
+		go func() {
+			_, _ = here.Read(make([]byte, 1))
+			close(ended)
+		}()
+		for range 4 {
+			c.challenge(time.Second)
+			time.Sleep(600 * time.Millisecond)
+		}
+		select {
+		case <-ended:
+		default:
+			t.Error("a silent client is still waited for after more than twice its time")
+		}
+		here.Close()
+		there.Close()
+		<-ended
 	})
-	b.start()
-	waitFor(t, "the log shows all five ends", func() bool { return e.fold.Count(presence.Messaging, "alice") == 0 })
-	if all, unsettled := e.slots.counts(); all != 0 || unsettled != 0 {
-		t.Errorf("%d slots are kept, %d unsettled", all, unsettled)
-	}
-	for range 5 {
-		if _, status, body := dialRaw(t, s, "alice", ""); status != 101 {
-			t.Errorf("refused with %d %s", status, body)
-		}
-	}
 }
 
 // Connections that died without a word (w3): a client that comes back with its offset waits until they are found out and
