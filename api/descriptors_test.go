@@ -116,6 +116,7 @@ func TestStopCutsWhatIsOpen(t *testing.T) {
 	stop()
 	if err := <-served; err != nil && err != http.ErrServerClosed {
 		t.Errorf("Serve: %v", err)
+		_ = a.echo.Server.Close() // the rest must not hang
 	}
 	if err := <-asked; err == nil {
 		t.Error("the request was answered")
