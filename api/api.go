@@ -260,7 +260,7 @@ func (a *API) explain(err error) *topics.Error {
 	case errors.As(err, &tooBig):
 		return &topics.Error{Code: topics.CodeTooLarge, Message: "the body is too large"}
 	case errors.Is(err, inbox.ErrNotFound):
-		return topics.NotFound()
+		return topics.NotFound("notification")
 	case errors.Is(err, inbox.ErrCursor):
 		return topics.Invalid("cursor: not one that this server gave out")
 	case pipeline.TooLarge(err):

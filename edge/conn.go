@@ -37,7 +37,8 @@ type conn struct {
 
 	mu         sync.Mutex
 	queue      [][]byte
-	queued     int // bytes, those being written included
+	marks      marks // go out after the queue
+	queued     int   // bytes, those being written included
 	writing    bool
 	closing    bool // a close frame is queued; nothing may follow it
 	dead       bool
@@ -55,28 +56,36 @@ const (
 // deliver queues what f makes for this wire (transport).
 func (c *conn) deliver(f framer, s style) {
 	s.wire = c.wire
-	c.send(f.frame(s))
+	c.enqueue(f.frame(s), f.mark(s))
 }
 
 // text queues a text of this connection alone (transport).
 func (c *conn) text(b []byte) { c.send(appendText(nil, b, c.wire, c.deflateAbove)) }
 
-// send queues a frame. A client that lets more than maxQueue bytes wait is closed as too slow: nothing is dropped
+// send queues a frame.
+func (c *conn) send(frame []byte) { c.enqueue(frame, mark{}) }
+
+// enqueue queues a frame, and where the client stands after it. A client that lets more than maxQueue bytes wait is closed as too slow: nothing is dropped
 // silently.
-func (c *conn) send(frame []byte) {
+func (c *conn) enqueue(frame []byte, after mark) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closing || c.dead {
 		return
 	}
-	c.queue = append(c.queue, frame)
-	c.queued += len(frame)
+	c.addLocked(frame)
+	c.marks.set(after)
 	if c.queued > c.maxQueue {
-		c.queue = nil
+		c.queue, c.marks = nil, nil
 		c.closeLocked(closeTooSlow, "the client reads too slowly; it may resume")
 		return
 	}
 	c.startLocked()
+}
+
+func (c *conn) addLocked(frame []byte) {
+	c.queue = append(c.queue, frame)
+	c.queued += len(frame)
 }
 
 // close sends what is queued, then a close frame, and ends the connection once the client has answered, or soon.
@@ -92,7 +101,8 @@ func (c *conn) closeLocked(code int, reason string) {
 	if c.why == "" {
 		c.why = reasonOf(code)
 	}
-	c.queue = append(c.queue, appendFrame(nil, bitFinal|opClose, closePayload(code, reason)))
+	c.marks.take(c.addLocked)
+	c.addLocked(appendFrame(nil, bitFinal|opClose, closePayload(code, reason)))
 	c.closing = true
 	c.startLocked()
 }
@@ -107,6 +117,7 @@ func (c *conn) startLocked() {
 func (c *conn) write() {
 	for {
 		c.mu.Lock()
+		c.marks.take(c.addLocked)
 		frames := c.queue
 		c.queue = nil
 		if len(frames) == 0 || c.dead {

@@ -91,6 +91,8 @@ type Edge struct {
 	slots                               *slots
 	stats                               *statistics
 	metrics                             *metrics
+	schedule                            *schedule
+	typing                              *typing
 	// topicIDs identify the topics in resume offsets.
 	topicIDs map[topics.Topic][4]byte
 
@@ -106,10 +108,8 @@ type Edge struct {
 	serving        tally // connections
 
 	mu      sync.Mutex
-	open    map[transport]func(now time.Time) // what to do for each every second
-	engines map[string]*engine                // Engine.IO sessions that began with long-polling, by sid
-	typing  map[typingPair]*time.Timer
-	typed   map[typingPair]time.Time // when this node last appended typing.start
+	open    map[transport]bool
+	engines map[string]*engine       // Engine.IO sessions that began with long-polling, by sid
 	rooms   map[userIn]chan struct{} // closed when a session of the user ends, for those who wait for that
 }
 
@@ -143,13 +143,14 @@ func newEdge(o Options, log appender) *Edge {
 	e := &Edge{o: o, node: randomID(), log: log, rates: newLimiter(o.RateLimit, o.RateWindow),
 		connects: newLimiter(10*o.RateLimit, o.RateWindow), lookups: newLimiter(o.RateLimit, o.RateWindow),
 		publishes: newLimiter(max(1, o.RateLimit/10), o.RateWindow), ids: newContentIDs(o.ContentWindow), topicIDs: make(map[topics.Topic][4]byte),
-		superseded: make(chan struct{}), open: make(map[transport]func(time.Time)), engines: make(map[string]*engine),
-		typing: make(map[typingPair]*time.Timer), typed: make(map[typingPair]time.Time), rooms: make(map[userIn]chan struct{})}
+		superseded: make(chan struct{}), schedule: newSchedule(), open: make(map[transport]bool), engines: make(map[string]*engine),
+		rooms: make(map[userIn]chan struct{})}
 	e.admissions, e.endAdmissions = context.WithCancel(context.Background())
 	e.working, e.endWork = context.WithCancel(context.Background())
 	e.nameJSON, _ = json.Marshal(o.NodeName) // a string always encodes
 	e.stats, e.metrics = newStatistics(e), newMetrics(e, o.Metrics)
 	e.hub = newHub(e.metrics.sent)
+	e.typing = newTyping(log.TryAppend, e.sendTyping)
 	e.slots = newSlots(slotOptions{Log: log, Node: e.node, Event: e.presenceEvent, Logger: o.Logger})
 	e.melody = melody.New()
 	e.melody.Config.MessageBufferSize = 1 // its queue is not used
@@ -218,6 +219,7 @@ func (e *Edge) Run(ctx context.Context) error {
 	g.Go(func() error { return every(ctx, e.o.HeartbeatInterval, e.heartbeat) })
 	g.Go(func() error { return e.slots.run(ctx) })
 	g.Go(func() error { return every(ctx, e.o.RepeatInterval, e.slots.sayAll) })
+	g.Go(func() error { return e.schedule.run(ctx) })
 	g.Go(func() error { return every(ctx, time.Second, e.sweep) })
 	g.Go(func() error {
 		select {
@@ -250,16 +252,10 @@ func (e *Edge) transports() []transport {
 	return slices.Collect(maps.Keys(e.open))
 }
 
-// sweep looks after every connection once a second: pings, tokens, joins that do not come.
+// sweep forgets what has had its time, once a second.
 func (e *Edge) sweep() {
 	now := time.Now()
-	e.mu.Lock()
-	checks := slices.Collect(maps.Values(e.open))
-	maps.DeleteFunc(e.typed, func(_ typingPair, at time.Time) bool { return now.Sub(at) > typingFor })
-	e.mu.Unlock()
-	for _, check := range checks {
-		check(now)
-	}
+	e.typing.sweep(now)
 	e.rates.sweep(now)
 	e.connects.sweep(now)
 	e.lookups.sweep(now)

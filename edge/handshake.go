@@ -7,7 +7,6 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -111,9 +110,8 @@ func (e *Edge) survive() {
 }
 
 func (e *Edge) newConn(ws *websocket.Conn, wire wire) *conn {
-	c := &conn{ws: ws, net: ws.NetConn(), log: e.o.Logger, wire: wire, deflateAbove: e.o.CompressionThreshold,
+	c := &conn{heart: newHeart(time.Now(), e.o.PingInterval), ws: ws, net: ws.NetConn(), log: e.o.Logger, wire: wire, deflateAbove: e.o.CompressionThreshold,
 		maxQueue: e.o.MaxQueueBytes, maxRead: int64(e.o.MaxMessageBytes), patience: e.patience()}
-	c.heart.last.Store(time.Now().UnixNano())
 	return c
 }
 
@@ -135,8 +133,8 @@ func negotiateDeflate(h http.Header) bool {
 	return false
 }
 
-// serve has the sweep look after t, runs begin, and reads the connection until it ends.
-func (e *Edge) serve(c *conn, t transport, check func(time.Time), begin func(), handle func(kind int, message []byte)) {
+// serve has t looked after, runs begin, and reads the connection until it ends.
+func (e *Edge) serve(c *conn, t transport, check func(time.Time) time.Time, begin func(), handle func(kind int, message []byte)) {
 	e.watch(t, check)
 	defer e.unwatch(t)
 	begin()
@@ -146,17 +144,19 @@ func (e *Edge) serve(c *conn, t transport, check func(time.Time), begin func(), 
 	})
 }
 
-// watch has the sweep look after a transport, and Drain close it.
-func (e *Edge) watch(t transport, check func(time.Time)) {
+// watch has a transport looked after, and Drain close it.
+func (e *Edge) watch(t transport, check func(time.Time) time.Time) {
 	e.mu.Lock()
-	e.open[t] = check
+	e.open[t] = true
 	e.mu.Unlock()
+	e.schedule.add(t, check)
 	if e.draining.Load() { // the handshake was under way when Drain looked
 		t.close(websocket.CloseGoingAway, goingAway)
 	}
 }
 
 func (e *Edge) unwatch(t transport) {
+	e.schedule.remove(t)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.open, t)
@@ -203,15 +203,6 @@ func greeting(ns presence.Namespace) string {
 		return "Dashboard connection established"
 	}
 	return "Messaging connection established"
-}
-
-// heart says when a ping is due.
-type heart struct{ last atomic.Int64 } // Unix nanoseconds
-
-// due is true once in an interval.
-func (h *heart) due(now time.Time, interval time.Duration) bool {
-	last := h.last.Load()
-	return now.UnixNano()-last >= int64(interval) && h.last.CompareAndSwap(last, now.UnixNano())
 }
 
 // requestContext bounds what a client's event asks of others; it ends with Drain.

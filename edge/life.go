@@ -252,12 +252,7 @@ func (e *Edge) Drain(ctx context.Context) {
 	e.serving.shutdown()
 	e.endAdmissions()
 	e.unacked.wait(ctx)
-	e.mu.Lock()
-	for pair, t := range e.typing {
-		t.Stop()
-		delete(e.typing, pair)
-	}
-	e.mu.Unlock()
+	e.typing.close()
 	for _, t := range e.transports() {
 		t.close(websocket.CloseGoingAway, goingAway)
 	}

@@ -260,7 +260,10 @@ func (w *world) bare() {
 	}
 	out := newSocket()
 	s.out = out
-	w.e.watch(out, func(now time.Time) { w.e.expire(s, now) })
+	w.e.watch(out, func(now time.Time) time.Time {
+		w.e.expire(s, now)
+		return now.Add(time.Second)
+	})
 	defer w.e.unwatch(out)
 	if w.l.chance(8) { // its connection ends while it joins
 		endsItself = false
@@ -420,6 +423,7 @@ func (w *world) run() {
 	start(func() { _ = w.other.Run(ctx) })
 	start(func() { _ = e.slots.run(ctx) })
 	start(func() { _ = every(ctx, modelRepeat, e.slots.sayAll) })
+	start(func() { _ = e.schedule.run(ctx) })
 	start(func() { _ = every(ctx, time.Second, e.sweep) })
 	start(func() { _ = every(ctx, 5*time.Second, e.heartbeat) })
 	start(func() { _ = every(ctx, 5*time.Second, func() { l.add(beat("B")) }) }) // it outlives the outages

@@ -110,11 +110,18 @@ func (n *engine) hear() {
 	n.heard, n.answerBy = time.Now(), time.Time{}
 }
 
-func (n *engine) silent(now time.Time) bool {
+// silentAt is when the client will have been silent for too long.
+func (n *engine) silentAt() time.Time {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return now.Sub(n.heard) > n.e.patience() || !n.answerBy.IsZero() && now.After(n.answerBy)
+	at := n.heard.Add(n.e.patience())
+	if !n.answerBy.IsZero() && n.answerBy.Before(at) {
+		at = n.answerBy
+	}
+	return at
 }
+
+func (n *engine) silent(now time.Time) bool { return !now.Before(n.silentAt()) }
 
 func (n *engine) servePolling(w http.ResponseWriter, r *http.Request) {
 	p := n.polling()
@@ -217,11 +224,12 @@ func (n *engine) serveUpgrade(c *conn) {
 	took := false
 	late := time.AfterFunc(upgradeTimeout, c.abort)
 	defer late.Stop()
-	n.e.serve(c, c, func(time.Time) {}, func() {}, func(kind int, message []byte) {
+	n.e.serve(c, c, nothingDue, func() {}, func(kind int, message []byte) {
 		switch {
 		case took:
 			n.handle(kind, message)
 		case kind == websocket.TextMessage && string(message) == "2probe":
+			n.hear()
 			c.text([]byte("3probe"))
 			p.probe(true)
 		case kind == websocket.TextMessage && string(message) == "5" && late.Stop():
@@ -240,6 +248,9 @@ func (n *engine) serveUpgrade(c *conn) {
 	n.upgrading = false
 	n.mu.Unlock()
 }
+
+// nothingDue is the look at a WebSocket that is about to take over: its session has one of its own.
+func nothingDue(now time.Time) time.Time { return now.Add(lookEvery) }
 
 func (n *engine) beginUpgrade() *polling {
 	n.mu.Lock()

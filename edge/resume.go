@@ -25,10 +25,13 @@ const (
 // held is what came for a session while it was being given what it had missed: the bytes for each wire.
 type held struct {
 	frames [wires][]byte
+	marks  [wires]mark
 	ev     *topics.Event // of the feed; nil: it is shown whatever happens
 }
 
 func (h *held) frame(s style) []byte { return h.frames[s.wire] }
+
+func (h *held) mark(s style) mark { return h.marks[s.wire] }
 
 // suspension holds back what comes for a session. It is safe for concurrent use.
 type suspension struct {
@@ -62,7 +65,7 @@ func (p *suspension) hold(s *session, f framer) bool {
 	st := s.style
 	for w := range wires {
 		st.wire = w
-		h.frames[w] = f.frame(st)
+		h.frames[w], h.marks[w] = f.frame(st), f.mark(st)
 	}
 	p.size += len(h.frames[wirePlain])
 	if p.size > p.limit {

@@ -90,9 +90,9 @@ type engine struct {
 
 func (e *Edge) newEngine(q url.Values, out transport) *engine {
 	now := time.Now()
-	n := &engine{e: e, sid: randomID(), q: q, out: out, sessions: make(map[presence.Namespace]*session), idle: now, heard: now}
+	n := &engine{e: e, sid: randomID(), q: q, out: out, heart: newHeart(now, e.o.PingInterval),
+		sessions: make(map[presence.Namespace]*session), idle: now, heard: now}
 	n.life, n.endLife = context.WithCancel(context.Background())
-	n.heart.last.Store(now.UnixNano())
 	return n
 }
 
@@ -163,8 +163,8 @@ func (n *engine) now() transport {
 	return n.out
 }
 
-// check is what the sweep does with the session.
-func (n *engine) check(now time.Time) {
+// check does what is due (schedule).
+func (n *engine) check(now time.Time) (next time.Time) {
 	if n.heart.due(now, n.e.o.PingInterval) {
 		n.text([]byte{socketio.EnginePing})
 	}
@@ -176,9 +176,18 @@ func (n *engine) check(now time.Time) {
 	if since, idle := n.idleSince(); idle && now.Sub(since) > n.e.o.ConnectTimeout {
 		n.close(websocket.CloseNormalClosure, "no namespace was joined")
 	}
-	if p := n.polling(); p != nil && (n.silent(now) || p.overdue(now)) {
+	next = n.heart.next
+	p := n.polling()
+	if p == nil {
+		return next // the connection itself misses a silent client
+	}
+	if n.silent(now) || p.overdue(now) {
 		n.abort()
 	}
+	if at := n.silentAt(); at.Before(next) {
+		return at
+	}
+	return next
 }
 
 // broken closes a session that breaks the protocol.

@@ -193,8 +193,8 @@ func settings() []setting {
 			return span(func(c *Config) *time.Duration { return &c.DedupWindow }, time.Millisecond)(c, v)
 		}},
 		{"DEDUP_CONTENT_WINDOW", "5m", "how long a node gives copies of a message without an id the first one's id", span(func(c *Config) *time.Duration { return &c.DedupContentWindow }, 0)},
-		{"PING_INTERVAL", "30s", "heartbeat of connections", span(func(c *Config) *time.Duration { return &c.PingInterval }, time.Second)},
-		{"PING_TIMEOUT", "20s", "how long an answer to the heartbeat may take", span(func(c *Config) *time.Duration { return &c.PingTimeout }, time.Second)},
+		{"PING_INTERVAL", "30s", "heartbeat of connections", span(func(c *Config) *time.Duration { return &c.PingInterval }, 50*time.Millisecond)},
+		{"PING_TIMEOUT", "20s", "how long an answer to the heartbeat may take", span(func(c *Config) *time.Duration { return &c.PingTimeout }, 50*time.Millisecond)},
 		{"CONNECT_TIMEOUT", "45s", "how long a Socket.IO session may take to join a namespace", span(func(c *Config) *time.Duration { return &c.ConnectTimeout }, time.Second)},
 		{"STATS_INTERVAL", "30s", "how often stats_update is sent without a change", span(func(c *Config) *time.Duration { return &c.StatsInterval }, time.Second)},
 		{"PRESENCE_GRACE", "2s", "how long a user who is gone is still shown as online", span(func(c *Config) *time.Duration { return &c.PresenceGrace }, 0)},
