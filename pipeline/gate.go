@@ -31,7 +31,7 @@ type GateOptions struct {
 	Group, Instance string
 	// Positions names where the positions are kept.
 	Positions string
-	Window    time.Duration
+	Windows   *Windows
 	Log       *slog.Logger
 	// WayOut is Consumer.WayOut.
 	WayOut string
@@ -40,7 +40,7 @@ type GateOptions struct {
 // NewGate makes a gate; Run works until ctx ends.
 func NewGate(o GateOptions) *Gate {
 	return &Gate{Consumer{
-		Name: "gate", Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, Window: o.Window, WayOut: o.WayOut,
+		Name: "gate", Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, Windows: o.Windows, WayOut: o.WayOut,
 		Topics: []topics.Topic{topics.Notifications, topics.Broadcasts},
 		Sink:   &gateSink{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + ".positions", upTo: make(map[partition]int64)},
 	}}

@@ -175,7 +175,7 @@ func (m *memory) untilSeen(t *testing.T, want ...string) {
 // consume runs a consumer until the test or the returned function ends it.
 func (b *bench) consume(c *pipeline.Consumer) (stop func()) {
 	b.t.Helper()
-	c.Kafka, c.Log, c.Window = b.kafka, quiet, b.window
+	c.Kafka, c.Log, c.Windows = b.kafka, quiet, pipeline.NewWindows(b.window)
 	if c.Topics == nil {
 		c.Topics = []topics.Topic{topics.Notifications}
 	}
@@ -382,7 +382,7 @@ func testGate(t *testing.T, b *bench) {
 	b.raw(topics.Notifications, home, "", `{"title":"no key","body":"b","type":"SYSTEM"}`)
 	b.raw(topics.Broadcasts, 0, "all", strings.Repeat("x", 100<<10))
 	gate := func() *pipeline.Gate {
-		g := pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: b.producer, Positions: b.kafka.Names.Prefix + "gate", Window: b.window, Log: quiet})
+		g := pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: b.producer, Positions: b.kafka.Names.Prefix + "gate", Windows: pipeline.NewWindows(b.window), Log: quiet})
 		t.Cleanup(g.Close)
 		return g
 	}
@@ -422,7 +422,7 @@ func testGate(t *testing.T, b *bench) {
 func testTail(t *testing.T, b *bench) {
 	b.append(note("a", "before", "before"))
 	m := newMemory()
-	tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.kafka, Producer: b.producer, Log: b.log, Logger: quiet, Window: b.window,
+	tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.kafka, Producer: b.producer, Log: b.log, Logger: quiet, Windows: pipeline.NewWindows(b.window),
 		Topics: []topics.Topic{topics.Notifications}, Route: func(batch pipeline.Batch) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
