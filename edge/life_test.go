@@ -517,6 +517,7 @@ func (w *world) compare(when string) {
 			time.Sleep(time.Second)
 		}
 	}
+	synctest.Wait() // whatever happens at this instant has happened
 	type key struct {
 		session  string
 		channels string
