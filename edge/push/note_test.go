@@ -10,12 +10,13 @@ import (
 	"unicode/utf8"
 
 	"github.com/nexus/nexus/topics"
+	"github.com/nexus/nexus/topics/topicstest"
 )
 
 func event(t *testing.T, topic topics.Topic, key, typ, value string) *topics.Event {
 	t.Helper()
 	e := &topics.Event{Topic: topic, Offset: 7, Time: 1764583200000, Key: []byte(key), Meta: topics.Meta{Type: typ}, Value: []byte(value)}
-	if err := topics.Valid(e); err != nil {
+	if err := topics.Valid(topicstest.Sign(e)); err != nil {
 		t.Fatal(err)
 	}
 	return e
