@@ -68,7 +68,7 @@ func (c *Consumer) tryTake(ctx context.Context, t topics.Topic, ids []int32) (ma
 		}
 	}
 	start := maps.Clone(next)
-	if isJudged(t) {
+	if c.judges(t) {
 		if start, err = c.log.rewind(ctx, t, next, all, c.Window); err != nil {
 			return nil, err
 		}
@@ -138,6 +138,9 @@ func forgets(t topics.Topic) bool {
 	s, _ := topics.Of(t)
 	return s.Retention != topics.Forever
 }
+
+// judges tells whether the consumer looks for duplicates in a topic.
+func (c *Consumer) judges(t topics.Topic) bool { return c.Window > 0 && isJudged(t) }
 
 func isJudged(t topics.Topic) bool {
 	s, _ := topics.Of(t)

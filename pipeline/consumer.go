@@ -78,7 +78,7 @@ type Consumer struct {
 	Group    string
 	Instance string // static group member id (KIP-345)
 	Sink     Sink
-	// Window is the dedup window of topics that are judged.
+	// Window is the dedup window of topics that are judged; 0: no record is a duplicate to this consumer.
 	Window time.Duration
 	// WayOut tells an operator what to do where the sink's store remembers another log; it ends the error's sentence.
 	WayOut string

@@ -102,13 +102,14 @@ type memory struct {
 	positions map[string]pipeline.Position
 	seen      []string // titles of live events, in the order of arrival
 	all       []*topics.Event
+	told      map[string][]string // of dead letters: origin to reasons
 	batches   int
 	fail      func(b pipeline.Batch) error
 	changed   chan struct{}
 }
 
 func newMemory() *memory {
-	return &memory{positions: make(map[string]pipeline.Position), changed: make(chan struct{}, 1)}
+	return &memory{told: make(map[string][]string), positions: make(map[string]pipeline.Position), changed: make(chan struct{}, 1)}
 }
 
 func at(t topics.Topic, p int32) string { return fmt.Sprintf("%s/%d", t, p) }
@@ -133,6 +134,9 @@ func (m *memory) Apply(_ context.Context, b pipeline.Batch) error {
 	}
 	m.positions[at(b.Topic, b.Partition)] = b.After()
 	m.all = append(m.all, b.Events...)
+	for _, r := range b.Records {
+		m.letter(r)
+	}
 	for e := range b.Live {
 		m.seen = append(m.seen, e.Body.Text("title"))
 	}
@@ -141,6 +145,21 @@ func (m *memory) Apply(_ context.Context, b pipeline.Batch) error {
 	default:
 	}
 	return nil
+}
+
+func (m *memory) letter(r *kgo.Record) {
+	var origin, reason string
+	for _, h := range r.Headers {
+		switch h.Key {
+		case topics.HeaderOrigin:
+			origin = string(h.Value)
+		case topics.HeaderReason:
+			reason = string(h.Value)
+		}
+	}
+	if origin != "" {
+		m.told[origin] = append(m.told[origin], reason)
+	}
 }
 
 func (m *memory) titles() []string {
@@ -209,6 +228,8 @@ func testLog(t *testing.T, addr string) {
 		"rewind is exact":                    testRewind,
 		"two members of a group":             testGroup,
 		"the gate":                           testGate,
+		"the gate reads every topic":         testGateTopics,
+		"the gate writes once":               testGateOnce,
 		"the tail":                           testTail,
 		"the dedup window is recorded":       testSettle,
 		"wrong topic settings":               testTopicCheck,
@@ -379,7 +400,7 @@ func testGate(t *testing.T, b *bench) {
 	b.raw(topics.Notifications, home, "", `{"title":"no key","body":"b","type":"SYSTEM"}`)
 	b.raw(topics.Broadcasts, 0, "all", strings.Repeat("x", 100<<10))
 	gate := func() *pipeline.Gate {
-		return pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: b.producer, Positions: b.kafka.Names.Prefix + "gate", Window: b.window, Log: quiet})
+		return pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: b.producer, Positions: b.kafka.Names.Prefix + "gate", Log: quiet})
 	}
 	m, dead := newMemory(), newMemory()
 	b.consume(&pipeline.Consumer{Sink: m})

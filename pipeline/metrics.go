@@ -19,7 +19,7 @@ type Metrics struct {
 	retries     *prometheus.CounterVec
 	aside       *prometheus.CounterVec
 	strays      prometheus.Counter
-	deadLetters prometheus.Counter
+	deadLetters *prometheus.CounterVec
 
 	mu        sync.Mutex
 	consumers map[*Consumer]bool
@@ -42,7 +42,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		retries:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_batch_failures_total", Help: "Attempts to apply a batch that failed."}, []string{"consumer", "topic"}),
 		aside:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_set_aside_total", Help: "Records that a projection can never apply; they are in dead-letters."}, []string{"consumer", "topic"}),
 		strays:      prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_strays_total", Help: "Records that the gate carried to their own partition."}),
-		deadLetters: prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_dead_letters_total", Help: "Records that the gate refused."})}
+		deadLetters: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_dead_letters_total", Help: "Records that are in dead-letters."}, []string{"topic", "reason"})}
 	reg.MustRegister(m.duplicates, m.retries, m.aside, m.strays, m.deadLetters, m)
 	return m
 }
@@ -98,9 +98,9 @@ func (m *Metrics) stray() {
 	}
 }
 
-func (m *Metrics) deadLetter() {
+func (m *Metrics) deadLetter(t topics.Topic, reason topics.Reason) {
 	if m != nil {
-		m.deadLetters.Inc()
+		m.deadLetters.WithLabelValues(string(t), string(reason)).Inc()
 	}
 }
 

@@ -80,7 +80,7 @@ func newWorker(c *Consumer, of partition, stored Position, start int64) *worker 
 	w := &worker{c: c, of: of, count: c.partitions[of.topic], identity: c.identities[of.topic], stored: stored.Next, next: stored.Next, mark: stored.Mark,
 		ready: make(chan struct{}, 1), done: make(chan struct{}),
 		status: Status{Topic: of.topic, Partition: of.id, Next: stored.Next, Seen: start, MovedAt: time.Now()}}
-	if isJudged(of.topic) {
+	if c.judges(of.topic) {
 		w.window = NewWindow(c.Window)
 	}
 	return w

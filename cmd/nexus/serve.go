@@ -373,7 +373,7 @@ func (s *server) openControl(context.Context) error {
 }
 
 func (s *server) openEdge(ctx context.Context) error {
-	o := pipeline.GateOptions{Kafka: s.kafka, Producer: s.producer, Window: s.window, Log: s.component("gate")}
+	o := pipeline.GateOptions{Kafka: s.kafka, Producer: s.producer, Log: s.component("gate")}
 	o.Positions, o.Instance = s.group("gate")
 	if !s.embedded {
 		o.Group = o.Positions
