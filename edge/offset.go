@@ -1,10 +1,12 @@
 package edge
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
 
+	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 )
@@ -16,18 +18,27 @@ var feedTopics = map[presence.Namespace][]topics.Topic{
 }
 
 // cursor is where a session stands: in every partition of the topics behind its namespace, the offset of the first record
-// that it has not got.
-type cursor map[topics.Topic][]int64
+// that it has not got, with a check of what stands before it.
+type cursor map[topics.Topic][]pipeline.Point
+
+// nexts are the offsets of a topic's partitions.
+func (c cursor) nexts(t topics.Topic) []int64 {
+	v := make([]int64, len(c[t]))
+	for p, at := range c[t] {
+		v[p] = at.Next
+	}
+	return v
+}
 
 // offset is a cursor as clients see it, which to them is opaque: the topics' identities and the positions. It is that of
 // a session which has just got ev; nil: which has what the tail has passed.
 func (e *Edge) offset(ns presence.Namespace, ev *topics.Event) string {
 	b := make([]byte, 0, 64)
-	var v []int64
+	var v []pipeline.Point
 	for _, t := range feedTopics[ns] {
 		v = e.tail.Vector(v[:0], t)
 		if ev != nil && ev.Topic == t {
-			v[ev.Partition] = ev.Offset + 1
+			v[ev.Partition] = pipeline.PointAt(ev.Offset+1, ev.Time)
 		}
 		b = appendPositions(b, e.topicIDs[t], v)
 	}
@@ -43,11 +54,11 @@ func (e *Edge) offsetOf(ns presence.Namespace, c cursor) string {
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-func appendPositions(b []byte, id [4]byte, v []int64) []byte {
+func appendPositions(b []byte, id [4]byte, v []pipeline.Point) []byte {
 	b = append(b, id[:]...)
 	b = binary.AppendUvarint(b, uint64(len(v)))
-	for _, next := range v {
-		b = binary.AppendUvarint(b, uint64(next))
+	for _, at := range v {
+		b = binary.BigEndian.AppendUint16(binary.AppendUvarint(b, uint64(at.Next)), at.Check)
 	}
 	return b
 }
@@ -58,6 +69,32 @@ var errOffset = errors.New("edge: the offset is not one of these topics")
 // parseOffset reads what offset wrote.
 func (e *Edge) parseOffset(ns presence.Namespace, text string) (cursor, error) {
 	return e.parsePositions(ns, text, e.tail.Partitions)
+}
+
+// verify makes sure that a cursor is one of this log in everything that the audiences concern: a log that was truncated or
+// restored from a backup has other records below it, or none.
+func (e *Edge) verify(ctx context.Context, from cursor, audiences map[topics.Topic][]string) error {
+	for t, of := range audiences {
+		points := make(map[int32]pipeline.Point)
+		for p, at := range from[t] {
+			if concernsPartition(t, of, int32(p), int32(len(from[t]))) {
+				points[int32(p)] = at
+			}
+		}
+		good, err := e.tail.Verify(ctx, t, points)
+		if err != nil {
+			return err
+		}
+		if !good {
+			return errOffset
+		}
+	}
+	return nil
+}
+
+// concernsPartition tells whether a partition can hold events for the audiences: a user's own stand in one.
+func concernsPartition(t topics.Topic, audiences []string, p, count int32) bool {
+	return t != topics.Notifications || topics.Partition([]byte(audiences[0]), count) == p
 }
 
 func (e *Edge) parsePositions(ns presence.Namespace, text string, partitions func(topics.Topic) int) (cursor, error) {
@@ -75,11 +112,13 @@ func (e *Edge) parsePositions(ns presence.Namespace, text string, partitions fun
 		if b = rest; !ok || n != int64(partitions(t)) {
 			return nil, errOffset
 		}
-		c[t] = make([]int64, n)
+		c[t] = make([]pipeline.Point, n)
 		for p := range c[t] {
-			if c[t][p], b, ok = uvarint(b); !ok {
+			at := &c[t][p]
+			if at.Next, b, ok = uvarint(b); !ok || len(b) < 2 {
 				return nil, errOffset
 			}
+			at.Check, b = binary.BigEndian.Uint16(b), b[2:]
 		}
 	}
 	if len(b) > 0 {

@@ -12,13 +12,13 @@ import (
 // What a client gives back is what it was given, or it is refused.
 func TestOffsets(t *testing.T) {
 	e, _ := running(t)
-	c := cursor{topics.Notifications: {3, 1 << 40}, topics.Broadcasts: {0}}
+	c := cursor{topics.Notifications: {{Next: 3, Check: 7}, {Next: 1 << 40, Check: 1 << 15}}, topics.Broadcasts: {{}}}
 	text := e.offsetOf(presence.Dashboard, c)
 	if got, err := e.parseOffset(presence.Dashboard, text); err != nil || !reflect.DeepEqual(got, c) {
 		t.Errorf("%v, %v; want %v", got, err, c)
 	}
-	for name, text := range map[string]string{"empty": "", "no base64": "%", "another namespace's": e.offsetOf(presence.Messaging, cursor{topics.Messages: {1, 2}}),
-		"fewer partitions": e.offsetOf(presence.Dashboard, cursor{topics.Notifications: {3}, topics.Broadcasts: {0}}),
+	for name, text := range map[string]string{"empty": "", "no base64": "%", "another namespace's": e.offsetOf(presence.Messaging, cursor{topics.Messages: {{Next: 1}, {Next: 2}}}),
+		"fewer partitions": e.offsetOf(presence.Dashboard, cursor{topics.Notifications: {{Next: 3}}, topics.Broadcasts: {{}}}),
 		"cut off":          text[:len(text)-2], "more": text + "AA"} {
 		if _, err := e.parseOffset(presence.Dashboard, text); err == nil {
 			t.Errorf("%s: %q was taken", name, text)

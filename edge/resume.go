@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
@@ -91,7 +92,7 @@ func nothing(*topics.Event) bool { return false }
 // missed are the events that a session has not got.
 type missed struct {
 	list []inbox.Entry
-	to   cursor // everything below is in list, or the session has it
+	to   map[topics.Topic][]int64 // everything below is in list, or the session has it
 }
 
 // has tells whether an event stands among the topics and audiences that were looked through.
@@ -105,13 +106,16 @@ func (m *missed) has(ev *topics.Event) bool {
 func (e *Edge) lookUp(from cursor, audiences map[topics.Topic][]string) (*missed, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), resumeWait)
 	defer cancel()
-	m := &missed{to: make(cursor)}
+	m := &missed{to: make(map[topics.Topic][]int64)}
+	if err := e.verify(ctx, from, audiences); err != nil {
+		return nil, err
+	}
 	for t := range audiences {
 		m.to[t] = e.tail.Begun(nil, t)
 	}
 	bytes := e.o.MaxQueueBytes / 4 // the rest of the queue is for what comes meanwhile, and for second names
 	for t, of := range audiences {
-		list, err := e.lookUpTopic(ctx, t, of, from[t], m.to[t], maxMissed-len(m.list), bytes)
+		list, err := e.lookUpTopic(ctx, t, of, from.nexts(t), m.to[t], maxMissed-len(m.list), bytes)
 		if err != nil {
 			return nil, err
 		}
@@ -139,8 +143,8 @@ func (e *Edge) lookUpTopic(ctx context.Context, t topics.Topic, audiences []stri
 	wanted := concerning(t, audiences)
 	older, ends := inbox.Span{Topic: t, Audiences: audiences, From: slices.Clone(from), To: slices.Clone(from)}, make(map[int32]int64)
 	for p := range from {
-		if from[p] >= to[p] || t == topics.Notifications && topics.Partition([]byte(audiences[0]), int32(len(to))) != int32(p) {
-			continue // nothing can be there: a user's own records stand in one partition
+		if from[p] >= to[p] || !concernsPartition(t, audiences, int32(p), int32(len(to))) {
+			continue
 		}
 		list, low := e.tail.Recent(t, int32(p), from[p], to[p], wanted)
 		for _, ev := range list {
@@ -187,13 +191,20 @@ func inOrderOfTime(list []inbox.Entry) []inbox.Entry {
 		topic topics.Topic
 		id    int32
 	}
-	latest := make(map[part]int64)
+	type dated struct {
+		inbox.Entry
+		at int64
+	}
+	latest, all := make(map[part]int64), make([]dated, len(list))
 	for i, x := range list {
 		of := part{x.Topic, x.Partition}
 		latest[of] = max(latest[of], x.Time)
-		list[i].Time = latest[of]
+		all[i] = dated{x, latest[of]}
 	}
-	slices.SortStableFunc(list, func(a, b inbox.Entry) int { return cmp.Compare(a.Time, b.Time) })
+	slices.SortStableFunc(all, func(a, b dated) int { return cmp.Compare(a.at, b.at) })
+	for i, x := range all {
+		list[i] = x.Entry
+	}
 	return list
 }
 
@@ -239,7 +250,7 @@ func (e *Edge) rejoin(s *session, back comeback, welcome func(recovered any, off
 	}
 	welcome(true, back.offset) // not a later one: what follows may not arrive
 	for _, x := range m.list {
-		from[x.Topic][x.Partition] = x.Offset + 1
+		from[x.Topic][x.Partition] = pipeline.PointAt(x.Offset+1, x.Time)
 		e.give(s, x, e.offsetOf(s.namespace, from))
 	}
 	p.release(s, m.has)

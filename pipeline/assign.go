@@ -11,15 +11,15 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// assigned replaces Kafka's idea of the offsets by the sink's (kgo.AdjustFetchOffsetsFn).
-func (c *Consumer) assigned(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+// offsets replaces Kafka's idea of the offsets by the sink's (kgo.AdjustFetchOffsetsFn).
+func (c *Consumer) offsets(ctx context.Context, fetched map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
 	select {
 	case <-c.started:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 	out := make(map[string]map[int32]kgo.Offset)
-	for name, ps := range offsets {
+	for name, ps := range fetched {
 		t, ok := c.Kafka.Names.Topic(name)
 		if !ok {
 			continue
@@ -76,8 +76,12 @@ func (c *Consumer) tryTake(ctx context.Context, t topics.Topic, ids []int32) (ma
 	offsets := make(map[int32]kgo.Offset)
 	for _, id := range ids {
 		w := newWorker(c, partition{t, id}, positions[id], start[id])
+		last := all[id].before
 		if w.mark == 0 {
-			w.mark = all[id].before.time
+			w.mark = last.time
+		}
+		if last.found && last.offset < start[id] && w.warmer != nil {
+			w.warmer.Warm(t, id, last.offset, last.time)
 		}
 		if next[id] > w.next { // what was removed counts as read
 			w.offer(item{from: w.next, next: next[id]})
@@ -110,25 +114,82 @@ func (c *Consumer) positions(ctx context.Context, t topics.Topic, ids []int32) (
 	return positions, all, nil
 }
 
-// Check makes sure, before Run, that the sink's store remembers the log that is there: a *WrongLogError for each topic where
-// it does not, joined. It asks about every partition, also those that other members of the group will have.
+// Misfit is a partition in which a store remembers another log than the one that is there.
+type Misfit struct {
+	Topic     topics.Topic
+	Partition int32
+	Why       string
+	// To is where the store may go on if it takes this log on: from the beginning of a log that it has nothing of, from the
+	// end of one that has lost records. End is the end.
+	To  Position
+	End int64
+}
+
+// Misfits lists, before Run, where the sink's store remembers another log. It asks about every partition, also those that
+// other members of the group will have.
+func (c *Consumer) Misfits(ctx context.Context, l *Log) (list []Misfit, err error) {
+	for _, t := range c.Topics {
+		of, err := c.misfitsOf(ctx, l, t)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, of...)
+	}
+	return list, nil
+}
+
+func (c *Consumer) misfitsOf(ctx context.Context, l *Log, t topics.Topic) (list []Misfit, err error) {
+	identity, n, err := l.describe(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	stored, next := make(map[int32]Position), make(map[int32]int64)
+	for p := range n {
+		if stored[p], err = c.Sink.Position(ctx, t, p); err != nil {
+			return nil, fmt.Errorf("position of %s/%d: %w", t, p, err)
+		}
+		next[p] = stored[p].Next
+	}
+	ends, err := l.Ends(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	all, err := l.extents(ctx, t, next)
+	if err != nil {
+		return nil, err
+	}
+	atEnd, err := l.extents(ctx, t, ends)
+	if err != nil {
+		return nil, err
+	}
+	for p := range n {
+		why := stored[p].misfit(identity, all[p], forgets(t))
+		if why == "" {
+			continue
+		}
+		m := Misfit{Topic: t, Partition: p, Why: why, End: ends[p], To: Position{Next: ends[p], Log: identity, Mark: atEnd[p].before.time}}
+		if stored[p].Log != "" && stored[p].Log != identity {
+			m.To = Position{Next: all[p].start, Log: identity}
+		}
+		list = append(list, m)
+	}
+	return list, nil
+}
+
+// Check makes sure, before Run, that the sink's store remembers the log that is there: a *WrongLogError for the first
+// partition of each topic where it does not, joined.
 func (c *Consumer) Check(ctx context.Context, l *Log) error {
-	probe := Consumer{Name: c.Name, Kafka: c.Kafka, Log: c.Log, Topics: c.Topics, Sink: c.Sink, WayOut: c.WayOut, log: l}
-	if err := probe.begin(ctx); err != nil {
+	list, err := c.Misfits(ctx, l)
+	if err != nil {
 		return err
 	}
+	told := make(map[topics.Topic]bool)
 	var problems []error
-	for _, t := range c.Topics {
-		ids := make([]int32, 0, probe.partitions[t])
-		for p := range probe.partitions[t] {
-			ids = append(ids, p)
+	for _, m := range list {
+		if !told[m.Topic] {
+			told[m.Topic] = true
+			problems = append(problems, c.wrongLog(partition{m.Topic, m.Partition}, m.Why))
 		}
-		_, _, err := probe.positions(ctx, t, ids)
-		var wrong *WrongLogError
-		if err != nil && !errors.As(err, &wrong) {
-			return err
-		}
-		problems = append(problems, err)
 	}
 	return errors.Join(problems...)
 }
@@ -150,7 +211,7 @@ func isJudged(t topics.Topic) bool {
 // replace starts w in the place of the partition's former worker, whose pause is over with it.
 func (c *Consumer) replace(ctx context.Context, w *worker) {
 	c.stop(w.of)
-	// Not ctx: a group's ends with the call of assigned. The worker lives until revoked or stopAll stops it.
+	// Not ctx: a group's ends with the call of offsets. The worker lives until revoked or stopAll stops it.
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	w.cancel = cancel
 	c.mu.Lock()
@@ -173,10 +234,29 @@ func (c *Consumer) setPaused(of partition, on bool) {
 	}
 }
 
+// joined notes what the group has given this member, which may be nothing (kgo.OnPartitionsAssigned). The offsets are asked
+// for afterwards.
+func (c *Consumer) joined(_ context.Context, _ *kgo.Client, given map[string][]int32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.assigned == nil {
+		c.assigned = make(map[partition]bool)
+	}
+	for name, ids := range given {
+		t, _ := c.Kafka.Names.Topic(name)
+		for _, id := range ids {
+			c.assigned[partition{t, id}] = true
+		}
+	}
+}
+
 func (c *Consumer) revoked(_ context.Context, _ *kgo.Client, lost map[string][]int32) {
 	for name, ids := range lost {
 		t, _ := c.Kafka.Names.Topic(name)
 		for _, id := range ids {
+			c.mu.Lock()
+			delete(c.assigned, partition{t, id})
+			c.mu.Unlock()
 			c.stop(partition{t, id})
 		}
 	}

@@ -25,6 +25,12 @@ type Sink interface {
 	Apply(ctx context.Context, b Batch) error
 }
 
+// Warmer is a sink that wants to know of records before its position that were read to warm the dedup window: where they
+// stand and their record time, in Unix milliseconds. They come in order, before the first Apply.
+type Warmer interface {
+	Warm(t topics.Topic, partition int32, offset, time int64)
+}
+
 // Batch is what was read of one partition: every event from From on and below To, duplicates and strays marked. It may be
 // empty: offsets that no consumer is given (transaction markers, aborted records) move the position as well.
 type Batch struct {
@@ -97,6 +103,7 @@ type Consumer struct {
 	identities map[topics.Topic]string
 	goal       map[partition]int64 // the ends when Run began, for CaughtUp; nil until known
 	failure    error               // why Run has to end
+	assigned   map[partition]bool  // what the group has given this member, workers or not yet; nil until it has
 }
 
 type partition struct {
@@ -179,7 +186,8 @@ func (c *Consumer) options(ctx context.Context) ([]kgo.Opt, error) {
 			// Held only while polled records are handed to their workers: a revocation in between would give a later
 			// worker the records of an earlier one.
 			kgo.BlockRebalanceOnPoll(),
-			kgo.AdjustFetchOffsetsFn(c.assigned),
+			kgo.AdjustFetchOffsetsFn(c.offsets),
+			kgo.OnPartitionsAssigned(c.joined),
 			kgo.OnPartitionsRevoked(c.revoked),
 			kgo.OnPartitionsLost(c.revoked),
 		)

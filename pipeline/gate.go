@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -37,6 +36,8 @@ type GateOptions struct {
 	// Positions names where the positions are kept.
 	Positions string
 	Log       *slog.Logger
+	// WayOut is Consumer.WayOut.
+	WayOut string
 }
 
 // NewGate makes a gate; Run works until ctx ends.
@@ -44,7 +45,8 @@ func NewGate(o GateOptions) *Gate {
 	sink := &gateSink{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + ".positions", now: time.Now,
 		written: make(map[partition]map[int64]bool), lines: make(map[count]*line)}
 	return &Gate{sink: sink, consumer: Consumer{
-		Name: "gate", Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, Topics: gateTopics(), Sink: sink}}
+		Name: "gate", Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, WayOut: o.WayOut,
+		Topics: gateTopics(), Sink: sink}}
 }
 
 // gateTopics are all but dead-letters, whose records are there because they are not valid.
@@ -58,23 +60,13 @@ func gateTopics() (list []topics.Topic) {
 }
 
 // Run works until ctx ends.
-func (g *Gate) Run(ctx context.Context) error {
-	defer g.sink.close()
-	return g.consumer.Run(ctx)
-}
+func (g *Gate) Run(ctx context.Context) error { return g.consumer.Run(ctx) }
+
+// Close releases the connection to the positions, which the first look at them opens.
+func (g *Gate) Close() { g.sink.close() }
 
 // Consumer is what reads for the gate, for its progress.
 func (g *Gate) Consumer() *Consumer { return &g.consumer }
-
-// SetAside makes a dead letter of a valid record that a projection can never apply (Consumer.SetAside). It returns once the
-// log has it.
-func (g *Gate) SetAside(ctx context.Context, e *topics.Event, r *kgo.Record, reason error) error {
-	if err := g.sink.producer.produce(ctx, g.sink.deadLetter(e, r, reason)); err != nil {
-		return err
-	}
-	g.sink.refused(e, reasonAside, reason)
-	return nil
-}
 
 // gateSink keeps its positions as the offsets of a consumer group without members: it has no store of its own, and the
 // members' group would accept commits from its members only. An append that is repeated because the commit was lost
@@ -99,7 +91,6 @@ type gateSink struct {
 // Reasons of dead letters beside those of topics.Valid.
 const (
 	reasonUnreadable topics.Reason = "unreadable" // its batch decompresses to more than is allowed
-	reasonAside      topics.Reason = "set_aside"  // a projection can never apply it
 	reasonStray      topics.Reason = "stray"      // it cannot be carried to its own partition
 )
 
@@ -137,6 +128,27 @@ func (s *gateSink) Position(ctx context.Context, t topics.Topic, p int32) (at Po
 		return at, nil
 	}
 	return readMetadata(o.At, o.Metadata), nil
+}
+
+// Adopt goes on from these positions.
+func (s *gateSink) Adopt(ctx context.Context, to map[topics.Topic]map[int32]Position) error {
+	if err := s.open(); err != nil {
+		return err
+	}
+	var os kadm.Offsets
+	for t, ps := range to {
+		for p, at := range ps {
+			os.Add(kadm.Offset{Topic: s.kafka.Names.Name(t), Partition: p, At: at.Next, LeaderEpoch: -1, Metadata: at.metadata()})
+		}
+	}
+	rs, err := s.adm.CommitOffsets(ctx, s.group, os)
+	if err == nil {
+		err = rs.Error()
+	}
+	if err != nil {
+		return fmt.Errorf("commit the gate's positions: %w", err)
+	}
+	return nil
 }
 
 // Apply judges a batch and appends what it gives rise to, many at a time, before the position moves. It notes how far it came
@@ -198,7 +210,7 @@ func (s *gateSink) await(ctx context.Context, list []output, next int64) (int64,
 		err := await(finish, o.answer)
 		if err != nil && TooLarge(err) && o.reason == "" { // its copy is larger than the log takes: it was as large as it may be
 			o.reason, o.why = reasonStray, errors.New("the record stands in another partition than its key's, and is too large to be carried over")
-			err = s.producer.produce(finish, s.deadLetter(o.e, o.record, o.why))
+			err = s.producer.produce(finish, s.producer.deadLetter(o.e, o.record, o.why))
 		}
 		if err != nil {
 			if failed == nil {
@@ -218,7 +230,7 @@ func (s *gateSink) outputs(b Batch) (list []output) {
 		e := &topics.Event{Topic: b.Topic, Partition: b.Partition, Offset: hole.From}
 		if !done[e.Offset] {
 			why := fmt.Errorf("%d records cannot be read: their batch decompresses to more than %d MiB", hole.To-hole.From, maxBatchBytes>>20)
-			list = append(list, output{e: e, record: s.deadLetter(e, &kgo.Record{}, why), reason: reasonUnreadable, why: why})
+			list = append(list, output{e: e, record: s.producer.deadLetter(e, &kgo.Record{}, why), reason: reasonUnreadable, why: why})
 		}
 	}
 	for i, e := range b.Events {
@@ -228,7 +240,7 @@ func (s *gateSink) outputs(b Batch) (list []output) {
 		var refusal *topics.Refusal
 		switch err := topics.Valid(e); {
 		case errors.As(err, &refusal):
-			list = append(list, output{e: e, record: s.deadLetter(e, b.Records[i], err), reason: refusal.Reason, why: err})
+			list = append(list, output{e: e, record: s.producer.deadLetter(e, b.Records[i], err), reason: refusal.Reason, why: err})
 		case e.Stray:
 			list = append(list, output{e: e, record: carryOver(e, b.Records[i])})
 		}
@@ -354,39 +366,6 @@ func (s *gateSink) commit(ctx context.Context, b Batch, next int64) error {
 		return fmt.Errorf("commit the gate's position: %w", err)
 	}
 	return nil
-}
-
-// maxDead bounds how much is kept of a refused record's value, and of its key and headers.
-const maxDead = 64 << 10
-
-func origin(e *topics.Event) string {
-	return string(e.Topic) + "/" + strconv.Itoa(int(e.Partition)) + "/" + strconv.FormatInt(e.Offset, 10)
-}
-
-func (s *gateSink) deadLetter(e *topics.Event, r *kgo.Record, reason error) *kgo.Record {
-	d := &kgo.Record{Topic: s.kafka.Names.Name(topics.DeadLetters), Key: r.Key, Value: r.Value}
-	cut := len(d.Value) > maxDead
-	if cut {
-		d.Value = d.Value[:maxDead]
-	}
-	if len(d.Key) > maxDead {
-		d.Key, cut = d.Key[:maxDead], true
-	}
-	size := 0
-	for _, h := range r.Headers {
-		if size += len(h.Key) + len(h.Value); size > maxDead {
-			cut = true
-			break
-		}
-		d.Headers = append(d.Headers, h)
-	}
-	if cut {
-		d.Headers = append(d.Headers, kgo.RecordHeader{Key: topics.HeaderTruncated, Value: []byte("true")})
-	}
-	d.Headers = append(d.Headers,
-		kgo.RecordHeader{Key: topics.HeaderOrigin, Value: []byte(origin(e))},
-		kgo.RecordHeader{Key: topics.HeaderReason, Value: []byte(reason.Error())})
-	return d
 }
 
 // carryOver appends all headers as they are, so the record keeps its identity; one without any gets the place where it

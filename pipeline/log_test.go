@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -61,7 +62,7 @@ func newBench(t *testing.T, addr string) *bench {
 	if b.producer, err = pipeline.NewProducer(b.kafka); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { b.producer.Close(quiet) })
+	t.Cleanup(func() { b.producer.Close(quiet) }) // the one that is there then
 	return b
 }
 
@@ -218,7 +219,8 @@ func (b *bench) run(run func(context.Context) error) (stop func()) {
 }
 
 func testLog(t *testing.T, addr string) {
-	for name, test := range map[string]func(*testing.T, *bench){
+	tests := maps.Clone(faults)
+	maps.Copy(tests, map[string]func(*testing.T, *bench){
 		"record time is broker time":         testBrokerTime,
 		"order and partition":                testOrder,
 		"duplicates, also after a restart":   testDuplicates,
@@ -234,7 +236,8 @@ func testLog(t *testing.T, addr string) {
 		"the dedup window is recorded":       testSettle,
 		"wrong topic settings":               testTopicCheck,
 		"transactions":                       testTransactions,
-	} {
+	})
+	for name, test := range tests {
 		t.Run(name, func(t *testing.T) { test(t, newBench(t, addr)) })
 	}
 }
@@ -400,7 +403,9 @@ func testGate(t *testing.T, b *bench) {
 	b.raw(topics.Notifications, home, "", `{"title":"no key","body":"b","type":"SYSTEM"}`)
 	b.raw(topics.Broadcasts, 0, "all", strings.Repeat("x", 100<<10))
 	gate := func() *pipeline.Gate {
-		return pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: b.producer, Positions: b.kafka.Names.Prefix + "gate", Log: quiet})
+		g := pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: b.producer, Positions: b.kafka.Names.Prefix + "gate", Log: quiet})
+		t.Cleanup(g.Close)
+		return g
 	}
 	m, dead := newMemory(), newMemory()
 	b.consume(&pipeline.Consumer{Sink: m})

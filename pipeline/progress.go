@@ -61,8 +61,10 @@ func (c *Consumer) CaughtUp() bool {
 	list := c.all()
 	c.mu.Lock()
 	goal := c.goal // never changed once it is there
+	assigned := c.assigned != nil && len(list) == len(c.assigned) || c.Group == "" && len(list) == len(goal)
+	failed := c.failure != nil
 	c.mu.Unlock()
-	if goal == nil || c.Group == "" && len(list) < len(goal) {
+	if goal == nil || !assigned || failed {
 		return false
 	}
 	for _, w := range list {

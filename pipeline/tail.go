@@ -18,15 +18,18 @@ type Tail struct {
 	producer *Producer
 	log      *Log
 	route    func(Batch)
+	// verifying bounds how many points are looked up in the log at once.
+	verifying chan struct{}
 
 	parts map[topics.Topic][]*tailPart // fixed by NewTail
 }
 
 type tailPart struct {
-	next  atomic.Int64 // everything below has been routed
-	begun atomic.Int64 // nothing from here on has, not even in part: beyond next while a batch is being routed
+	next  atomic.Uint64 // a packed Point: everything below has been routed
+	begun atomic.Int64  // nothing from here on has, not even in part: beyond next while a batch is being routed
 
-	recent *recent // nil where nobody comes back to it
+	history history
+	recent  *recent // nil where nobody comes back to it
 
 	mu         sync.Mutex
 	waiting    map[int64]func(duplicate bool) // by offset
@@ -54,16 +57,21 @@ type TailOptions struct {
 
 // NewTail asks the log for its partitions and notes their ends: Run reads from there.
 func NewTail(ctx context.Context, o TailOptions) (*Tail, error) {
-	t := &Tail{producer: o.Producer, log: o.Log, route: o.Route, parts: make(map[topics.Topic][]*tailPart)}
+	t := &Tail{producer: o.Producer, log: o.Log, route: o.Route, verifying: make(chan struct{}, 4), parts: make(map[topics.Topic][]*tailPart)}
 	for _, topic := range o.Topics {
 		ends, err := o.Log.Ends(ctx, topic)
 		if err != nil {
 			return nil, err
 		}
+		all, err := o.Log.extents(ctx, topic, ends)
+		if err != nil {
+			return nil, err
+		}
 		t.parts[topic] = make([]*tailPart, len(ends))
 		for p, end := range ends {
+			last := all[p].before
 			part := &tailPart{waiting: make(map[int64]func(bool)), duplicates: make(map[int64]bool)}
-			part.next.Store(end)
+			part.next.Store(PointAt(end, last.time).pack())
 			part.begun.Store(end)
 			if slices.Contains(o.Keep, topic) {
 				part.recent = &recent{low: end}
@@ -83,12 +91,15 @@ func (t *Tail) Live() bool { return t.consumer.CaughtUp() }
 
 // Position is where the tail stands (Sink).
 func (t *Tail) Position(_ context.Context, topic topics.Topic, p int32) (Position, error) {
-	return Position{Next: t.parts[topic][p].next.Load()}, nil
+	return Position{Next: t.parts[topic][p].passedTo()}, nil
 }
 
 // Apply routes a batch and answers those who wait for its events (Sink). The position moves once the batch is routed.
 func (t *Tail) Apply(_ context.Context, b Batch) error {
 	part := t.parts[b.Topic][b.Partition]
+	for _, e := range b.Events {
+		part.history.add(e.Offset, e.Time)
+	}
 	part.begun.Store(b.To)
 	if part.recent != nil {
 		part.recent.add(b.Events)
@@ -97,6 +108,14 @@ func (t *Tail) Apply(_ context.Context, b Batch) error {
 	part.passed(b)
 	return nil
 }
+
+// Warm takes in a record before the position (Warmer).
+func (t *Tail) Warm(topic topics.Topic, p int32, offset, time int64) {
+	t.parts[topic][p].history.add(offset, time)
+}
+
+// passedTo is the offset below which everything has been routed.
+func (p *tailPart) passedTo() int64 { return unpack(p.next.Load()).Next }
 
 func (p *tailPart) passed(b Batch) {
 	type answer struct {
@@ -114,7 +133,7 @@ func (p *tailPart) passed(b Batch) {
 			answers = append(answers, answer{done, e.Duplicate})
 		}
 	}
-	p.next.Store(b.To)
+	p.next.Store(PointAt(b.To, b.Mark).pack())
 	p.mu.Unlock()
 	for _, a := range answers {
 		a.done(a.duplicate)
@@ -133,7 +152,7 @@ func (p *tailPart) remember(offset int64) {
 // await calls done once the tail has passed offset.
 func (p *tailPart) await(offset int64, done func(duplicate bool)) {
 	p.mu.Lock()
-	if offset >= p.next.Load() {
+	if offset >= p.passedTo() {
 		p.waiting[offset] = done
 		p.mu.Unlock()
 		return
@@ -200,7 +219,7 @@ func (t *Tail) Begun(v []int64, topic topics.Topic) []int64 {
 // Passed tells whether everything below these positions of a topic's partitions has been routed.
 func (t *Tail) Passed(topic topics.Topic, v []int64) bool {
 	for p, part := range t.parts[topic] {
-		if part.next.Load() < v[p] {
+		if part.passedTo() < v[p] {
 			return false
 		}
 	}
@@ -213,10 +232,10 @@ func (t *Tail) Recent(topic topics.Topic, p int32, from, to int64, want func(*to
 	return t.parts[topic][p].recent.between(from, to, want)
 }
 
-// Vector appends the positions of a topic's partitions to v, in order: everything below has been routed.
-func (t *Tail) Vector(v []int64, topic topics.Topic) []int64 {
+// Vector appends the points of a topic's partitions to v, in order: everything below has been routed.
+func (t *Tail) Vector(v []Point, topic topics.Topic) []Point {
 	for _, part := range t.parts[topic] {
-		v = append(v, part.next.Load())
+		v = append(v, unpack(part.next.Load()))
 	}
 	return v
 }

@@ -26,6 +26,7 @@ type worker struct {
 	count    int32  // partitions of the topic
 	identity string // of the topic
 	window   *Window
+	warmer   Warmer // nil where the sink is none
 	cancel   context.CancelFunc
 	ready    chan struct{}
 	done     chan struct{}
@@ -83,6 +84,7 @@ func newWorker(c *Consumer, of partition, stored Position, start int64) *worker 
 	if c.judges(of.topic) {
 		w.window = NewWindow(c.Window)
 	}
+	w.warmer, _ = c.Sink.(Warmer)
 	return w
 }
 
@@ -156,6 +158,9 @@ func (w *worker) observe(list []item) Batch {
 			duplicate = w.window.Observe(e.Time, id, ok)
 		}
 		if i.from < w.next {
+			if w.warmer != nil {
+				w.warmer.Warm(w.of.topic, w.of.id, i.from, e.Time)
+			}
 			continue
 		}
 		if e.Duplicate = duplicate; duplicate {

@@ -27,7 +27,7 @@ type Audience struct {
 	A, B string
 }
 
-// MaxID bounds user ids and channel names, in bytes.
+// MaxID bounds user ids, channel names and events' ids, in bytes.
 const MaxID = 128
 
 // UserKey is the key of what concerns one user.

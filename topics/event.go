@@ -36,8 +36,11 @@ type Event struct {
 	verdict error
 }
 
-// MaxValue bounds a record's value, in bytes.
-const MaxValue = 256 << 10
+// Bounds, in bytes: of a record's value, and of a device token (FCM's have some 200).
+const (
+	MaxValue = 256 << 10
+	MaxToken = 4096
+)
 
 // Reason is the kind of fault that a record was refused for: one of a few, fit to be a metric's label.
 type Reason string
@@ -262,6 +265,17 @@ func notEmpty(s string) error {
 	return nil
 }
 
+// size bounds what stores index: their limits are in bytes.
+func size(least, most int) func(string) error {
+	return func(s string) error {
+		if n := len(s); n < least || n > most {
+			return fmt.Errorf("must have %d to %d bytes", least, most)
+		}
+		return nil
+	}
+}
+
+// length bounds what is only kept.
 func length(least, most int) func(string) error {
 	return func(s string) error {
 		if n := utf8.RuneCountInString(s); n < least || n > most {

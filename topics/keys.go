@@ -52,8 +52,13 @@ func checkKeys(e *Event) error {
 	return nil
 }
 
+// DeviceKey is what a device token is found by in stores: tokens are longer than their indexes take.
+func DeviceKey(token string) string {
+	sum := sha256.Sum256([]byte(token))
+	return hex.EncodeToString(sum[:])
+}
+
 // DeviceHash stands for a device token where it is to be recognised and not shown.
 func DeviceHash(token string) string {
-	sum := sha256.Sum256([]byte(token))
-	return hex.EncodeToString(sum[:8])
+	return DeviceKey(token)[:16]
 }

@@ -81,7 +81,7 @@ var schemas = []schema{
 		{"content", aString, false, notEmpty}, {"encrypted", anything, false, nil},
 		{"clientMessageId", aString, false, length(1, 256)}, timestamp}},
 	{typ: MessageRead, topics: []Topic{Messages}, keys: []AudienceKind{Conversation}, extra: checkParticipant, fields: []field{
-		{"messageId", aString, true, length(1, 128)}, {"userId", aString, true, CheckUserID}, timestamp}},
+		{"messageId", aString, true, size(1, MaxID)}, {"userId", aString, true, CheckUserID}, timestamp}},
 	{typ: Notification, topics: []Topic{Notifications, Broadcasts}, extra: checkAudience, fields: []field{
 		{"title", aString, true, notEmpty}, {"body", aString, true, nil},
 		{"type", aString, true, oneOf(NotificationTypes()...)}, {"priority", aString, false, oneOf("low", "normal", "high")},
@@ -96,9 +96,9 @@ var schemas = []schema{
 	{typ: TypingStart, topics: []Topic{Signals}, keys: []AudienceKind{Conversation}, extra: checkParticipant, fields: typing},
 	{typ: TypingStop, topics: []Topic{Signals}, keys: []AudienceKind{Conversation}, extra: checkParticipant, fields: typing},
 	{typ: DeviceRegistered, topics: []Topic{Devices}, keys: []AudienceKind{User}, fields: []field{
-		{"token", aString, true, length(1, 4096)}, {"platform", aString, false, length(1, 32)}, timestamp}},
+		{"token", aString, true, size(1, MaxToken)}, {"platform", aString, false, length(1, 32)}, timestamp}},
 	{typ: DeviceUnregistered, topics: []Topic{Devices}, keys: []AudienceKind{User}, fields: []field{
-		{"token", aString, false, length(1, 4096)}, timestamp}},
+		{"token", aString, false, size(1, MaxToken)}, timestamp}},
 	{typ: NodeHeartbeat, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: []field{
 		{"node", aString, true, notEmpty}, {"name", aString, true, notEmpty}, timestamp}},
 	{typ: Connected, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: session},
@@ -119,7 +119,7 @@ var schemas = []schema{
 
 var (
 	timestamp = field{"timestamp", aString, false, CheckTimestamp}
-	target    = []field{{"notificationId", aString, false, length(1, 128)}, {"upTo", aString, false, CheckTimestamp}, timestamp}
+	target    = []field{{"notificationId", aString, false, size(1, MaxID)}, {"upTo", aString, false, CheckTimestamp}, timestamp}
 	typing    = []field{{"userId", aString, true, CheckUserID}, {"isTyping", aBool, true, nil}, timestamp}
 	// delivery says where the event delivered stands, and what came of it.
 	delivery = []field{{"event", aString, true, notEmpty}, {"topic", aString, true, notEmpty}, {"partition", aNumber, true, nil}, {"offset", aNumber, true, nil},
@@ -129,6 +129,33 @@ var (
 		{"userId", aString, true, CheckUserID}, {"namespace", aString, true, oneOf("/dashboard", "/ws")},
 		{"pid", aString, false, nil}, {"repeated", aBool, false, nil}, {"channels", anArray, false, nil}, timestamp}
 )
+
+// Shape is a type of event as its schema has it: what a test is made of that has to know every field.
+type Shape struct {
+	Type   string
+	Topics []Topic
+	// Keys are the kinds of key that are allowed; empty: the topic's.
+	Keys   []AudienceKind
+	Fields []ShapeField
+}
+
+// ShapeField is a field of a Shape. Kind is "a string", "an object", "true or false", "a number", "an array" or "any value".
+type ShapeField struct {
+	Name, Kind string
+	Required   bool
+}
+
+// Shapes lists every type of event.
+func Shapes() (list []Shape) {
+	for _, s := range schemas {
+		shape := Shape{Type: s.typ, Topics: s.topics, Keys: s.keys}
+		for _, f := range s.fields {
+			shape.Fields = append(shape.Fields, ShapeField{f.name, f.kind.String(), f.required})
+		}
+		list = append(list, shape)
+	}
+	return list
+}
 
 // DefaultType is the type of a record without ce_type: product services may send a key and a value alone.
 func DefaultType(t Topic, key AudienceKind) string {

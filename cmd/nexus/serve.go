@@ -110,7 +110,7 @@ func (s *server) close() {
 func (s *server) component(name string) *slog.Logger { return s.log.With("component", name) }
 
 func (s *server) open(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{s.openData, s.listen, s.openLog, s.openInbox, s.openStats, s.openControl, s.openEdge} {
+	for _, step := range []func(context.Context) error{s.openData, s.listen, s.openLog, s.openInbox, s.openStats, s.openControl, s.openGate, s.openEdge, s.checkLogs} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -334,7 +334,8 @@ func (s *server) openStats(ctx context.Context) error {
 // addFold has a projection fed. Nodes share the work on a store that they share; a store of this node's own needs every
 // partition, and a log of its own has no other readers.
 func (s *server) addFold(name string, ts []topics.Topic, sink pipeline.Sink, shared bool) {
-	c := &pipeline.Consumer{Name: name, Kafka: s.kafka, Log: s.component(name), Topics: ts, Sink: sink, Window: s.window}
+	c := &pipeline.Consumer{Name: name, Kafka: s.kafka, Log: s.component(name), Topics: ts, Sink: sink, Window: s.window, WayOut: wayOut(name),
+		SetAside: s.producer.SetAside}
 	if shared && !s.embedded {
 		c.Group, c.Instance = s.group(name)
 	}
@@ -346,8 +347,8 @@ func (s *server) group(name string) (group, instance string) {
 }
 
 // openPush makes the sender of pushes, from the same database as the inbox, whose devices it reads.
-func (s *server) openPush(ctx context.Context) (err error) {
-	o := push.Options{DB: s.db, Log: s.logs, Producer: s.producer, Inbox: s.inbox, Presence: s.edge.Presence(), TTL: s.c.PushTTL, Lease: s.c.PushLease, Rate: s.c.PushRate,
+func (s *server) openPush(ctx context.Context, online push.Presence) (err error) {
+	o := push.Options{DB: s.db, Log: s.logs, Producer: s.producer, Inbox: s.inbox, Presence: online, TTL: s.c.PushTTL, Lease: s.c.PushLease, Rate: s.c.PushRate,
 		Node: s.c.NodeName, Logger: s.component("push"), Metrics: push.NewMetrics(s.registry)}
 	if s.c.pushes() {
 		if o.Sender, err = push.NewFCM(context.WithoutCancel(ctx), s.c.Firebase); err != nil {
@@ -372,13 +373,46 @@ func (s *server) openControl(context.Context) error {
 	return nil
 }
 
-func (s *server) openEdge(ctx context.Context) error {
-	o := pipeline.GateOptions{Kafka: s.kafka, Producer: s.producer, Log: s.component("gate")}
+func (s *server) openGate(context.Context) error {
+	o := pipeline.GateOptions{Kafka: s.kafka, Producer: s.producer, Log: s.component("gate"), WayOut: wayOut("gate")}
 	o.Positions, o.Instance = s.group("gate")
 	if !s.embedded {
 		o.Group = o.Positions
 	}
 	s.gate = pipeline.NewGate(o)
+	s.onClose(s.gate.Close)
+	return nil
+}
+
+// checkLogs makes sure, before anything is folded, that every store remembers the log that is there.
+func (s *server) checkLogs(ctx context.Context) error {
+	var problems []error
+	for _, c := range s.consumers() {
+		err := c.Check(ctx, s.logs)
+		var wrong *pipeline.WrongLogError
+		if err != nil && !errors.As(err, &wrong) {
+			return err
+		}
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
+}
+
+// consumers are those that have a store of their own.
+func (s *server) consumers() []*pipeline.Consumer {
+	return append(slices.Clone(s.folds), s.gate.Consumer())
+}
+
+// wayOut tells an operator what to do where a consumer's store remembers another log.
+func wayOut(name string) string {
+	adopt := "stop all nodes and run nexus adopt " + name + " to go on from here"
+	if name == "inbox" || name == "stats" {
+		return adopt + " with what it has, or nexus rebuild " + name + " to fold it anew from this log"
+	}
+	return adopt
+}
+
+func (s *server) openEdge(ctx context.Context) error {
 	var err error
 	c := s.c
 	s.edge, err = edge.New(ctx, edge.Options{Kafka: s.kafka, Producer: s.producer, Log: s.logs, Inbox: s.inbox, Stats: s.stats,
@@ -396,7 +430,7 @@ func (s *server) openEdge(ctx context.Context) error {
 	if c.AllowedOrigins == nil {
 		s.log.Info("ALLOWED_ORIGIN is not set: browsers may come from any origin")
 	}
-	if err := s.openPush(ctx); err != nil {
+	if err := s.openPush(ctx, s.edge.Presence()); err != nil {
 		return err
 	}
 	s.api = api.New(api.Options{Verify: s.verify, Producer: s.producer, Tail: s.edge.Tail(), Inbox: s.inbox, Messages: s.edge,
@@ -439,7 +473,7 @@ func (s *server) problems(ctx context.Context) map[string]string {
 	if s.stats.Ping(ctx) != nil {
 		found["stats"] = "the statistics' database cannot be reached"
 	}
-	for _, c := range append(slices.Clone(s.folds), s.gate.Consumer()) {
+	for _, c := range s.consumers() {
 		if found[c.Name] == "" && !c.CaughtUp() {
 			found[c.Name] = fmt.Sprintf("has %d records to go of what stood in the log at the start", c.Behind())
 		}

@@ -1,12 +1,16 @@
 package inbox
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"time"
 
+	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -37,30 +41,40 @@ type Span struct {
 // Feed reads the feed, each partition in order. It gives all or nothing: ErrTrimmed where events may be gone, ErrTooMuch
 // beyond entries events or bytes bytes. Await first: it does not look whether the feed has come so far.
 func (i *Inbox) Feed(ctx context.Context, s Span, entries, bytes int) (list []Entry, err error) {
+	s = s.shifted(i.shift)
 	query, args := s.where()
 	if query == "" {
 		return nil, nil
 	}
-	rows, err := i.db.Read.QueryContext(ctx, `SELECT part, pos, at, audience, type, value FROM feed WHERE `+query+
-		fmt.Sprintf(` ORDER BY part, pos LIMIT %d`, entries+1), args...)
-	if err != nil {
-		return nil, fmt.Errorf("inbox: feed: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
+	err = i.db.Query(ctx, func(rows *sql.Rows) error {
 		e := Entry{Topic: s.Topic}
 		if err := rows.Scan(&e.Partition, &e.Offset, &e.Time, &e.Audience, &e.Type, &e.Value); err != nil {
-			return nil, fmt.Errorf("inbox: feed: %w", err)
+			return err
 		}
 		if bytes -= len(e.Value); bytes < 0 || len(list) == entries {
-			return nil, ErrTooMuch
+			return ErrTooMuch
 		}
+		e.Offset -= i.shift
 		list = append(list, e)
-	}
-	if err := rows.Err(); err != nil {
+		return nil
+	}, `SELECT part, pos, at, audience, type, value FROM feed WHERE `+query+fmt.Sprintf(` ORDER BY part, pos LIMIT %d`, entries+1), args...)
+	switch {
+	case errors.Is(err, ErrTooMuch):
+		return nil, err
+	case err != nil:
 		return nil, fmt.Errorf("inbox: feed: %w", err)
 	}
 	return list, i.whole(ctx, s) // looked at last: what was trimmed while this read is known by then
+}
+
+// shifted is the span as places are stored (sqldb.Positions.Shift).
+func (s Span) shifted(by int64) Span {
+	s.From, s.To = slices.Clone(s.From), slices.Clone(s.To)
+	for p := range s.From {
+		s.From[p] += by
+		s.To[p] += by
+	}
+	return s
 }
 
 // where is the condition of the span, or nothing where it is empty.
@@ -86,22 +100,21 @@ func (s Span) where() (query string, args []any) {
 
 // whole tells whether nothing of the span has been trimmed.
 func (i *Inbox) whole(ctx context.Context, s Span) error {
-	rows, err := i.db.Read.QueryContext(ctx, `SELECT part, next FROM feed_trimmed WHERE topic=$1`, string(s.Topic))
-	if err != nil {
-		return fmt.Errorf("inbox: feed: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
+	err := i.db.Query(ctx, func(rows *sql.Rows) error {
 		var part int32
 		var next int64
 		if err := rows.Scan(&part, &next); err != nil {
-			return fmt.Errorf("inbox: feed: %w", err)
+			return err
 		}
 		if int(part) < len(s.From) && s.From[part] < min(next, s.To[part]) {
 			return ErrTrimmed
 		}
+		return nil
+	}, `SELECT part, next FROM feed_trimmed WHERE topic=$1`, string(s.Topic))
+	if err != nil && !errors.Is(err, ErrTrimmed) {
+		return fmt.Errorf("inbox: feed: %w", err)
 	}
-	return rows.Err()
+	return err
 }
 
 // Run trims the feed until ctx ends.
@@ -120,21 +133,81 @@ func (i *Inbox) Run(ctx context.Context) error {
 	}
 }
 
-// trimFeed measures age in record time, so that an old log is folded as it was. It notes up to where it trimmed: nobody
-// is told that there was nothing where something has gone.
+// trimChunk is how many rows are removed at once: on SQLite nothing else is written meanwhile (2,000 rows take up to 0.14 s).
+const trimChunk = 2000
+
+// trimFeed removes what is older than the retention, measured in record time, so that an old log is folded as it was.
 func (i *Inbox) trimFeed(ctx context.Context) error {
-	return i.db.Tx(ctx, func(tx *sql.Tx) error {
-		var newest sql.NullInt64
-		if err := tx.QueryRowContext(ctx, `SELECT max(at) FROM feed`).Scan(&newest); err != nil || !newest.Valid {
-			return err
+	var newest sql.NullInt64
+	if err := i.db.Get(ctx, []any{&newest}, `SELECT max(at) FROM feed`); err != nil || !newest.Valid {
+		return wrap("trim the feed: find the newest row", err)
+	}
+	oldest := newest.Int64 - i.retention.Milliseconds()
+	for {
+		n, err := i.trimOnce(ctx, oldest)
+		if err != nil || n < trimChunk {
+			return wrap("trim the feed", err)
 		}
-		oldest := newest.Int64 - i.retention.Milliseconds()
-		if _, err := tx.ExecContext(ctx, `INSERT INTO feed_trimmed (topic, part, next)
-			SELECT topic, part, max(pos)+1 FROM feed WHERE at < $1 GROUP BY topic, part
-			ON CONFLICT (topic, part) DO UPDATE SET next=excluded.next WHERE feed_trimmed.next < excluded.next`, oldest); err != nil {
-			return err
+	}
+}
+
+// trimOnce removes a chunk and notes, in the same transaction, up to where it removed: nobody is told that there was
+// nothing where something has gone.
+func (i *Inbox) trimOnce(ctx context.Context, oldest int64) (removed int, err error) {
+	lock := ""
+	if i.db.Postgres() {
+		lock = " FOR UPDATE SKIP LOCKED" // another node removes those
+	}
+	err = i.db.Tx(ctx, func(tx *sql.Tx) error {
+		removed = 0
+		rows, err := tx.QueryContext(ctx, `DELETE FROM feed WHERE (audience, topic, part, pos) IN
+			(SELECT audience, topic, part, pos FROM feed WHERE at<$1 ORDER BY at LIMIT `+strconv.Itoa(trimChunk)+lock+`)
+			RETURNING topic, part, pos`, oldest)
+		if err != nil {
+			return fmt.Errorf("remove rows: %w", err)
 		}
-		_, err := tx.ExecContext(ctx, `DELETE FROM feed WHERE at < $1`, oldest)
-		return err
+		defer rows.Close()
+		next := make(map[place]int64)
+		for rows.Next() {
+			var at place
+			var pos int64
+			if err := rows.Scan(&at.topic, &at.part, &pos); err != nil {
+				return fmt.Errorf("remove rows: %w", err)
+			}
+			next[at] = max(next[at], pos+1)
+			removed++
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return fmt.Errorf("remove rows: %w", err)
+		}
+		return i.noteTrimmed(ctx, tx, next)
 	})
+	return removed, err
+}
+
+type place struct {
+	topic string
+	part  int64
+}
+
+var trimmed = sqldb.Table{Name: "feed_trimmed", Columns: []string{"topic text", "part bigint", "next bigint"},
+	Conflict: `(topic, part) DO UPDATE SET next=excluded.next WHERE feed_trimmed.next < excluded.next`}
+
+func (i *Inbox) noteTrimmed(ctx context.Context, tx *sql.Tx, next map[place]int64) error {
+	rows := make([][]any, 0, len(next))
+	for at, n := range next {
+		rows = append(rows, []any{at.topic, at.part, n})
+	}
+	slices.SortFunc(rows, func(a, b []any) int { // two nodes lock the rows in one order
+		return cmp.Or(cmp.Compare(a[0].(string), b[0].(string)), cmp.Compare(a[1].(int64), b[1].(int64)))
+	})
+	return i.db.Insert(ctx, tx, trimmed, rows)
+}
+
+// wrap says of an error what was being done; nil stays nil.
+func wrap(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("inbox: %s: %w", doing, err)
 }

@@ -6,10 +6,12 @@ import (
 	"context"
 	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/nexus/nexus/pipeline"
@@ -27,6 +29,7 @@ type Inbox struct {
 	log       *slog.Logger
 	// retention is how long the feed is kept, in record time.
 	retention time.Duration
+	shift     int64 // sqldb.Positions.Shift
 }
 
 // Topics are those the inbox is folded from.
@@ -37,7 +40,11 @@ func Topics() []topics.Topic {
 // Open prepares the tables. The caller closes db.
 func Open(ctx context.Context, db *sqldb.DB, feedRetention time.Duration, log *slog.Logger) (*Inbox, error) {
 	i := &Inbox{db: db, positions: sqldb.Positions{DB: db, Projection: "inbox"}, log: log, retention: feedRetention}
-	if err := db.Migrate(ctx, "inbox", migrations); err != nil {
+	if err := db.Migrate(ctx, "inbox", migrations, sqldb.Step{File: "0004_device_keys.sql", Run: i.keyDevices}); err != nil {
+		return nil, fmt.Errorf("inbox: %w", err)
+	}
+	var err error
+	if i.shift, err = i.positions.Shift(ctx); err != nil {
 		return nil, fmt.Errorf("inbox: %w", err)
 	}
 	return i, nil
@@ -53,6 +60,7 @@ func (i *Inbox) Position(ctx context.Context, t topics.Topic, p int32) (pipeline
 
 // Reset empties the inbox: it is folded anew from the log's beginning.
 func (i *Inbox) Reset(ctx context.Context) error {
+	i.shift = 0
 	return i.positions.Reset(ctx, "notifications", "announcements", "announcement_states", "marks", "messages", "conversations", "devices", "feed", "feed_trimmed")
 }
 
@@ -62,29 +70,22 @@ func (i *Inbox) Await(ctx context.Context, t topics.Topic, ends map[int32]int64)
 }
 
 // Apply folds a batch (pipeline.Sink): inserts first and in bulk, then what changes rows, in log order. Changes concern
-// only rows that stand earlier in the same partition, so the outcome does not depend on where batches are cut.
+// only rows that stand earlier in the log, so the outcome does not depend on where batches are cut.
 func (i *Inbox) Apply(ctx context.Context, b pipeline.Batch) error {
-	var f fold
+	f := fold{shift: i.shift}
 	for e := range b.Live {
 		f.add(e)
 	}
-	f.touchConversations()
-	return i.db.Tx(ctx, func(tx *sql.Tx) error {
+	err := i.db.Tx(ctx, func(tx *sql.Tx) error {
 		if err := i.positions.Move(ctx, tx, b, b.From); err != nil {
 			return err
 		}
-		for n, t := range tables {
-			if err := i.db.Insert(ctx, tx, t, f.rows[n]); err != nil {
-				return err
-			}
-		}
-		for _, c := range f.changes {
-			if _, err := tx.ExecContext(ctx, c.statement, c.args...); err != nil {
-				return fmt.Errorf("change: %w", err)
-			}
-		}
-		return nil
+		return f.write(ctx, i.db, tx)
 	})
+	if err != nil {
+		return fmt.Errorf("inbox: fold %s/%d from %d to %d: %w", b.Topic, b.Partition, b.From, b.To, err)
+	}
+	return nil
 }
 
 const (
@@ -103,38 +104,78 @@ var tables = [...]sqldb.Table{
 		"type text", "id text", "value bytea"}},
 }
 
+// conversations are moved up by their newest message.
+var conversations = sqldb.Table{Name: "conversations",
+	Columns: []string{"user_id text", "conversation text", "other text", "last_part bigint", "last_pos bigint", "last_at bigint", "last_id text"},
+	Conflict: `(user_id, conversation) DO UPDATE SET last_part=excluded.last_part, last_pos=excluded.last_pos, last_at=excluded.last_at,
+		last_id=excluded.last_id WHERE ` + earlier("conversations.last_", "excluded.last_at", "excluded.last_part", "excluded.last_pos")}
+
+// earlier is the condition that a row stands earlier in the log than a record does: by its place in the same partition,
+// by record time in another one, where its key stood before the topic got more partitions. columns is what stands before
+// the row's at, part and pos; the three others are the record's.
+func earlier(columns, at, part, pos string) string {
+	return fmt.Sprintf("(%[1]spart=%[3]s AND %[1]spos<%[4]s OR %[1]spart<>%[3]s AND (%[1]sat, %[1]spart) < (%[2]s, %[3]s))", columns, at, part, pos)
+}
+
 // fold collects what a batch does to the tables.
 type fold struct {
-	rows    [len(tables)][][]any
-	changes []change
-	last    map[string]*topics.Event // by conversation: the batch's last message
+	shift    int64 // sqldb.Positions.Shift
+	rows     [len(tables)][][]any
+	changes  []change
+	messages []*topics.Event
+}
+
+// write writes it. The message rows that were not there before move their conversations up.
+func (f *fold) write(ctx context.Context, db *sqldb.DB, tx *sql.Tx) error {
+	for n, t := range tables {
+		if n == intoMessages {
+			continue
+		}
+		if err := db.Insert(ctx, tx, t, f.rows[n]); err != nil {
+			return err
+		}
+	}
+	fresh, err := db.InsertNew(ctx, tx, tables[intoMessages], f.rows[intoMessages], "pos")
+	if err != nil {
+		return err
+	}
+	if err := db.Insert(ctx, tx, conversations, f.touched(fresh)); err != nil {
+		return err
+	}
+	for _, c := range f.changes {
+		if _, err := tx.ExecContext(ctx, c.statement, c.args...); err != nil {
+			return fmt.Errorf("%s: %w", c.of, err)
+		}
+	}
+	return nil
 }
 
 type change struct {
+	of        string // the event's type, for errors
 	statement string
 	args      []any
 }
 
 func (f *fold) insert(table int, row ...any) { f.rows[table] = append(f.rows[table], row) }
 
-func (f *fold) change(statement string, args ...any) {
-	f.changes = append(f.changes, change{statement, args})
+func (f *fold) change(e *topics.Event, statement string, args ...any) {
+	f.changes = append(f.changes, change{fmt.Sprintf("%s at offset %d", e.Type, e.Offset), statement, args})
 }
+
+// pos is where an event stands, as it is stored (sqldb.Positions.Shift).
+func (f *fold) pos(e *topics.Event) int64 { return e.Offset + f.shift }
 
 func (f *fold) add(e *topics.Event) {
 	part := int64(e.Partition)
 	switch e.Type {
 	case topics.Message:
 		id, data := e.EventID(), e.Data(true)
-		f.insert(intoMessages, id, string(e.Key), e.Body.Text("senderId"), e.Body.Text("receiverId"), part, e.Offset, e.Time, data)
+		f.insert(intoMessages, id, string(e.Key), e.Body.Text("senderId"), e.Body.Text("receiverId"), part, f.pos(e), e.Time, data)
 		f.feed(e, id, data)
-		if f.last == nil {
-			f.last = make(map[string]*topics.Event)
-		}
-		f.last[string(e.Key)] = e
+		f.messages = append(f.messages, e)
 	case topics.MessageRead:
-		f.change(`UPDATE messages SET read_at=$1 WHERE id=$2 AND conversation=$3 AND receiver=$4 AND pos<$5 AND read_at IS NULL`,
-			e.Time, e.Body.Text("messageId"), string(e.Key), e.Body.Text("userId"), e.Offset)
+		f.change(e, `UPDATE messages SET read_at=$1 WHERE id=$4 AND conversation=$5 AND receiver=$6 AND read_at IS NULL AND `+before,
+			e.Time, part, f.pos(e), e.Body.Text("messageId"), string(e.Key), e.Body.Text("userId"))
 		f.feed(e, "", e.Data(false))
 	case topics.Notification, topics.Activity, topics.Announcement:
 		f.addNotice(e, part)
@@ -149,18 +190,22 @@ func (f *fold) add(e *topics.Event) {
 	}
 }
 
-// touchConversations moves the conversations of a batch up: once each, whatever number of messages came. A message that
-// the inbox has already, sent again beyond the dedup window, does not move one.
-func (f *fold) touchConversations() {
-	for _, key := range slices.Sorted(maps.Keys(f.last)) {
-		e := f.last[key]
-		for _, user := range slices.Compact([]string{e.Audience.A, e.Audience.B}) {
-			f.change(`INSERT INTO conversations (user_id, conversation, other, last_pos, last_at, last_id)
-				SELECT $1, conversation, $2, pos, at, id FROM messages WHERE conversation=$3 AND pos<=$4 ORDER BY pos DESC LIMIT 1
-				ON CONFLICT (user_id, conversation) DO UPDATE SET last_pos=excluded.last_pos, last_at=excluded.last_at, last_id=excluded.last_id
-				WHERE conversations.last_pos < excluded.last_pos`, user, e.Audience.Other(user), key, e.Offset)
+// touched are the rows that move the conversations of a batch up: once each, whatever number of messages came. fresh are
+// the places of those that the inbox did not have: one sent again beyond the dedup window does not move its conversation.
+func (f *fold) touched(fresh map[int64]bool) (rows [][]any) {
+	last := make(map[string]*topics.Event)
+	for _, e := range f.messages {
+		if fresh[f.pos(e)] {
+			last[string(e.Key)] = e
 		}
 	}
+	for _, key := range slices.Sorted(maps.Keys(last)) { // sorted: two writers lock the rows in one order
+		e := last[key]
+		for _, user := range slices.Compact([]string{e.Audience.A, e.Audience.B}) {
+			rows = append(rows, []any{user, key, e.Audience.Other(user), int64(e.Partition), f.pos(e), e.Time, e.EventID()})
+		}
+	}
+	return rows
 }
 
 func (f *fold) addNotice(e *topics.Event, part int64) {
@@ -168,9 +213,9 @@ func (f *fold) addNotice(e *topics.Event, part int64) {
 	f.feed(e, id, data)
 	switch {
 	case e.Type == topics.Announcement:
-		f.insert(intoAnnouncements, id, part, e.Offset, e.Time, data)
+		f.insert(intoAnnouncements, id, part, f.pos(e), e.Time, data)
 	case e.Type == topics.Notification && e.Audience.Kind == topics.User:
-		f.insert(intoNotifications, e.Audience.A, id, part, e.Offset, e.Time, data)
+		f.insert(intoNotifications, e.Audience.A, id, part, f.pos(e), e.Time, data)
 	}
 }
 
@@ -184,42 +229,86 @@ func (f *fold) feed(e *topics.Event, id string, data []byte) {
 		}
 	}
 	for _, a := range audiences {
-		f.insert(intoFeed, a, string(e.Topic), int64(e.Partition), e.Offset, e.Time, e.Type, id, data)
+		f.insert(intoFeed, a, string(e.Topic), int64(e.Partition), f.pos(e), e.Time, e.Type, id, data)
 	}
 }
 
-// mark sets the read or deleted state of one notification or announcement, or of all up to a time.
+// before is the condition on a row that it stands earlier in the log than the record whose time, partition and offset are
+// $1, $2 and $3.
+var before = earlier("", "$1", "$2", "$3")
+
+// mark sets the read or deleted state of one notification or announcement, or of all up to a time. A notification keeps
+// its own state; what the user has no notification of is taken for an announcement, which stands in another topic and may
+// come later.
 func (f *fold) mark(e *topics.Event, column, upTo string) {
-	user := e.Audience.A
+	user, part := e.Audience.A, int64(e.Partition)
 	if id := e.Body.Text("notificationId"); id != "" {
-		f.change(`UPDATE notifications SET `+column+`=$1 WHERE user_id=$2 AND id=$3 AND pos<$4 AND `+column+` IS NULL`, e.Time, user, id, e.Offset)
-		f.change(`INSERT INTO announcement_states (user_id, id, `+column+`) VALUES ($1,$2,$3)
+		f.change(e, `UPDATE notifications SET `+column+`=$1 WHERE user_id=$4 AND id=$5 AND `+column+` IS NULL AND `+before, e.Time, part, f.pos(e), user, id)
+		f.change(e, `INSERT INTO announcement_states (user_id, id, `+column+`)
+			SELECT CAST($1 AS TEXT), CAST($2 AS TEXT), CAST($3 AS BIGINT)
+			WHERE NOT EXISTS (SELECT 1 FROM notifications WHERE user_id=$1 AND id=$2)
 			ON CONFLICT (user_id, id) DO UPDATE SET `+column+`=COALESCE(announcement_states.`+column+`, excluded.`+column+`)`, user, id, e.Time)
 		return
 	}
 	t, _ := time.Parse(time.RFC3339Nano, e.Body.Text("upTo"))
 	ms := t.UnixMilli()
-	f.change(`UPDATE notifications SET `+column+`=$1 WHERE user_id=$2 AND at<=$3 AND pos<$4 AND `+column+` IS NULL`, e.Time, user, ms, e.Offset)
-	f.change(`INSERT INTO marks (user_id, read_to, deleted_to) VALUES ($1,-1,-1) ON CONFLICT DO NOTHING`, user)
-	f.change(`UPDATE marks SET `+upTo+`=$1 WHERE user_id=$2 AND `+upTo+`<$3`, ms, user, ms)
+	f.change(e, `UPDATE notifications SET `+column+`=$1 WHERE user_id=$4 AND at<=$5 AND `+column+` IS NULL AND `+before, e.Time, part, f.pos(e), user, ms)
+	f.change(e, `INSERT INTO marks (user_id, read_to, deleted_to) VALUES ($1,-1,-1) ON CONFLICT DO NOTHING`, user)
+	f.change(e, `UPDATE marks SET `+upTo+`=$1 WHERE user_id=$2 AND `+upTo+`<$3`, ms, user, ms)
 }
 
 // device writes a token's row unless a later record has: a token moves between users, whose records stand in different
 // partitions, so the greatest (time, partition, offset) wins.
 func (f *fold) device(e *topics.Event, token, platform string, registered int64) {
-	f.change(`INSERT INTO devices (token, user_id, platform, registered, at, part, pos) VALUES ($1,$2,$3,$4,$5,$6,$7)
-		ON CONFLICT (token) DO UPDATE SET user_id=excluded.user_id, platform=excluded.platform, registered=excluded.registered,
+	f.change(e, `INSERT INTO devices (hash, token, user_id, platform, registered, at, part, pos) VALUES ($1,$2,$3,$4,$5,$6,$7,$8)
+		ON CONFLICT (hash) DO UPDATE SET user_id=excluded.user_id, platform=excluded.platform, registered=excluded.registered,
 			at=excluded.at, part=excluded.part, pos=excluded.pos
 		WHERE (devices.at, devices.part, devices.pos) < (excluded.at, excluded.part, excluded.pos)`,
-		token, e.Audience.A, platform, registered, e.Time, int64(e.Partition), e.Offset)
+		topics.DeviceKey(token), token, e.Audience.A, platform, registered, e.Time, int64(e.Partition), f.pos(e))
 }
 
 func (f *fold) unregister(e *topics.Event, part int64) {
 	where := `user_id=$1 AND (at, part, pos) < ($2, $3, $4)`
-	args := []any{e.Audience.A, e.Time, part, e.Offset}
+	args := []any{e.Audience.A, e.Time, part, f.pos(e)}
 	if token := e.Body.Text("token"); token != "" {
-		where += ` AND token=$5`
-		args = append(args, token)
+		where += ` AND hash=$5`
+		args = append(args, topics.DeviceKey(token))
 	}
-	f.change(`UPDATE devices SET registered=0, at=$2, part=$3, pos=$4 WHERE `+where, args...)
+	f.change(e, `UPDATE devices SET registered=0, at=$2, part=$3, pos=$4 WHERE `+where, args...)
+}
+
+// devicesTable is filled by keyDevices; the fold writes it one by one.
+var devicesTable = sqldb.Table{Name: "devices", Columns: []string{"hash text", "token text", "user_id text", "platform text",
+	"registered bigint", "at bigint", "part bigint", "pos bigint"}}
+
+// keyDevices carries the devices of an earlier version over, to be found by the hash of their token.
+func (i *Inbox) keyDevices(ctx context.Context, tx *sql.Tx) error {
+	const chunk = 1000
+	for last := ""; ; {
+		rows, err := tx.QueryContext(ctx, `SELECT token, user_id, platform, registered, at, part, pos FROM devices_by_token
+			WHERE token>$1 ORDER BY token LIMIT `+strconv.Itoa(chunk), last)
+		if err != nil {
+			return fmt.Errorf("read devices: %w", err)
+		}
+		var list [][]any
+		for rows.Next() {
+			var token, user, platform string
+			var registered, at, part, pos int64
+			if err := rows.Scan(&token, &user, &platform, &registered, &at, &part, &pos); err != nil {
+				return errors.Join(fmt.Errorf("read devices: %w", err), rows.Close())
+			}
+			list = append(list, []any{topics.DeviceKey(token), token, user, platform, registered, at, part, pos})
+			last = token
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return fmt.Errorf("read devices: %w", err)
+		}
+		if err := i.db.Insert(ctx, tx, devicesTable, list); err != nil {
+			return err
+		}
+		if len(list) < chunk {
+			_, err := tx.ExecContext(ctx, `DROP TABLE devices_by_token`)
+			return err
+		}
+	}
 }

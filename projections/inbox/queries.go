@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,42 +55,36 @@ func (i *Inbox) Notifications(ctx context.Context, user string, unread bool, lim
 		args = append(args, at, id)
 	}
 	query += ` ORDER BY at DESC, id DESC LIMIT ` + strconv.Itoa(limit+1)
-	rows, err := i.db.Read.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, "", fmt.Errorf("inbox: list notifications: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
+	err = i.db.Query(ctx, func(rows *sql.Rows) error {
 		var n Notification
 		var announcement, seen int
-		if err := rows.Scan(&n.ID, &n.Value, &n.at, &announcement, &seen); err != nil {
-			return nil, "", fmt.Errorf("inbox: list notifications: %w", err)
-		}
+		err := rows.Scan(&n.ID, &n.Value, &n.at, &announcement, &seen)
 		n.Announcement, n.Read = announcement == 1, seen == 1
 		list = append(list, n)
+		return err
+	}, query, args...)
+	if err != nil {
+		return nil, "", wrap("list notifications", err)
 	}
 	if len(list) > limit {
 		list = list[:limit]
 		next = writeCursor(list[limit-1].at, list[limit-1].ID)
 	}
-	return list, next, rows.Err()
+	return list, next, nil
 }
 
 // Unread counts a user's unread notifications and announcements.
 func (i *Inbox) Unread(ctx context.Context, user string) (n int, err error) {
-	err = i.db.Read.QueryRowContext(ctx, `SELECT count(*) FROM `+visible+` WHERE seen=0`, user).Scan(&n)
-	if err != nil {
-		err = fmt.Errorf("inbox: count unread: %w", err)
-	}
-	return n, err
+	err = i.db.Get(ctx, []any{&n}, `SELECT count(*) FROM `+visible+` WHERE seen=0`, user)
+	return n, wrap("count unread", err)
 }
 
 // Newest is the record time, in Unix milliseconds, of the newest thing that Notifications would list; ErrNotFound where
 // there is none.
 func (i *Inbox) Newest(ctx context.Context, user string) (int64, error) {
 	var at sql.NullInt64
-	if err := i.db.Read.QueryRowContext(ctx, `SELECT max(at) FROM `+visible, user).Scan(&at); err != nil {
-		return 0, fmt.Errorf("inbox: newest: %w", err)
+	if err := i.db.Get(ctx, []any{&at}, `SELECT max(at) FROM `+visible, user); err != nil {
+		return 0, wrap("newest", err)
 	}
 	if !at.Valid {
 		return 0, ErrNotFound
@@ -102,14 +95,11 @@ func (i *Inbox) Newest(ctx context.Context, user string) (int64, error) {
 // HasNotification tells whether the user has this notification, or it is an announcement: nil or ErrNotFound.
 func (i *Inbox) HasNotification(ctx context.Context, user, id string) error {
 	var n int
-	err := i.db.Read.QueryRowContext(ctx, `SELECT count(*) FROM `+visible+` WHERE id=$2`, user, id).Scan(&n)
-	if err != nil {
-		return fmt.Errorf("inbox: find notification: %w", err)
-	}
-	if n == 0 {
+	err := i.db.Get(ctx, []any{&n}, `SELECT count(*) FROM `+visible+` WHERE id=$2`, user, id)
+	if err == nil && n == 0 {
 		return ErrNotFound
 	}
-	return nil
+	return wrap("find notification", err)
 }
 
 // Message is a chat message as its two participants see it.
@@ -146,17 +136,13 @@ func (i *Inbox) Messages(ctx context.Context, a, b string, p Page) (list []Messa
 		args = append(args, pos)
 	}
 	query += ` ORDER BY part ` + order + `, pos ` + order + ` LIMIT ` + strconv.Itoa(p.Limit+1)
-	rows, err := i.db.Read.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, "", "", fmt.Errorf("inbox: list messages: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
+	err = i.db.Query(ctx, func(rows *sql.Rows) error {
 		m, err := scanMessage(rows)
-		if err != nil {
-			return nil, "", "", err
-		}
 		list = append(list, m)
+		return err
+	}, query, args...)
+	if err != nil {
+		return nil, "", "", wrap("list messages", err)
 	}
 	more := len(list) > p.Limit
 	list = list[:min(len(list), p.Limit)]
@@ -170,7 +156,7 @@ func (i *Inbox) Messages(ctx context.Context, a, b string, p Page) (list []Messa
 			older = writeCursor(list[0].pos, "")
 		}
 	}
-	return list, older, newer, rows.Err()
+	return list, older, newer, nil
 }
 
 // Conversation is one of a user's conversations.
@@ -196,45 +182,42 @@ func (i *Inbox) Conversations(ctx context.Context, user string, limit int, curso
 		args = append(args, at, key)
 	}
 	query += ` ORDER BY c.last_at DESC, c.conversation DESC LIMIT ` + strconv.Itoa(limit+1)
-	rows, err := i.db.Read.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, "", fmt.Errorf("inbox: list conversations: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
+	err = i.db.Query(ctx, func(rows *sql.Rows) error {
 		var c Conversation
 		var read sql.NullInt64
 		m := &c.Last
-		if err := rows.Scan(&c.Other, &c.key, &c.at, &m.ID, &m.Sender, &m.Receiver, &m.Value, &read, &m.pos, &c.Unread); err != nil {
-			return nil, "", fmt.Errorf("inbox: list conversations: %w", err)
-		}
+		err := rows.Scan(&c.Other, &c.key, &c.at, &m.ID, &m.Sender, &m.Receiver, &m.Value, &read, &m.pos, &c.Unread)
 		m.Read = read.Valid
 		list = append(list, c)
+		return err
+	}, query, args...)
+	if err != nil {
+		return nil, "", wrap("list conversations", err)
 	}
 	if len(list) > limit {
 		list = list[:limit]
 		next = writeCursor(list[limit-1].at, list[limit-1].key)
 	}
-	return list, next, rows.Err()
+	return list, next, nil
 }
 
 // Message finds a message by its id; ErrNotFound where user is not one of its two participants.
 func (i *Inbox) Message(ctx context.Context, user, id string) (Message, error) {
+	ctx, cancel := i.db.Reading(ctx)
+	defer cancel()
 	m, err := scanMessage(i.db.Read.QueryRowContext(ctx,
 		`SELECT id, sender, receiver, value, read_at, pos FROM messages WHERE id=$1 AND (sender=$2 OR receiver=$2)`, id, user))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Message{}, ErrNotFound
 	}
-	return m, err
+	return m, wrap("read message", err)
 }
 
 func scanMessage(row interface{ Scan(...any) error }) (m Message, err error) {
 	var read sql.NullInt64
-	if err := row.Scan(&m.ID, &m.Sender, &m.Receiver, &m.Value, &read, &m.pos); err != nil {
-		return m, fmt.Errorf("inbox: read message: %w", err)
-	}
+	err = row.Scan(&m.ID, &m.Sender, &m.Receiver, &m.Value, &read, &m.pos)
 	m.Read = read.Valid
-	return m, nil
+	return m, err
 }
 
 // Device is a registered device token.
@@ -242,19 +225,13 @@ type Device struct{ Token, Platform string }
 
 // Devices lists a user's registered device tokens.
 func (i *Inbox) Devices(ctx context.Context, user string) (list []Device, err error) {
-	rows, err := i.db.Read.QueryContext(ctx, `SELECT token, platform FROM devices WHERE user_id=$1 AND registered=1 ORDER BY token`, user)
-	if err != nil {
-		return nil, fmt.Errorf("inbox: list devices: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
+	err = i.db.Query(ctx, func(rows *sql.Rows) error {
 		var d Device
-		if err := rows.Scan(&d.Token, &d.Platform); err != nil {
-			return nil, fmt.Errorf("inbox: list devices: %w", err)
-		}
+		err := rows.Scan(&d.Token, &d.Platform)
 		list = append(list, d)
-	}
-	return list, rows.Err()
+		return err
+	}, `SELECT token, platform FROM devices WHERE user_id=$1 AND registered=1 ORDER BY token`, user)
+	return list, wrap("list devices", err)
 }
 
 func writeCursor(n int64, id string) string {

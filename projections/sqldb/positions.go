@@ -12,17 +12,18 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// positionsTable is shared by the projections of a database. log and mark say which log next counts in (pipeline.Position).
+// positionsTable is shared by the projections of a database. log and mark say which log next counts in (pipeline.Position),
+// generation how often the projection has taken another log on (Adopt).
 const positionsTable = `CREATE TABLE IF NOT EXISTS positions (projection TEXT NOT NULL, topic TEXT NOT NULL,
 	part BIGINT NOT NULL, next BIGINT NOT NULL, log TEXT NOT NULL DEFAULT '', mark BIGINT NOT NULL DEFAULT 0,
-	PRIMARY KEY (projection, topic, part))`
+	generation BIGINT NOT NULL DEFAULT 0, PRIMARY KEY (projection, topic, part))`
 
 // makePositions makes the table, or gives one of an earlier version the columns that it lacks.
 func (d *DB) makePositions(ctx context.Context, tx *sql.Tx) error {
 	if _, err := tx.ExecContext(ctx, positionsTable); err != nil {
 		return err
 	}
-	for _, column := range []string{"log TEXT NOT NULL DEFAULT ''", "mark BIGINT NOT NULL DEFAULT 0"} {
+	for _, column := range []string{"log TEXT NOT NULL DEFAULT ''", "mark BIGINT NOT NULL DEFAULT 0", "generation BIGINT NOT NULL DEFAULT 0"} {
 		if err := d.addColumn(ctx, tx, "positions", column); err != nil {
 			return err
 		}
@@ -53,13 +54,13 @@ type Positions struct {
 
 // Reset empties tables and sets every position back to the beginning of whatever log comes, as one.
 func (p Positions) Reset(ctx context.Context, tables ...string) error {
-	return p.DB.Tx(ctx, func(tx *sql.Tx) error {
+	return p.DB.Long(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		for _, t := range tables {
 			if _, err := tx.ExecContext(ctx, `DELETE FROM `+t); err != nil {
 				return fmt.Errorf("empty table %s: %w", t, err)
 			}
 		}
-		_, err := tx.ExecContext(ctx, `UPDATE positions SET next=0, log='', mark=0 WHERE projection=$1`, p.Projection)
+		_, err := tx.ExecContext(ctx, `UPDATE positions SET next=0, log='', mark=0, generation=0 WHERE projection=$1`, p.Projection)
 		return err
 	})
 }
@@ -75,6 +76,8 @@ func (p Positions) Next(ctx context.Context, t topics.Topic, part int32) (pipeli
 
 // Begin makes a position's row where it is missing, and reads it.
 func (p Positions) Begin(ctx context.Context, t topics.Topic, part int32, first pipeline.Position) (pipeline.Position, error) {
+	ctx, cancel := p.DB.Reading(ctx)
+	defer cancel()
 	_, err := p.DB.Write.ExecContext(ctx, `INSERT INTO positions (projection, topic, part, next, log, mark)
 		VALUES ($1,$2,$3,$4,$5,$6) ON CONFLICT DO NOTHING`, p.Projection, string(t), int64(part), first.Next, first.Log, first.Mark)
 	if err != nil {
@@ -85,8 +88,8 @@ func (p Positions) Begin(ctx context.Context, t topics.Topic, part int32, first 
 
 // Peek reads a position; sql.ErrNoRows where there is none yet.
 func (p Positions) Peek(ctx context.Context, t topics.Topic, part int32) (at pipeline.Position, err error) {
-	err = p.DB.Read.QueryRowContext(ctx, `SELECT next, log, mark FROM positions WHERE projection=$1 AND topic=$2 AND part=$3`,
-		p.Projection, string(t), int64(part)).Scan(&at.Next, &at.Log, &at.Mark)
+	err = p.DB.Get(ctx, []any{&at.Next, &at.Log, &at.Mark}, `SELECT next, log, mark FROM positions WHERE projection=$1 AND topic=$2 AND part=$3`,
+		p.Projection, string(t), int64(part))
 	return at, err
 }
 
@@ -106,27 +109,62 @@ func (p Positions) Move(ctx context.Context, tx *sql.Tx, b pipeline.Batch, from 
 	return err
 }
 
+// GenerationBits is how many bits of a stored place are the offset; a projection that takes another log on counts on above
+// them, so that what it keeps of the former log stands before everything of the new one and is never taken for it.
+const GenerationBits = 40
+
+// Shift is what a projection adds to an offset to store it: it grows with each log that the projection took on.
+func (p Positions) Shift(ctx context.Context) (int64, error) {
+	var generation int64
+	err := p.DB.Read.QueryRowContext(ctx, `SELECT COALESCE(max(generation), 0) FROM positions WHERE projection=$1`, p.Projection).Scan(&generation)
+	if err != nil {
+		return 0, fmt.Errorf("read the generation of %s: %w", p.Projection, err)
+	}
+	return generation << GenerationBits, nil
+}
+
+// Adopt sets positions, of another log than that of the rows there are, and begins a new generation. more changes what else
+// depends on it, in the same transaction. Nobody may fold meanwhile.
+func (p Positions) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position, more func(*sql.Tx) error) error {
+	return p.DB.Tx(ctx, func(tx *sql.Tx) error {
+		for t, ps := range to {
+			for part, at := range ps {
+				_, err := tx.ExecContext(ctx, `INSERT INTO positions (projection, topic, part, next, log, mark) VALUES ($1,$2,$3,$4,$5,$6)
+					ON CONFLICT (projection, topic, part) DO UPDATE SET next=excluded.next, log=excluded.log, mark=excluded.mark`,
+					p.Projection, string(t), int64(part), at.Next, at.Log, at.Mark)
+				if err != nil {
+					return fmt.Errorf("adopt %s/%d: %w", t, part, err)
+				}
+			}
+		}
+		_, err := tx.ExecContext(ctx, `UPDATE positions SET generation=(SELECT max(generation)+1 FROM positions WHERE projection=$1) WHERE projection=$1`, p.Projection)
+		if err != nil {
+			return fmt.Errorf("adopt: %w", err)
+		}
+		return more(tx)
+	})
+}
+
 // All reads every position of the projection.
 func (p Positions) All(ctx context.Context) (map[topics.Topic]map[int32]pipeline.Position, error) {
-	rows, err := p.DB.Read.QueryContext(ctx, `SELECT topic, part, next, log, mark FROM positions WHERE projection=$1`, p.Projection)
-	if err != nil {
-		return nil, fmt.Errorf("read the positions of %s: %w", p.Projection, err)
-	}
-	defer rows.Close()
 	all := make(map[topics.Topic]map[int32]pipeline.Position)
-	for rows.Next() {
-		var t string
+	err := p.DB.Query(ctx, func(rows *sql.Rows) error {
+		var t topics.Topic
 		var part int32
 		var at pipeline.Position
 		if err := rows.Scan(&t, &part, &at.Next, &at.Log, &at.Mark); err != nil {
-			return nil, fmt.Errorf("read the positions of %s: %w", p.Projection, err)
+			return err
 		}
-		if all[topics.Topic(t)] == nil {
-			all[topics.Topic(t)] = make(map[int32]pipeline.Position)
+		if all[t] == nil {
+			all[t] = make(map[int32]pipeline.Position)
 		}
-		all[topics.Topic(t)][part] = at
+		all[t][part] = at
+		return nil
+	}, `SELECT topic, part, next, log, mark FROM positions WHERE projection=$1`, p.Projection)
+	if err != nil {
+		return nil, fmt.Errorf("read the positions of %s: %w", p.Projection, err)
 	}
-	return all, rows.Err()
+	return all, nil
 }
 
 // Await returns once every position given has been reached, or with ctx's error.

@@ -3,6 +3,7 @@
 package sqldb
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"embed"
@@ -11,11 +12,11 @@ import (
 	"io/fs"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
-	_ "github.com/jackc/pgx/v5/stdlib" // driver "pgx"
-	_ "modernc.org/sqlite"             // driver "sqlite"
+	_ "modernc.org/sqlite" // driver "sqlite"
 )
 
 // DB is a database of a projection. Read runs beside a writer; Write is for transactions that change something. It is
@@ -23,14 +24,21 @@ import (
 type DB struct {
 	Read, Write *sql.DB
 	postgres    bool
+	limits      Limits
 }
+
+// How long SQLite waits for a lock that another process has: below the limits, so that the error says which it was.
+const (
+	busyWriting = 10_000 // ms
+	busyReading = 3_000  // ms
+)
 
 // OpenSQLite opens the file at path, making it where it is missing. Its folder must exist. One connection writes, so
 // transactions queue up instead of failing as busy. A commit does not wait for the disk (synchronous=NORMAL): what a loss
 // of power takes is folded again from the log, and a table must never be ahead of it.
 func OpenSQLite(file string) (*DB, error) {
-	dsn := "file:" + (&url.URL{Path: file}).EscapedPath() + "?_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)&_pragma=busy_timeout(10000)&_txlock=immediate"
-	w, err := sql.Open("sqlite", dsn)
+	dsn := "file:" + (&url.URL{Path: file}).EscapedPath() + "?_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)&_txlock=immediate"
+	w, err := sql.Open("sqlite", fmt.Sprintf("%s&_pragma=busy_timeout(%d)", dsn, busyWriting))
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", file, err)
 	}
@@ -39,25 +47,13 @@ func OpenSQLite(file string) (*DB, error) {
 		w.Close()
 		return nil, fmt.Errorf("open %s: %w", file, err)
 	}
-	r, err := sql.Open("sqlite", dsn+"&_pragma=query_only(1)")
+	r, err := sql.Open("sqlite", fmt.Sprintf("%s&_pragma=busy_timeout(%d)&_pragma=query_only(1)", dsn, busyReading))
 	if err != nil {
 		w.Close()
 		return nil, fmt.Errorf("open %s: %w", file, err)
 	}
 	r.SetMaxOpenConns(4)
-	return &DB{Read: r, Write: w}, nil
-}
-
-// OpenPostgres opens a pool on a PostgreSQL URL. It does not wait for the server to be there.
-func OpenPostgres(dsn string) (*DB, error) {
-	db, err := sql.Open("pgx", dsn)
-	if err != nil {
-		return nil, errors.New("DATABASE_URL is not a PostgreSQL URL like postgres://user:password@host:5432/name")
-	}
-	db.SetMaxOpenConns(16)
-	db.SetMaxIdleConns(16)
-	db.SetConnMaxIdleTime(time.Minute)
-	return &DB{Read: db, Write: db, postgres: true}, nil
+	return &DB{Read: r, Write: w, limits: Limits{}.filled()}, nil
 }
 
 // Close releases the connections.
@@ -71,36 +67,42 @@ func (d *DB) Close() error {
 // Postgres tells the engine.
 func (d *DB) Postgres() bool { return d.postgres }
 
-// Migrate applies the files migrations/NNNN_name.sql that have not been applied yet, in order, each in a transaction.
+// Step is the part of a migration that SQL cannot say. It runs after the file of this name, in the same transaction.
+type Step struct {
+	File string // NNNN_name.sql
+	Run  func(context.Context, *sql.Tx) error
+}
+
+// Migrate applies the files migrations/NNNN_name.sql that have not been applied yet, in order, all in one transaction.
 // set names the projection, so that several can share a database. Many nodes may call it at once: PostgreSQL's CREATE
 // TABLE IF NOT EXISTS alone does not bear that.
-func (d *DB) Migrate(ctx context.Context, set string, files embed.FS) error {
-	return d.Tx(ctx, func(tx *sql.Tx) error {
-		if d.postgres {
+func (d *DB) Migrate(ctx context.Context, set string, files embed.FS, steps ...Step) error {
+	return d.Long(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if d.postgres { // the lock is the transaction's: one of the session would stay with a connection of PgBouncer's
 			if _, err := tx.ExecContext(ctx, `SELECT pg_advisory_xact_lock(7311200)`); err != nil {
-				return fmt.Errorf("lock for migrations: %w", err)
+				return fmt.Errorf("migrate %s: wait for other nodes' migrations: %w", set, err)
 			}
 		}
 		if _, err := tx.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY)`); err != nil {
-			return fmt.Errorf("table migrations: %w", err)
+			return fmt.Errorf("migrate %s: table migrations: %w", set, err)
 		}
 		if err := d.makePositions(ctx, tx); err != nil {
-			return fmt.Errorf("table positions: %w", err)
+			return fmt.Errorf("migrate %s: table positions: %w", set, err)
 		}
 		names, err := fs.Glob(files, "migrations/*.sql")
 		if err != nil {
-			return err
+			return fmt.Errorf("migrate %s: %w", set, err)
 		}
 		for _, name := range names {
-			if err := migrate(ctx, tx, set+"/"+path.Base(name), name, files); err != nil {
-				return err
+			if err := migrate(ctx, tx, set+"/"+path.Base(name), name, files, steps); err != nil {
+				return fmt.Errorf("migrate %s/%s: %w", set, path.Base(name), err)
 			}
 		}
 		return nil
 	})
 }
 
-func migrate(ctx context.Context, tx *sql.Tx, as, file string, files embed.FS) error {
+func migrate(ctx context.Context, tx *sql.Tx, as, file string, files embed.FS, steps []Step) error {
 	var n int
 	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM migrations WHERE name=$1`, as).Scan(&n); err != nil || n > 0 {
 		return err
@@ -114,15 +116,51 @@ func migrate(ctx context.Context, tx *sql.Tx, as, file string, files embed.FS) e
 			continue
 		}
 		if _, err := tx.ExecContext(ctx, statement); err != nil {
-			return fmt.Errorf("migration %s: %w", as, err)
+			return err
+		}
+	}
+	for _, s := range steps {
+		if s.File != path.Base(file) {
+			continue
+		}
+		if err := s.Run(ctx, tx); err != nil {
+			return err
 		}
 	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO migrations (name) VALUES ($1)`, as)
 	return err
 }
 
-// Tx runs fn in a writing transaction and commits it.
+// Tx runs fn in a writing transaction and commits it, within the limit for transactions. An error that comes of the
+// values written is pipeline.Permanent.
 func (d *DB) Tx(ctx context.Context, fn func(*sql.Tx) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, d.limits.Tx, fmt.Errorf("the transaction took longer than %s", d.limits.Tx))
+	defer cancel()
+	err := d.run(ctx, fn)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	}
+	return classify(err)
+}
+
+// longLimit is for work on whole tables, which takes minutes where they are large.
+const longLimit = time.Hour
+
+// Long is Tx for work on whole tables: it may take an hour, on the server as well.
+func (d *DB) Long(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, longLimit)
+	defer cancel()
+	return d.run(ctx, func(tx *sql.Tx) error {
+		if d.postgres {
+			if _, err := tx.ExecContext(ctx, `SET LOCAL statement_timeout=0; SET LOCAL idle_in_transaction_session_timeout=0`); err != nil {
+				return fmt.Errorf("lift the server's limits: %w", err)
+			}
+		}
+		return fn(ctx, tx)
+	})
+}
+
+func (d *DB) run(ctx context.Context, fn func(*sql.Tx) error) error {
 	tx, err := d.Write.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
@@ -142,58 +180,113 @@ type Table struct {
 	Name string
 	// Columns are written as name and PostgreSQL type: text, bigint or bytea.
 	Columns []string
+	// Conflict is what becomes of a row whose key exists already: the text after ON CONFLICT; empty: DO NOTHING.
+	Conflict string
 }
 
-// Insert adds rows; one whose key exists already is left as it is. PostgreSQL gets one statement, SQLite a prepared one
-// for each row: that is the fastest way in either (docs/performance.md).
+// Insert adds rows; their keys must differ where t.Conflict updates rows. PostgreSQL gets one statement, SQLite a prepared one for each row: that
+// is the fastest way in either (docs/performance.md).
 func (d *DB) Insert(ctx context.Context, tx *sql.Tx, t Table, rows [][]any) error {
 	if len(rows) == 0 {
 		return nil
 	}
-	var err error
-	if d.postgres {
-		err = insertArrays(ctx, tx, t, rows)
-	} else {
-		err = insertEach(ctx, tx, t, rows)
-	}
-	if err != nil {
-		return fmt.Errorf("insert into %s: %w", t.Name, err)
-	}
-	return nil
+	_, err := d.insert(ctx, tx, t, rows, -1)
+	return err
 }
 
-func insertEach(ctx context.Context, tx *sql.Tx, t Table, rows [][]any) error {
-	var names, marks []string
-	for _, c := range t.Columns {
-		name, _, _ := strings.Cut(c, " ")
-		names, marks = append(names, name), append(marks, "?")
+// InsertNew is Insert that returns what the rows that were not there before have in a column, which is a bigint and
+// differs in all rows.
+func (d *DB) InsertNew(ctx context.Context, tx *sql.Tx, t Table, rows [][]any, column string) (map[int64]bool, error) {
+	i := slices.Index(t.Columns, column+" bigint")
+	if i < 0 {
+		return nil, fmt.Errorf("insert into %s: there is no bigint column %s", t.Name, column)
 	}
-	stmt, err := tx.PrepareContext(ctx, fmt.Sprintf(`INSERT INTO %s (%s) VALUES (%s) ON CONFLICT DO NOTHING`,
-		t.Name, strings.Join(names, ","), strings.Join(marks, ",")))
+	if len(rows) == 0 {
+		return nil, nil
+	}
+	return d.insert(ctx, tx, t, rows, i)
+}
+
+// insert writes rows; told (a column's index, or -1) is of which column the values written are returned.
+func (d *DB) insert(ctx context.Context, tx *sql.Tx, t Table, rows [][]any, told int) (map[int64]bool, error) {
+	way := insertEach
+	if d.postgres {
+		way = insertArrays
+	}
+	written, err := way(ctx, tx, t, rows, told)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("insert into %s: %w", t.Name, err)
+	}
+	return written, nil
+}
+
+// names are the columns' without their types.
+func (t Table) names() []string {
+	out := make([]string, len(t.Columns))
+	for i, c := range t.Columns {
+		out[i], _, _ = strings.Cut(c, " ")
+	}
+	return out
+}
+
+func (t Table) statement(source string) string {
+	return fmt.Sprintf(`INSERT INTO %s (%s) %s ON CONFLICT %s`, t.Name, strings.Join(t.names(), ","), source, cmp.Or(t.Conflict, "DO NOTHING"))
+}
+
+func insertEach(ctx context.Context, tx *sql.Tx, t Table, rows [][]any, told int) (map[int64]bool, error) {
+	marks := strings.TrimSuffix(strings.Repeat("?,", len(t.Columns)), ",")
+	stmt, err := tx.PrepareContext(ctx, t.statement("VALUES ("+marks+")"))
+	if err != nil {
+		return nil, err
 	}
 	defer stmt.Close()
+	written := make(map[int64]bool)
 	for _, row := range rows {
-		if _, err := stmt.ExecContext(ctx, row...); err != nil {
-			return err
+		r, err := stmt.ExecContext(ctx, row...)
+		if err != nil {
+			return nil, err
+		}
+		if told < 0 {
+			continue
+		}
+		n, err := r.RowsAffected()
+		if err != nil {
+			return nil, err
+		}
+		if n > 0 {
+			written[row[told].(int64)] = true
 		}
 	}
-	return nil
+	return written, nil
 }
 
-func insertArrays(ctx context.Context, tx *sql.Tx, t Table, rows [][]any) error {
-	var names, arrays []string
+func insertArrays(ctx context.Context, tx *sql.Tx, t Table, rows [][]any, told int) (map[int64]bool, error) {
+	var arrays []string
 	args := make([]any, len(t.Columns))
 	for i, c := range t.Columns {
-		name, typ, _ := strings.Cut(c, " ")
-		names = append(names, name)
+		_, typ, _ := strings.Cut(c, " ")
 		arrays = append(arrays, fmt.Sprintf("$%d::%s[]", i+1, typ))
 		args[i] = column(typ, rows, i)
 	}
-	_, err := tx.ExecContext(ctx, fmt.Sprintf(`INSERT INTO %s (%s) SELECT * FROM unnest(%s) ON CONFLICT DO NOTHING`,
-		t.Name, strings.Join(names, ","), strings.Join(arrays, ",")), args...)
-	return err
+	statement := t.statement("SELECT * FROM unnest(" + strings.Join(arrays, ",") + ")")
+	if told < 0 {
+		_, err := tx.ExecContext(ctx, statement, args...)
+		return nil, err
+	}
+	answer, err := tx.QueryContext(ctx, statement+" RETURNING "+t.names()[told], args...)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Close()
+	written := make(map[int64]bool)
+	for answer.Next() {
+		var v int64
+		if err := answer.Scan(&v); err != nil {
+			return nil, err
+		}
+		written[v] = true
+	}
+	return written, answer.Err()
 }
 
 func column(typ string, rows [][]any, i int) any {

@@ -11,6 +11,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"github.com/nexus/nexus/pipeline"
+	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -73,6 +74,39 @@ func (c *ClickHouse) prepare(ctx context.Context) error {
 			c.generation = max(c.generation, at.number)
 		}
 	}
+	return nil
+}
+
+// Adopt takes another log on: what is counted stays, and counting goes on from these positions, in a new generation. Nobody
+// may be folding. The other positions are written once more, in the new generation, so that all have the same.
+func (c *ClickHouse) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position) error {
+	all, err := c.positions(ctx)
+	if err != nil {
+		return err
+	}
+	positions, err := c.conn.PrepareBatch(ctx, insertPositions)
+	if err != nil {
+		return fmt.Errorf("stats: adopt: %w", err)
+	}
+	for t, ps := range to {
+		if all[t] == nil {
+			all[t] = make(map[int32]generation)
+		}
+		for p, at := range ps {
+			all[t][p] = generation{Position: at}
+		}
+	}
+	for t, ps := range all {
+		for p, at := range ps {
+			if err := positions.Append(string(t), p, c.generation+1, at.Next, at.Log, at.Mark); err != nil {
+				return errors.Join(fmt.Errorf("stats: adopt: %w", err), positions.Abort())
+			}
+		}
+	}
+	if err := positions.Send(); err != nil {
+		return fmt.Errorf("stats: adopt: %w", err)
+	}
+	c.generation++
 	return nil
 }
 
@@ -141,6 +175,7 @@ func (c *ClickHouse) positions(ctx context.Context) (map[topics.Topic]map[int32]
 // Reset empties the statistics: they are folded anew from the log's beginning. Nobody must be folding: positions have no
 // compare-and-set. They go first: cut off in between, the rows that are left are written again and stay the same.
 func (c *ClickHouse) Reset(ctx context.Context) error {
+	c.generation = 0
 	for _, table := range []string{"nexus_offsets", "nexus_events"} {
 		if err := c.conn.Exec(ctx, `TRUNCATE TABLE `+table); err != nil {
 			return fmt.Errorf("stats: empty table %s: %w", table, err)
@@ -207,10 +242,11 @@ func (c *ClickHouse) insert(ctx context.Context, all []*commit) error {
 	if err != nil {
 		return fmt.Errorf("stats: insert events: %w", err)
 	}
+	shift := int64(c.generation) << sqldb.GenerationBits // as sqldb.Positions.Shift
 	for _, w := range all {
 		for _, r := range rowsOf(w.batch) {
-			if err := events.Append(r.user, r.typ, r.topic, r.part, r.pos, time.UnixMilli(r.at).UTC(), r.detail,
-				r.refTopic, r.refPart, r.refPos, r.sessions, r.delay); err != nil {
+			if err := events.Append(r.user, r.typ, r.topic, r.part, r.pos+shift, time.UnixMilli(r.at).UTC(), r.detail,
+				r.refTopic, r.refPart, r.refPos+shift, r.sessions, r.delay); err != nil {
 				return errors.Join(fmt.Errorf("stats: insert events: %w", err), events.Abort())
 			}
 		}

@@ -18,6 +18,7 @@ var migrations embed.FS
 type SQLite struct {
 	db        *sqldb.DB
 	positions sqldb.Positions
+	shift     int64 // sqldb.Positions.Shift
 }
 
 // OpenSQLite prepares the tables. The caller closes db.
@@ -26,7 +27,16 @@ func OpenSQLite(ctx context.Context, db *sqldb.DB) (*SQLite, error) {
 	if err := db.Migrate(ctx, "stats", migrations); err != nil {
 		return nil, fmt.Errorf("stats: %w", err)
 	}
+	var err error
+	if s.shift, err = s.positions.Shift(ctx); err != nil {
+		return nil, fmt.Errorf("stats: %w", err)
+	}
 	return s, nil
+}
+
+// Adopt takes another log on: what is counted stays, and counting goes on from these positions.
+func (s *SQLite) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position) error {
+	return s.positions.Adopt(ctx, to, func(*sql.Tx) error { return nil })
 }
 
 // Ping answers whether the database can be used.
@@ -38,7 +48,10 @@ func (s *SQLite) Position(ctx context.Context, t topics.Topic, p int32) (pipelin
 }
 
 // Reset empties the statistics: they are folded anew from the log's beginning.
-func (s *SQLite) Reset(ctx context.Context) error { return s.positions.Reset(ctx, eventsTable.Name) }
+func (s *SQLite) Reset(ctx context.Context) error {
+	s.shift = 0
+	return s.positions.Reset(ctx, eventsTable.Name)
+}
 
 // Reached tells whether everything below ends is counted.
 func (s *SQLite) Reached(ctx context.Context, ends Ends) (bool, error) {
@@ -61,8 +74,8 @@ var eventsTable = sqldb.Table{Name: "events", Columns: []string{
 func (s *SQLite) Apply(ctx context.Context, b pipeline.Batch) error {
 	var rows [][]any
 	for _, r := range rowsOf(b) {
-		rows = append(rows, []any{r.user, r.typ, r.topic, int64(r.part), r.pos, r.at, r.detail,
-			r.refTopic, int64(r.refPart), r.refPos, r.sessions, r.delay})
+		rows = append(rows, []any{r.user, r.typ, r.topic, int64(r.part), r.pos + s.shift, r.at, r.detail,
+			r.refTopic, int64(r.refPart), r.refPos + s.shift, r.sessions, r.delay})
 	}
 	return s.db.Tx(ctx, func(tx *sql.Tx) error {
 		if err := s.positions.Move(ctx, tx, b, b.From); err != nil {

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nexus/nexus/deploy/services"
+)
+
+// nexusRun runs a command to its end.
+func nexusRun(t *testing.T, env map[string]string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, problem bytes.Buffer
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	code = run(ctx, args, func(n string) string { return env[n] }, &out, &problem)
+	return code, out.String(), problem.String()
+}
+
+// A store that remembers another log than the one that is there is told at the start, for every part, with the ways out; no
+// way folds past what nobody has, and each leads to a node that is ready and shows every event of this log (X1).
+func TestAnotherLog(t *testing.T) {
+	t.Parallel()
+	kafkaDir := func(env map[string]string) string { return filepath.Join(env["DATA_DIR"], "kafka") }
+	for name, ruin := range map[string]func(t *testing.T, env map[string]string, backup string){
+		"wiped": func(t *testing.T, env map[string]string, _ string) {
+			if err := os.RemoveAll(kafkaDir(env)); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"restored from a backup": func(t *testing.T, env map[string]string, backup string) {
+			if err := os.RemoveAll(kafkaDir(env)); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.CopyFS(kafkaDir(env), os.DirFS(backup)); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"cut off by a loss of power": func(t *testing.T, env map[string]string, _ string) { cutSegments(t, kafkaDir(env)) },
+		"another installation's":     func(_ *testing.T, env map[string]string, _ string) { env["NEXUS_TOPIC_PREFIX"] = "other." },
+	} {
+		for _, engine := range []string{"sqlite", "postgres and clickhouse"} {
+			t.Run(name+"/"+engine, func(t *testing.T) {
+				env := map[string]string{"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "EMBEDDED_KAFKA_PORT": "0", "DATA_DIR": t.TempDir(), "NODE_NAME": "n1"}
+				if engine != "sqlite" {
+					env["DATABASE_URL"], env["CLICKHOUSE_URL"] = services.Postgres(t), services.ClickHouse(t)
+				}
+				testAnotherLog(t, env, func(backup string) { ruin(t, env, backup) })
+			})
+		}
+	}
+}
+
+func testAnotherLog(t *testing.T, env map[string]string, ruin func(backup string)) {
+	service, alice := tokenFor(t, "service", "publish"), tokenFor(t, "alice")
+	fill := func(what string, n int) {
+		i := start(t, env)
+		for k := range n {
+			i.must(202, "POST", "/messages", alice, fmt.Sprintf(`{"receiverId":"bob","content":"%s %d"}`, what, k))
+			i.must(202, "POST", "/notifications", service, fmt.Sprintf(`{"userId":"alice","title":"%s %d","body":"","type":"CONNECTION_ACCEPTED"}`, what, k))
+		}
+		i.must(200, "GET", "/messages?with=bob", alice, "")
+		i.must(200, "GET", "/notifications", alice, "")
+		i.must(200, "GET", "/stats", alice, "")
+		i.stop()
+	}
+	fill("old", 5)
+	backup := filepath.Join(t.TempDir(), "backup")
+	if err := os.CopyFS(backup, os.DirFS(filepath.Join(env["DATA_DIR"], "kafka"))); err != nil {
+		t.Fatal(err)
+	}
+	fill("lost", 5)
+	ruin(backup)
+
+	code, out, problem := nexusRun(t, env, "serve")
+	if code != 1 || strings.Contains(out, "listening") {
+		t.Fatalf("nexus serve on another log: %d %s %s", code, out, problem)
+	}
+	for _, want := range []string{"nexus serve: inbox: ", "stats: ", "nexus rebuild inbox", "nexus adopt stats"} {
+		if !strings.Contains(problem, want) {
+			t.Errorf("nexus serve does not say %q: %s", want, problem)
+		}
+	}
+	if code, out, _ := nexusRun(t, env, "adopt"); code != 1 || !strings.Contains(out, "inbox: ") {
+		t.Errorf("nexus adopt, which only looks: %d %s", code, out)
+	}
+	other := maps.Clone(env) // the other way out, on copies of the embedded engines
+	if env["DATABASE_URL"] == "" {
+		other["DATA_DIR"] = t.TempDir()
+		if err := os.CopyFS(other["DATA_DIR"], os.DirFS(env["DATA_DIR"])); err != nil {
+			t.Fatal(err)
+		}
+		adopted(t, other)
+	}
+	for _, what := range []string{"inbox", "stats"} {
+		if code, out, problem := nexusRun(t, env, "rebuild", what); code != 0 {
+			t.Fatalf("nexus rebuild %s: %d %s %s", what, code, out, problem)
+		}
+	}
+	if code, out, problem := nexusRun(t, env, "adopt", "push", "gate"); code != 0 {
+		t.Fatalf("nexus adopt push gate: %d %s %s", code, out, problem)
+	}
+	i := start(t, env)
+	before := len(i.must(200, "GET", "/messages?limit=200&with=bob", alice, "")["messages"].([]any))
+	newEvents(t, i, before, len(i.must(200, "GET", "/notifications?limit=200", alice, "")["notifications"].([]any)))
+}
+
+// adopted has every store take the log on, and goes on.
+func adopted(t *testing.T, env map[string]string) {
+	t.Helper()
+	if code, out, problem := nexusRun(t, env, "adopt", "inbox", "stats", "push", "gate"); code != 0 {
+		t.Fatalf("nexus adopt: %d %s %s", code, out, problem)
+	}
+	i := start(t, env)
+	newEvents(t, i, 10, 10) // what the store had stays
+	i.stop()
+	if code, out, problem := nexusRun(t, env, "adopt"); code != 0 {
+		t.Errorf("after nexus adopt: %d %s %s", code, out, problem)
+	}
+}
+
+// newEvents makes sure that everything from now on is shown, once, after what there was.
+func newEvents(t *testing.T, i *instance, messages, notifications int) {
+	t.Helper()
+	service, alice := tokenFor(t, "service", "publish"), tokenFor(t, "alice")
+	stats := i.must(200, "GET", "/stats", alice, "")
+	for k := range 7 {
+		i.must(202, "POST", "/messages", alice, fmt.Sprintf(`{"receiverId":"bob","content":"new %d"}`, k))
+		i.must(202, "POST", "/notifications", service, fmt.Sprintf(`{"userId":"alice","title":"new %d","body":"","type":"CONNECTION_ACCEPTED"}`, k))
+	}
+	list := i.must(200, "GET", "/messages?limit=200&with=bob", alice, "")["messages"].([]any)
+	if len(list) != messages+7 || at(list[len(list)-1], "content") != "new 6" {
+		t.Errorf("%d messages, the last %v; want %d and new 6", len(list), list[len(list)-1], messages+7)
+	}
+	list = i.must(200, "GET", "/notifications?limit=200", alice, "")["notifications"].([]any)
+	if len(list) != notifications+7 || at(list[0], "title") != "new 6" {
+		t.Errorf("%d notifications, the first %v; want %d and new 6", len(list), list[0], notifications+7)
+	}
+	i.must(200, "POST", "/notifications/"+fmt.Sprint(at(list[len(list)-1], "id"))+"/read", alice, "")
+	if n := i.must(200, "GET", "/notifications/unread-count", alice, "")["count"]; n != float64(notifications+6) {
+		t.Errorf("%v unread, want %d: a mark on what stood before the change does not count", n, notifications+6)
+	}
+	eventually(t, "the statistics count on", func() bool {
+		now := i.must(200, "GET", "/stats", alice, "")
+		return now["messages"].(float64)-stats["messages"].(float64) == 7 && now["connections"].(float64)-stats["connections"].(float64) == 7
+	})
+}
+
+// cutSegments takes the last bytes off the log of notifications and messages, as a loss of power does.
+func cutSegments(t *testing.T, dir string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".dat") || !strings.Contains(path, "messages-") && !strings.Contains(path, "notifications-") {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && info.Size() > 1000 {
+			err = os.Truncate(path, info.Size()-500)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

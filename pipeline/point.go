@@ -1,0 +1,109 @@
+package pipeline
+
+import (
+	"context"
+	"sort"
+	"sync"
+
+	"github.com/nexus/nexus/topics"
+)
+
+// Point is a place between two records of a partition, as clients keep it: everything below Next, and a check of what stands
+// there. A log that was truncated or restored from a backup, and has grown since, has other records below Next.
+type Point struct {
+	Next  int64
+	Check uint16 // of the record time of the last record below Next; 0 where there is none
+}
+
+// PointAt is the point below which a record of this time, in Unix milliseconds, is the last; 0 means that there is none.
+func PointAt(next, time int64) Point {
+	return Point{next, uint16(time) ^ uint16(time>>16) ^ uint16(time>>32)}
+}
+
+// pack puts a point into one word, so that its two halves change as one. Offsets have 47 bits: at a million records a second
+// and partition that is four years.
+func (p Point) pack() uint64 { return uint64(p.Next)<<16 | uint64(p.Check) }
+
+func unpack(v uint64) Point { return Point{int64(v >> 16), uint16(v)} }
+
+// keptPoints is how many of a partition's last records points are verified with from memory; 16 bytes each.
+const keptPoints = 8192
+
+// history knows the last records of a partition by time. It is safe for concurrent use.
+type history struct {
+	mu      sync.Mutex
+	records []record // in order, a ring of the last keptPoints that begins at first
+	first   int
+}
+
+// add takes in the next record; one that is known already changes nothing.
+func (h *history) add(offset, time int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n := len(h.records); n > 0 && h.at(n-1).offset >= offset {
+		return
+	}
+	r := record{offset: offset, time: time, found: true}
+	if len(h.records) < keptPoints {
+		h.records = append(h.records, r)
+		return
+	}
+	h.records[h.first] = r
+	h.first = (h.first + 1) % keptPoints
+}
+
+func (h *history) at(i int) record { return h.records[(h.first+i)%len(h.records)] }
+
+// below finds the last record below an offset; known is false where the history does not go back that far.
+func (h *history) below(next int64) (r record, known bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := sort.Search(len(h.records), func(i int) bool { return h.at(i).offset >= next })
+	if n == 0 {
+		return r, false
+	}
+	return h.at(n - 1), true
+}
+
+// Verify tells for points of a topic's partitions, by partition, whether they are surely of this log: what stands below each
+// is what stood there when the point was made. It looks into the log where memory does not go back that far.
+func (t *Tail) Verify(ctx context.Context, topic topics.Topic, points map[int32]Point) (bool, error) {
+	unknown := make(map[int32]int64)
+	for p, point := range points {
+		part := t.parts[topic][p]
+		switch r, known := part.history.below(point.Next); {
+		case point.Next > part.begun.Load():
+			return false, nil
+		case known && PointAt(point.Next, r.time) != point:
+			return false, nil
+		case !known && point.Next > 0:
+			unknown[p] = point.Next
+		case point.Next == 0 && point.Check != 0:
+			return false, nil
+		}
+	}
+	if len(unknown) == 0 {
+		return true, nil
+	}
+	return t.verifyInLog(ctx, topic, points, unknown)
+}
+
+// verifyInLog is Verify for points that memory does not know.
+func (t *Tail) verifyInLog(ctx context.Context, topic topics.Topic, points map[int32]Point, unknown map[int32]int64) (bool, error) {
+	select {
+	case t.verifying <- struct{}{}:
+		defer func() { <-t.verifying }()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	all, err := t.log.extents(ctx, topic, unknown)
+	if err != nil {
+		return false, err
+	}
+	for p := range unknown {
+		if x := all[p]; !x.before.found || PointAt(points[p].Next, x.before.time) != points[p] {
+			return false, nil
+		}
+	}
+	return true, nil
+}

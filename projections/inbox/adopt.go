@@ -1,0 +1,105 @@
+package inbox
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/nexus/nexus/pipeline"
+	"github.com/nexus/nexus/projections/sqldb"
+	"github.com/nexus/nexus/topics"
+)
+
+// Adopt takes another log on: what the inbox has stays, before everything that the log brings, and folding goes on from
+// these positions. Nobody may fold meanwhile; the inbox must be opened anew afterwards.
+//
+// Two things must not be taken for one: an event of the former log and one of this log at the same place. So ids that were
+// made of a place get a suffix, and nobody resumes across the change.
+func (i *Inbox) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position) error {
+	former := i.shift
+	return i.positions.Adopt(ctx, to, func(tx *sql.Tx) error {
+		for t, ps := range to {
+			for part, at := range ps {
+				if err := i.renamePlaces(ctx, tx, t, part, former, at.Next); err != nil {
+					return err
+				}
+			}
+		}
+		return i.trimBefore(ctx, tx, former+1<<sqldb.GenerationBits)
+	})
+}
+
+// trimBefore notes that the feed has nothing from before the positions.
+func (i *Inbox) trimBefore(ctx context.Context, tx *sql.Tx, shift int64) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO feed_trimmed (topic, part, next)
+		SELECT topic, part, next+CAST($1 AS BIGINT) FROM positions WHERE projection=$2
+		ON CONFLICT (topic, part) DO UPDATE SET next=excluded.next`, shift, i.positions.Projection)
+	if err != nil {
+		return fmt.Errorf("adopt: note where the feed begins: %w", err)
+	}
+	return nil
+}
+
+// placeTables have rows whose id may be made of their place, by topic.
+var placeTables = map[topics.Topic]string{topics.Notifications: "notifications", topics.Broadcasts: "announcements", topics.Messages: "messages"}
+
+// renamePlaces gives a suffix to the ids that were made of places from an offset on: this log has, or will have, other
+// events there.
+func (i *Inbox) renamePlaces(ctx context.Context, tx *sql.Tx, t topics.Topic, part int32, shift, from int64) error {
+	table := placeTables[t]
+	if table == "" {
+		return nil
+	}
+	rows, err := tx.QueryContext(ctx, `SELECT id, pos, value FROM `+table+` WHERE part=$1 AND pos>=$2`, int64(part), shift+from)
+	if err != nil {
+		return fmt.Errorf("adopt: read %s: %w", table, err)
+	}
+	type row struct {
+		id    string
+		pos   int64
+		value []byte
+	}
+	var list []row
+	for rows.Next() {
+		var r row
+		if err := rows.Scan(&r.id, &r.pos, &r.value); err != nil {
+			return errors.Join(fmt.Errorf("adopt: read %s: %w", table, err), rows.Close())
+		}
+		if r.id == (&topics.Event{Topic: t, Partition: part, Offset: r.pos - shift}).EventID() {
+			list = append(list, r)
+		}
+	}
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		return fmt.Errorf("adopt: read %s: %w", table, err)
+	}
+	for _, r := range list {
+		if err := rename(ctx, tx, t, table, part, r.pos, r.id, fmt.Sprintf("%s~%d", r.id, shift>>sqldb.GenerationBits), r.value); err != nil {
+			return fmt.Errorf("adopt: give %s another id: %w", table, err)
+		}
+	}
+	return nil
+}
+
+// rename gives a row another id, also in the object that clients get, where it was spliced in last.
+func rename(ctx context.Context, tx *sql.Tx, t topics.Topic, table string, part int32, pos int64, id, to string, value []byte) error {
+	old, fresh := []byte(`"id":"`+id+`"`), []byte(`"id":"`+to+`"`)
+	if at := bytes.LastIndex(value, old); at >= 0 {
+		value = append(append(bytes.Clone(value[:at]), fresh...), value[at+len(old):]...)
+	}
+	statements := []string{`UPDATE ` + table + ` SET id=$1, value=$2 WHERE part=$3 AND pos=$4 AND id=$5`}
+	args := [][]any{{to, value, int64(part), pos, id}}
+	switch t {
+	case topics.Messages:
+		statements, args = append(statements, `UPDATE conversations SET last_id=$1 WHERE last_id=$2`), append(args, []any{to, id})
+	case topics.Broadcasts:
+		statements, args = append(statements, `UPDATE announcement_states SET id=$1 WHERE id=$2`), append(args, []any{to, id})
+	}
+	for n, statement := range statements {
+		if _, err := tx.ExecContext(ctx, statement, args[n]...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
