@@ -19,7 +19,7 @@ import (
 func TestRefusalsAreTold(t *testing.T) {
 	var text bytes.Buffer
 	reg, now := prometheus.NewRegistry(), time.Unix(1_764_583_200, 0)
-	g := NewGate(GateOptions{Kafka: Kafka{Metrics: NewMetrics(reg)}, Log: slog.New(slog.NewTextHandler(&text, nil))})
+	g := NewGate(GateOptions{Producer: &Producer{}, Kafka: Kafka{Metrics: NewMetrics(reg)}, Log: slog.New(slog.NewTextHandler(&text, nil))})
 	s := g.sink
 	s.now = func() time.Time { return now }
 	refuse := func(topic topics.Topic, value string) {
@@ -69,7 +69,7 @@ func TestRefusalsAreTold(t *testing.T) {
 
 // Records that nobody can read become one dead letter, which says how many they are and where.
 func TestUnreadableIsTold(t *testing.T) {
-	g := NewGate(GateOptions{Log: slog.New(slog.DiscardHandler)})
+	g := NewGate(GateOptions{Producer: &Producer{}, Log: slog.New(slog.DiscardHandler)})
 	list := g.sink.outputs(Batch{Topic: topics.Messages, Partition: 1, From: 5, To: 90, Skipped: []Span{{From: 10, To: 80}}})
 	if len(list) != 1 || list[0].reason != reasonUnreadable || !strings.Contains(list[0].why.Error(), "70 records") {
 		t.Fatalf("got %+v", list)
@@ -82,7 +82,7 @@ func TestUnreadableIsTold(t *testing.T) {
 // What judging a record costs the gate: a chat message, valid as nearly all are.
 func BenchmarkGate(b *testing.B) {
 	d := topics.Draft{ReceiverID: "bob", Content: strings.Repeat("hello ", 20), ClientMessageID: "c1"}
-	g := NewGate(GateOptions{Log: slog.New(slog.DiscardHandler)})
+	g := NewGate(GateOptions{Producer: &Producer{}, Log: slog.New(slog.DiscardHandler)})
 	e := d.Message("alice", "")
 	r := &kgo.Record{Key: e.Key, Value: e.Value}
 	for _, h := range e.Headers() {
