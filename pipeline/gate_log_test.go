@@ -25,6 +25,12 @@ func (b *bench) letters() letters {
 	return letters{m}
 }
 
+func (b *bench) gate() *pipeline.Gate {
+	g := pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: b.producer, Positions: b.kafka.Names.Prefix + "gate", Log: quiet})
+	b.t.Cleanup(g.Close)
+	return g
+}
+
 // byOrigin is how often each record is among them, and the reason of its last.
 func (l letters) byOrigin() (n map[string]int, reasons map[string]string) {
 	l.mu.Lock()
@@ -84,7 +90,7 @@ func testGateTopics(t *testing.T, b *bench) {
 	put(topics.Notifications, "user:a", good, "")
 
 	dead := b.letters()
-	stop := b.run(pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: b.producer, Positions: b.kafka.Names.Prefix + "gate", Log: quiet}).Run)
+	stop := b.run(b.gate().Run)
 	dead.until(t, fmt.Sprintf("%d dead letters", len(want)), func() bool { dead.mu.Lock(); defer dead.mu.Unlock(); return len(dead.all) >= len(want) })
 
 	tx, err := b.kafka.Client(kgo.TransactionalID(b.kafka.Names.Prefix + "gate-tx"))
@@ -172,7 +178,7 @@ func testGateOnce(t *testing.T, b *bench) {
 		b.raw(topics.Broadcasts, 0, key, value) // one partition: one batch
 	}
 	dead := b.letters()
-	b.run(pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: b.producer, Positions: b.kafka.Names.Prefix + "gate", Log: quiet}).Run)
+	b.run(b.gate().Run)
 	count := func() int { dead.mu.Lock(); defer dead.mu.Unlock(); return len(dead.all) }
 	dead.until(t, "the small ones", func() bool { return count() >= 19 })
 	limit("1048588")

@@ -402,20 +402,15 @@ func testGate(t *testing.T, b *bench) {
 	b.raw(topics.Notifications, astray, "user:a", `{"title":"named","body":"b","type":"SYSTEM"}`, kgo.RecordHeader{Key: "ce_id", Value: []byte("7")})
 	b.raw(topics.Notifications, home, "", `{"title":"no key","body":"b","type":"SYSTEM"}`)
 	b.raw(topics.Broadcasts, 0, "all", strings.Repeat("x", 100<<10))
-	gate := func() *pipeline.Gate {
-		g := pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: b.producer, Positions: b.kafka.Names.Prefix + "gate", Log: quiet})
-		t.Cleanup(g.Close)
-		return g
-	}
 	m, dead := newMemory(), newMemory()
 	b.consume(&pipeline.Consumer{Sink: m})
 	b.consume(&pipeline.Consumer{Sink: dead, Topics: []topics.Topic{topics.DeadLetters}})
-	stop := b.run(gate().Run)
+	stop := b.run(b.gate().Run)
 	m.until(t, "both strays at home", func() bool { return len(m.titles()) >= 2 })
 	letters := func() int { dead.mu.Lock(); defer dead.mu.Unlock(); return len(dead.all) }
 	dead.until(t, "three dead letters", func() bool { return letters() >= 3 })
 	stop()
-	b.run(gate().Run) // it goes on where it was: nothing is written twice
+	b.run(b.gate().Run) // it goes on where it was: nothing is written twice
 	b.append(note("a", "last", "last"))
 	m.until(t, "the last", func() bool { return len(m.titles()) >= 3 })
 	b.raw(topics.Notifications, home, "user:a", "more garbage")
