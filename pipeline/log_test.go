@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -222,6 +224,7 @@ func testLog(t *testing.T, addr string) {
 	tests := maps.Clone(faults)
 	maps.Copy(tests, map[string]func(*testing.T, *bench){
 		"record time is broker time":         testBrokerTime,
+		"a request has one time":             testOneTime,
 		"order and partition":                testOrder,
 		"duplicates, also after a restart":   testDuplicates,
 		"the window closes":                  testWindowCloses,
@@ -250,6 +253,63 @@ func testBrokerTime(t *testing.T, b *bench) {
 	m.untilSeen(t, "1")
 	if got := time.UnixMilli(m.all[0].Time); got.Before(before) || got.After(time.Now().Add(time.Second)) {
 		t.Errorf("record time is %s although it was appended now", got)
+	}
+}
+
+// All records of a request have one time, the broker's, whatever theirs are and however they are compressed; to other clients
+// too.
+func testOneTime(t *testing.T, b *bench) {
+	now := time.Now()
+	for codec, c := range map[string]kgo.CompressionCodec{"none": kgo.NoCompression(), "gzip": kgo.GzipCompression(), "snappy": kgo.SnappyCompression(),
+		"lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression()} {
+		cl, err := b.kafka.Client(kgo.ProducerBatchCompression(c), kgo.ProducerLinger(100*time.Millisecond))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var rs []*kgo.Record
+		for i, ahead := range []time.Duration{0, time.Second, -time.Hour, 20 * time.Minute} {
+			rs = append(rs, &kgo.Record{Topic: b.kafka.Names.Name(topics.Broadcasts), Key: []byte("all"), Value: fmt.Appendf(nil, `{"title":"%s-%d","body":"%s"}`, codec, i, strings.Repeat("b", 200)),
+				Timestamp: now.Add(ahead)})
+		}
+		err = cl.ProduceSync(t.Context(), rs...).FirstErr()
+		cl.Close()
+		if err != nil {
+			t.Fatal(codec, err)
+		}
+	}
+	m := newMemory()
+	b.consume(&pipeline.Consumer{Sink: m, Topics: []topics.Topic{topics.Broadcasts}})
+	m.until(t, "all", func() bool { return len(m.titles()) == 20 })
+	times := make(map[string]map[int64]bool)
+	for _, e := range m.all {
+		codec, _, _ := strings.Cut(e.Body.Text("title"), "-")
+		if times[codec] == nil {
+			times[codec] = make(map[int64]bool)
+		}
+		times[codec][e.Time] = true
+		if at := time.UnixMilli(e.Time); at.Before(now.Add(-time.Second)) || at.After(time.Now().Add(time.Second)) {
+			t.Errorf("%s has time %s, appended at %s", e.Body.Text("title"), at, now)
+		}
+	}
+	for codec, seen := range times {
+		if len(seen) != 1 {
+			t.Errorf("%s: the records of one request have times %v", codec, slices.Sorted(maps.Keys(seen)))
+		}
+	}
+	kcat, err := exec.LookPath("kcat")
+	if err != nil {
+		return
+	}
+	out, err := exec.Command(kcat, "-C", "-b", b.kafka.Brokers[0], "-t", b.kafka.Names.Name(topics.Broadcasts), "-e", "-q", "-f", "%o %T\n").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want strings.Builder
+	for _, e := range m.all {
+		fmt.Fprintf(&want, "%d %d\n", e.Offset, e.Time)
+	}
+	if string(out) != want.String() {
+		t.Errorf("kcat reads\n%s\nwant\n%s", out, want.String())
 	}
 }
 
