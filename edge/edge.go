@@ -50,6 +50,7 @@ type Options struct {
 	Kafka    pipeline.Kafka
 	Producer *pipeline.Producer
 	Log      *pipeline.Log
+	Windows  *pipeline.Windows // the process's dedup windows
 	Inbox    Inbox
 	Stats    Stats
 	Logger   *slog.Logger
@@ -65,7 +66,7 @@ type Options struct {
 	Limits                            presence.Limits
 	RateLimit                         int
 	RateWindow                        time.Duration
-	DedupWindow, ContentWindow        time.Duration
+	ContentWindow                     time.Duration
 	PingInterval, PingTimeout         time.Duration
 	ConnectTimeout, StatsInterval     time.Duration
 	PresenceGrace                     time.Duration
@@ -121,7 +122,7 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 	var err error
 	e.tail, err = pipeline.NewTail(ctx, pipeline.TailOptions{Kafka: o.Kafka, Producer: o.Producer, Log: o.Log, Logger: o.Logger,
 		Topics: []topics.Topic{topics.Messages, topics.Notifications, topics.Broadcasts, topics.Signals, topics.Devices},
-		Keep:   slices.Concat(feedTopics[presence.Dashboard], feedTopics[presence.Messaging]), Window: o.DedupWindow, Route: e.route})
+		Keep:   slices.Concat(feedTopics[presence.Dashboard], feedTopics[presence.Messaging]), Windows: o.Windows, Route: e.route})
 	if err != nil {
 		return nil, err
 	}

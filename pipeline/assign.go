@@ -1,10 +1,12 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -64,19 +66,21 @@ func (c *Consumer) tryTake(ctx context.Context, t topics.Topic, ids []int32) (ma
 	for _, id := range ids {
 		next[id] = positions[id].Next
 		if forgets(t) || positions[id] == (Position{}) { // what a new store can have of the log, or a late one of what is left
-			next[id] = max(next[id], all[id].start)
+			next[id] = max(next[id], all[partition{t, id}].start)
 		}
 	}
-	start := maps.Clone(next)
-	if c.judges(t) {
-		if start, err = c.log.rewind(ctx, t, next, all, c.Window); err != nil {
-			return nil, err
-		}
+	readers, err := c.attach(ctx, t, next, all)
+	if err != nil {
+		return nil, err
 	}
-	offsets := make(map[int32]kgo.Offset)
+	offsets, start := make(map[int32]kgo.Offset), maps.Clone(next)
 	for _, id := range ids {
+		if r := readers[id]; r != nil {
+			start[id] = r.Start
+		}
 		w := newWorker(c, partition{t, id}, positions[id], start[id])
-		last := all[id].before
+		w.reader = readers[id]
+		last := all[partition{t, id}].before
 		if w.mark == 0 {
 			w.mark = last.time
 		}
@@ -92,26 +96,38 @@ func (c *Consumer) tryTake(ctx context.Context, t topics.Topic, ids []int32) (ma
 	return offsets, nil
 }
 
-// positions reads where the sink stands and makes sure that it remembers the log that is there.
-func (c *Consumer) positions(ctx context.Context, t topics.Topic, ids []int32) (map[int32]Position, map[int32]extent, error) {
-	positions, next := make(map[int32]Position), make(map[int32]int64)
+// positions reads where the sink stands and makes sure that it remembers the log that is there. Which record stands before
+// a position is looked up where the dedup window needs it; for all others Check has done so.
+func (c *Consumer) positions(ctx context.Context, t topics.Topic, ids []int32) (map[int32]Position, map[partition]extent, error) {
+	positions, next := make(map[int32]Position), make(map[partition]int64)
 	for _, id := range ids {
 		at, err := c.Sink.Position(ctx, t, id)
 		if err != nil {
 			return nil, nil, fmt.Errorf("position of %s/%d: %w", t, id, err)
 		}
-		positions[id], next[id] = at, at.Next
+		positions[id], next[partition{t, id}] = at, at.Next
 	}
-	all, err := c.log.extents(ctx, t, next)
+	all, err := c.log.extents(ctx, next, isJudged(t))
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, id := range ids {
-		if why := positions[id].misfit(c.identities[t], all[id], forgets(t)); why != "" {
+		if why := positions[id].misfit(c.identities[t], all[partition{t, id}], forgets(t)); why != "" {
 			return nil, nil, c.wrongLog(partition{t, id}, why)
 		}
 	}
 	return positions, all, nil
+}
+
+// attach gives each partition its place in the dedup window; there are none where the topic is not judged. The former
+// workers still have theirs: what they know is kept.
+func (c *Consumer) attach(ctx context.Context, t topics.Topic, next map[int32]int64, all map[partition]extent) (map[int32]*Reader, error) {
+	if !isJudged(t) {
+		return nil, nil
+	}
+	return c.Windows.Attach(t, next, func(at map[int32]int64) (map[int32]int64, error) {
+		return c.log.rewind(ctx, t, at, all, c.Windows.span)
+	})
 }
 
 // Misfit is a partition in which a store remembers another log than the one that is there.
@@ -128,52 +144,55 @@ type Misfit struct {
 // Misfits lists, before Run, where the sink's store remembers another log. It asks about every partition, also those that
 // other members of the group will have.
 func (c *Consumer) Misfits(ctx context.Context, l *Log) (list []Misfit, err error) {
+	identities, stored, next := make(map[topics.Topic]string), make(map[partition]Position), make(map[partition]int64)
 	for _, t := range c.Topics {
-		of, err := c.misfitsOf(ctx, l, t)
+		identity, n, err := l.describe(ctx, t)
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, of...)
+		identities[t] = identity
+		for p := range n {
+			at, err := c.Sink.Position(ctx, t, p)
+			if err != nil {
+				return nil, fmt.Errorf("position of %s/%d: %w", t, p, err)
+			}
+			stored[partition{t, p}], next[partition{t, p}] = at, at.Next
+		}
 	}
+	all, err := l.extents(ctx, next, true)
+	if err != nil {
+		return nil, err
+	}
+	for of, at := range stored {
+		if why := at.misfit(identities[of.topic], all[of], forgets(of.topic)); why != "" {
+			m := Misfit{Topic: of.topic, Partition: of.id, Why: why}
+			if err := l.mend(ctx, &m, at, all[of], identities[of.topic]); err != nil {
+				return nil, err
+			}
+			list = append(list, m)
+		}
+	}
+	slices.SortFunc(list, func(a, b Misfit) int {
+		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
+	})
 	return list, nil
 }
 
-func (c *Consumer) misfitsOf(ctx context.Context, l *Log, t topics.Topic) (list []Misfit, err error) {
-	identity, n, err := l.describe(ctx, t)
+// mend finds where the store may go on.
+func (l *Log) mend(ctx context.Context, m *Misfit, stored Position, x extent, identity string) error {
+	ends, err := l.Ends(ctx, m.Topic)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	stored, next := make(map[int32]Position), make(map[int32]int64)
-	for p := range n {
-		if stored[p], err = c.Sink.Position(ctx, t, p); err != nil {
-			return nil, fmt.Errorf("position of %s/%d: %w", t, p, err)
-		}
-		next[p] = stored[p].Next
+	of := partition{m.Topic, m.Partition}
+	m.End = ends[m.Partition]
+	if stored.Log != "" && stored.Log != identity {
+		m.To = Position{Next: x.start, Log: identity}
+		return nil
 	}
-	ends, err := l.Ends(ctx, t)
-	if err != nil {
-		return nil, err
-	}
-	all, err := l.extents(ctx, t, next)
-	if err != nil {
-		return nil, err
-	}
-	atEnd, err := l.extents(ctx, t, ends)
-	if err != nil {
-		return nil, err
-	}
-	for p := range n {
-		why := stored[p].misfit(identity, all[p], forgets(t))
-		if why == "" {
-			continue
-		}
-		m := Misfit{Topic: t, Partition: p, Why: why, End: ends[p], To: Position{Next: ends[p], Log: identity, Mark: atEnd[p].before.time}}
-		if stored[p].Log != "" && stored[p].Log != identity {
-			m.To = Position{Next: all[p].start, Log: identity}
-		}
-		list = append(list, m)
-	}
-	return list, nil
+	all, err := l.extents(ctx, map[partition]int64{of: m.End}, true)
+	m.To = Position{Next: m.End, Log: identity, Mark: all[of].before.time}
+	return err
 }
 
 // Check makes sure, before Run, that the sink's store remembers the log that is there: a *WrongLogError for the first
@@ -199,9 +218,6 @@ func forgets(t topics.Topic) bool {
 	s, _ := topics.Of(t)
 	return s.Retention != topics.Forever
 }
-
-// judges tells whether the consumer looks for duplicates in a topic.
-func (c *Consumer) judges(t topics.Topic) bool { return c.Window > 0 && isJudged(t) }
 
 func isJudged(t topics.Topic) bool {
 	s, _ := topics.Of(t)

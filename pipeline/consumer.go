@@ -84,8 +84,8 @@ type Consumer struct {
 	Group    string
 	Instance string // static group member id (KIP-345)
 	Sink     Sink
-	// Window is the dedup window of topics that are judged; 0: no record is a duplicate to this consumer.
-	Window time.Duration
+	// Windows are the dedup windows of topics that are judged, shared by the consumers of this process.
+	Windows *Windows
 	// WayOut tells an operator what to do where the sink's store remembers another log; it ends the error's sentence.
 	WayOut string
 	// SetAside keeps a record that the sink can never apply, with the reason. nil: it is logged and counted only.
@@ -312,14 +312,14 @@ func (c *Consumer) stepOver(of partition, large *kgo.ErrDecompressTooLarge) {
 
 // outOfRange begins anew where retention overtook the consumer, and ends it where the log is not the one that it read.
 func (c *Consumer) outOfRange(ctx context.Context, of partition) error {
-	all, err := c.log.extents(ctx, of.topic, map[int32]int64{of.id: 0})
+	all, err := c.log.extents(ctx, map[partition]int64{of: 0}, false)
 	if err != nil {
 		c.Log.Warn("reading failed: the offset is out of range, and the log cannot be asked why", "topic", of.topic, "partition", of.id, "err", err)
 		c.reset(of)
 		return nil
 	}
 	next := c.nextOf(of)
-	if x := all[of.id]; forgets(of.topic) && next < x.start {
+	if x := all[of]; forgets(of.topic) && next < x.start {
 		c.Log.Warn("the topic's retention overtook the consumer; it goes on with what is left", "topic", of.topic, "partition", of.id, "from", next, "to", x.start)
 		c.reset(of)
 		return nil

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -45,33 +46,72 @@ func (l *Log) TopicHash(ctx context.Context, t topics.Topic) (h [4]byte, err err
 	return [4]byte(sum[:4]), nil
 }
 
-// extents tells what there is of the partitions of these positions.
-func (l *Log) extents(ctx context.Context, t topics.Topic, positions map[int32]int64) (map[int32]extent, error) {
-	starts, err := l.Starts(ctx, t)
+// extents tells what there is of the partitions of these positions. looking also finds the record before each, which costs
+// a look into the log.
+func (l *Log) extents(ctx context.Context, positions map[partition]int64, looking bool) (map[partition]extent, error) {
+	names := l.namesOf(positions)
+	starts, err := l.listed(l.adm.ListStartOffsets(ctx, names...))
 	if err != nil {
 		return nil, err
 	}
-	ends, err := l.offsets(l.adm.ListEndOffsets(ctx, l.nameOf(t)))
+	ends, err := l.listed(l.adm.ListEndOffsets(ctx, names...))
 	if err != nil {
 		return nil, err
 	}
-	inside := make(map[int32]int64)
+	out, inside := make(map[partition]extent), make(map[partition]int64)
+	for of, next := range positions {
+		end, known := ends[of]
+		if !known {
+			return nil, fmt.Errorf("partition %d of %s: %w", of.id, l.nameOf(of.topic), kerr.UnknownTopicOrPartition)
+		}
+		out[of] = extent{start: starts[of], end: end}
+		if next > starts[of] && next <= end {
+			inside[of] = next
+		}
+	}
+	if !looking {
+		return out, nil
+	}
+	before, err := l.before(ctx, inside, starts)
+	for of, r := range before {
+		x := out[of]
+		x.before = r
+		out[of] = x
+	}
+	return out, err
+}
+
+// ofTopic makes keys of a topic's partitions.
+func ofTopic(t topics.Topic, positions map[int32]int64) map[partition]int64 {
+	out := make(map[partition]int64, len(positions))
 	for p, next := range positions {
-		if next > starts[p] && next <= ends[p] {
-			inside[p] = next
-		}
+		out[partition{t, p}] = next
 	}
-	before, err := l.before(ctx, t, inside, starts)
+	return out
+}
+
+// namesOf lists what the topics of these partitions are called in Kafka.
+func (l *Log) namesOf(positions map[partition]int64) []string {
+	set := make(map[string]bool)
+	for of := range positions {
+		set[l.nameOf(of.topic)] = true
+	}
+	return sorted(set)
+}
+
+// listed is the offsets of an answer, by partition.
+func (l *Log) listed(list kadm.ListedOffsets, err error) (map[partition]int64, error) {
+	if err == nil {
+		err = list.Error()
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("list offsets: %w", err)
 	}
-	out := make(map[int32]extent)
-	for p := range positions {
-		if _, known := ends[p]; !known {
-			return nil, fmt.Errorf("partition %d of %s: %w", p, l.nameOf(t), kerr.UnknownTopicOrPartition)
-		}
-		out[p] = extent{start: starts[p], end: ends[p], before: before[p]}
-	}
+	out := make(map[partition]int64)
+	list.Each(func(o kadm.ListedOffset) {
+		t, _ := l.kafka.Names.Topic(o.Topic)
+		out[partition{t, o.Partition}] = o.Offset
+	})
 	return out, nil
 }
 
@@ -80,17 +120,17 @@ func (l *Log) extents(ctx context.Context, t topics.Topic, positions map[int32]i
 //
 // The dedup window is warmed so. Starting too early costs time and changes no verdict; starting too late would.
 func (l *Log) Rewind(ctx context.Context, t topics.Topic, positions map[int32]int64, span time.Duration) (map[int32]int64, error) {
-	all, err := l.extents(ctx, t, positions)
+	all, err := l.extents(ctx, ofTopic(t, positions), true)
 	if err != nil {
 		return nil, err
 	}
 	return l.rewind(ctx, t, positions, all, span)
 }
 
-func (l *Log) rewind(ctx context.Context, t topics.Topic, positions map[int32]int64, all map[int32]extent, span time.Duration) (map[int32]int64, error) {
+func (l *Log) rewind(ctx context.Context, t topics.Topic, positions map[int32]int64, all map[partition]extent, span time.Duration) (map[int32]int64, error) {
 	out, from := maps.Clone(positions), make(map[int32]int64)
 	for p, next := range positions {
-		switch x := all[p]; {
+		switch x := all[partition{t, p}]; {
 		case x.before.found:
 			from[p] = x.before.time - span.Milliseconds()
 		case next > x.start: // nothing that anybody is given stands there
@@ -106,19 +146,19 @@ func (l *Log) rewind(ctx context.Context, t topics.Topic, positions map[int32]in
 
 // before finds the last record below each position that a consumer is given. Partitions without one are missing from the
 // answer: they have nothing there but transaction markers, aborted records, or what was removed.
-func (l *Log) before(ctx context.Context, t topics.Topic, positions, starts map[int32]int64) (map[int32]record, error) {
-	out, pending := make(map[int32]record), maps.Clone(positions)
+func (l *Log) before(ctx context.Context, positions, starts map[partition]int64) (map[partition]record, error) {
+	out, pending := make(map[partition]record), maps.Clone(positions)
 	for back := int64(1); len(pending) > 0; back *= 16 {
-		found, err := l.scan(ctx, t, pending, starts, back)
+		found, err := l.scan(ctx, pending, starts, back)
 		if err != nil {
 			return nil, err
 		}
-		for p, next := range pending {
-			if r, ok := found[p]; ok {
-				out[p] = r
-				delete(pending, p)
-			} else if next-back <= starts[p] {
-				delete(pending, p)
+		for of, next := range pending {
+			if r, ok := found[of]; ok {
+				out[of] = r
+				delete(pending, of)
+			} else if next-back <= starts[of] {
+				delete(pending, of)
 			}
 		}
 	}
@@ -129,18 +169,21 @@ func (l *Log) before(ctx context.Context, t topics.Topic, positions, starts map[
 const scanQuiet = time.Second
 
 // scan reads the back offsets before each position and finds the last record there that a consumer is given.
-func (l *Log) scan(ctx context.Context, t topics.Topic, positions, starts map[int32]int64, back int64) (map[int32]record, error) {
-	name := l.nameOf(t)
-	from := make(map[int32]kgo.Offset)
-	for p, next := range positions {
-		from[p] = kgo.NewOffset().At(max(starts[p], next-back))
+func (l *Log) scan(ctx context.Context, positions, starts map[partition]int64, back int64) (map[partition]record, error) {
+	from := make(map[string]map[int32]kgo.Offset)
+	for of, next := range positions {
+		name := l.nameOf(of.topic)
+		if from[name] == nil {
+			from[name] = make(map[int32]kgo.Offset)
+		}
+		from[name][of.id] = kgo.NewOffset().At(max(starts[of], next-back))
 	}
-	cl, err := l.kafka.Client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{name: from}), kgo.KeepControlRecords())
+	cl, err := l.kafka.Client(kgo.ConsumePartitions(from), kgo.KeepControlRecords())
 	if err != nil {
 		return nil, err
 	}
 	defer cl.CloseAllowingRebalance()
-	found, done := make(map[int32]record), make(map[int32]bool)
+	found, done := make(map[partition]record), make(map[partition]bool)
 	for len(done) < len(positions) {
 		poll, cancel := context.WithTimeout(ctx, scanQuiet)
 		fs := cl.PollRecords(poll, 1000)
@@ -148,37 +191,49 @@ func (l *Log) scan(ctx context.Context, t topics.Topic, positions, starts map[in
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		quiet := true
-		for p, next := range steppedOver(cl, fs) {
-			quiet = false
-			done[p] = done[p] || next >= positions[p]
-		}
 		if err := lasting(fs); err != nil {
 			return nil, err
 		}
-		fs.EachRecord(func(r *kgo.Record) {
-			quiet = false
-			p := r.Partition
-			if r.Offset < positions[p] && !r.Attrs.IsControl() {
-				found[p] = record{r.Offset, r.Timestamp.UnixMilli(), true}
-			}
-			done[p] = done[p] || r.Offset >= positions[p]-1
-		})
-		if quiet {
+		if !l.scanned(cl, fs, positions, found, done) {
 			break // nobody is given anything more below the positions
 		}
 	}
 	return found, nil
 }
 
+// scanned takes in what a scan was given, and tells whether that was anything. done are the partitions that are read up to
+// their positions; they are not read on.
+func (l *Log) scanned(cl *kgo.Client, fs kgo.Fetches, positions map[partition]int64, found map[partition]record, done map[partition]bool) (any bool) {
+	reached := func(of partition, next int64) {
+		any = true
+		if next >= positions[of] && !done[of] {
+			done[of] = true
+			cl.PauseFetchPartitions(map[string][]int32{l.nameOf(of.topic): {of.id}})
+		}
+	}
+	for of, next := range l.steppedOver(cl, fs) {
+		reached(of, next)
+	}
+	fs.EachRecord(func(r *kgo.Record) {
+		t, _ := l.kafka.Names.Topic(r.Topic)
+		of := partition{t, r.Partition}
+		if r.Offset < positions[of] && !r.Attrs.IsControl() {
+			found[of] = record{r.Offset, r.Timestamp.UnixMilli(), true}
+		}
+		reached(of, r.Offset+1)
+	})
+	return any
+}
+
 // steppedOver has a client that reads partitions go on behind batches that are too large to be decompressed, and tells where
 // it goes on, by partition.
-func steppedOver(cl *kgo.Client, fs kgo.Fetches) map[int32]int64 {
-	next := make(map[int32]int64)
+func (l *Log) steppedOver(cl *kgo.Client, fs kgo.Fetches) map[partition]int64 {
+	next := make(map[partition]int64)
 	for _, fe := range fs.Errors() {
 		var large *kgo.ErrDecompressTooLarge
 		if errors.As(fe.Err, &large) {
-			next[fe.Partition] = large.NextOffset
+			t, _ := l.kafka.Names.Topic(fe.Topic)
+			next[partition{t, fe.Partition}] = large.NextOffset
 			cl.SetOffsets(map[string]map[int32]kgo.EpochOffset{fe.Topic: {fe.Partition: {Epoch: large.Epoch, Offset: large.NextOffset}}})
 		}
 	}
@@ -236,11 +291,11 @@ func (l *Log) firstAt(ctx context.Context, t topics.Topic, from map[int32]int64)
 
 // nothingIn tells that no consumer is given anything of a partition from one offset up to another: what stood there was
 // aborted, compacted or removed.
-func (l *Log) nothingIn(ctx context.Context, t topics.Topic, p int32, from, to int64) (bool, error) {
-	all, err := l.extents(ctx, t, map[int32]int64{p: to})
+func (l *Log) nothingIn(ctx context.Context, of partition, from, to int64) (bool, error) {
+	all, err := l.extents(ctx, map[partition]int64{of: to}, true)
 	if err != nil {
 		return false, err
 	}
-	x := all[p]
+	x := all[of]
 	return to <= x.end && (!x.before.found || x.before.offset < from), nil
 }

@@ -194,9 +194,12 @@ func testWrongLog(t *testing.T, b *bench) {
 				m := newMemory()
 				m.positions[at(topic, p)] = position
 				c := &pipeline.Consumer{Sink: m, Topics: []topics.Topic{topic}, Group: group, Name: "store", WayOut: "way out"}
-				c.Kafka, c.Log, c.Window = b.kafka, quiet, b.window
+				c.Kafka, c.Log, c.Windows = b.kafka, quiet, pipeline.NewWindows(b.window)
 				if err := c.Check(t.Context(), b.log); !strings.Contains(fmt.Sprint(err), why) {
 					t.Errorf("%s: Check with %+v said %v, want %q", topic, position, err, why)
+				}
+				if topic != topics.Notifications && position.Mark == good.Mark-1 {
+					continue // Run looks into the log where the dedup window needs it
 				}
 				err := c.Run(t.Context())
 				var wrongLog *pipeline.WrongLogError
@@ -213,7 +216,7 @@ func testWrongLog(t *testing.T, b *bench) {
 		}
 		b.remake(topic)
 		b.append(e, eventIn(topic, 1), eventIn(topic, 2), eventIn(topic, 3), eventIn(topic, 4)) // it has grown past the position
-		c := &pipeline.Consumer{Sink: m, Topics: []topics.Topic{topic}, Kafka: b.kafka, Log: quiet, Window: b.window}
+		c := &pipeline.Consumer{Sink: m, Topics: []topics.Topic{topic}, Kafka: b.kafka, Log: quiet, Windows: pipeline.NewWindows(b.window)}
 		if err := c.Run(t.Context()); !strings.Contains(fmt.Sprint(err), "made anew") {
 			t.Errorf("%s: a topic that was made anew: %v", topic, err)
 		}
@@ -465,7 +468,7 @@ func testBomb(t *testing.T, b *bench) {
 func testPoints(t *testing.T, b *bench) {
 	p := topics.Partition([]byte("user:a"), 3)
 	newTail := func() *pipeline.Tail {
-		tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.kafka, Producer: b.producer, Log: b.log, Logger: quiet, Window: b.window,
+		tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.kafka, Producer: b.producer, Log: b.log, Logger: quiet, Windows: pipeline.NewWindows(b.window),
 			Topics: []topics.Topic{topics.Notifications}, Route: func(pipeline.Batch) {}})
 		if err != nil {
 			t.Fatal(err)

@@ -35,6 +35,7 @@ type GateOptions struct {
 	Group, Instance string
 	// Positions names where the positions are kept.
 	Positions string
+	Windows   *Windows
 	Log       *slog.Logger
 	// WayOut is Consumer.WayOut.
 	WayOut string
@@ -45,7 +46,7 @@ func NewGate(o GateOptions) *Gate {
 	sink := &gateSink{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + ".positions", now: time.Now,
 		written: make(map[partition]map[int64]bool), lines: make(map[count]*line)}
 	return &Gate{sink: sink, consumer: Consumer{
-		Name: "gate", Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, WayOut: o.WayOut,
+		Name: "gate", Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, Windows: o.Windows, WayOut: o.WayOut,
 		Topics: gateTopics(), Sink: sink}}
 }
 

@@ -26,7 +26,8 @@ func (b *bench) letters() letters {
 }
 
 func (b *bench) gate() *pipeline.Gate {
-	g := pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: b.producer, Positions: b.kafka.Names.Prefix + "gate", Log: quiet})
+	g := pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: b.producer, Positions: b.kafka.Names.Prefix + "gate",
+		Windows: pipeline.NewWindows(b.window), Log: quiet})
 	b.t.Cleanup(g.Close)
 	return g
 }

@@ -196,7 +196,7 @@ func (m *memory) untilSeen(t *testing.T, want ...string) {
 // consume runs a consumer until the test or the returned function ends it.
 func (b *bench) consume(c *pipeline.Consumer) (stop func()) {
 	b.t.Helper()
-	c.Kafka, c.Log, c.Window = b.kafka, quiet, b.window
+	c.Kafka, c.Log, c.Windows = b.kafka, quiet, pipeline.NewWindows(b.window)
 	if c.Topics == nil {
 		c.Topics = []topics.Topic{topics.Notifications}
 	}
@@ -498,7 +498,7 @@ func testGate(t *testing.T, b *bench) {
 func testTail(t *testing.T, b *bench) {
 	b.append(note("a", "before", "before"))
 	m := newMemory()
-	tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.kafka, Producer: b.producer, Log: b.log, Logger: quiet, Window: b.window,
+	tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.kafka, Producer: b.producer, Log: b.log, Logger: quiet, Windows: pipeline.NewWindows(b.window),
 		Topics: []topics.Topic{topics.Notifications}, Route: func(batch pipeline.Batch) {
 			m.mu.Lock()
 			defer m.mu.Unlock()

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -28,12 +29,9 @@ type Metrics struct {
 
 var (
 	lagDesc     = prometheus.NewDesc("nexus_consumer_lag_records", "Records that a consumer has not applied yet, of the partitions it has.", []string{"consumer", "topic"}, nil)
-	entriesDesc = prometheus.NewDesc("nexus_dedup_window_entries", "Identities in a consumer's dedup windows.", []string{"consumer"}, nil)
-	bytesDesc   = prometheus.NewDesc("nexus_dedup_window_bytes", "Memory of a consumer's dedup windows, estimated.", []string{"consumer"}, nil)
+	entriesDesc = prometheus.NewDesc("nexus_dedup_window_entries", "Identities in the dedup windows.", nil, nil)
+	bytesDesc   = prometheus.NewDesc("nexus_dedup_window_bytes", "Memory of the dedup windows.", nil, nil)
 )
-
-// entryBytes is what an entry of a Window takes: a map's entry and a heap's, measured.
-const entryBytes = 91
 
 // NewMetrics registers the pipeline's metrics.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
@@ -134,14 +132,15 @@ func (m *Metrics) Describe(out chan<- *prometheus.Desc) {
 func (m *Metrics) Collect(out chan<- prometheus.Metric) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	var windows *Windows // all consumers share them
 	for c := range m.consumers {
 		for t, lag := range c.lag(m.ends) {
 			out <- prometheus.MustNewConstMetric(lagDesc, prometheus.GaugeValue, float64(lag), c.Name, string(t))
 		}
-		if c.Window > 0 {
-			n := float64(c.windowEntries())
-			out <- prometheus.MustNewConstMetric(entriesDesc, prometheus.GaugeValue, n, c.Name)
-			out <- prometheus.MustNewConstMetric(bytesDesc, prometheus.GaugeValue, n*entryBytes, c.Name)
-		}
+		windows = cmp.Or(windows, c.Windows)
+	}
+	if windows != nil {
+		out <- prometheus.MustNewConstMetric(entriesDesc, prometheus.GaugeValue, float64(windows.Entries()))
+		out <- prometheus.MustNewConstMetric(bytesDesc, prometheus.GaugeValue, float64(windows.Bytes()))
 	}
 }

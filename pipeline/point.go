@@ -96,12 +96,12 @@ func (t *Tail) verifyInLog(ctx context.Context, topic topics.Topic, points map[i
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}
-	all, err := t.log.extents(ctx, topic, unknown)
+	all, err := t.log.extents(ctx, ofTopic(topic, unknown), true)
 	if err != nil {
 		return false, err
 	}
 	for p := range unknown {
-		if x := all[p]; !x.before.found || PointAt(points[p].Next, x.before.time) != points[p] {
+		if x := all[partition{topic, p}]; !x.before.found || PointAt(points[p].Next, x.before.time) != points[p] {
 			return false, nil
 		}
 	}

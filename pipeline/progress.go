@@ -23,8 +23,6 @@ type Status struct {
 	// failure.
 	FailingSince time.Time
 	Err          error
-
-	entries int64 // of the dedup window
 }
 
 // Statuses tells how the consumer stands in the partitions that this member has.
@@ -55,16 +53,30 @@ func (c *Consumer) nextOf(of partition) int64 {
 	return w.now().Next
 }
 
+// Assigned reports whether Run has taken over the partitions that this member has.
+func (c *Consumer) Assigned() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.goal != nil && c.tookOver()
+}
+
+// tookOver tells that there is a worker for each partition of this member. c.mu is held.
+func (c *Consumer) tookOver() bool {
+	if c.Group == "" {
+		return len(c.workers) == len(c.goal)
+	}
+	return c.assigned != nil && len(c.workers) == len(c.assigned)
+}
+
 // CaughtUp reports whether everything that stood in the log when Run began, in the partitions this member has, has been
 // applied, and the dedup windows are warm.
 func (c *Consumer) CaughtUp() bool {
 	list := c.all()
 	c.mu.Lock()
 	goal := c.goal // never changed once it is there
-	assigned := c.assigned != nil && len(list) == len(c.assigned) || c.Group == "" && len(list) == len(goal)
-	failed := c.failure != nil
+	ready := goal != nil && c.tookOver() && c.failure == nil
 	c.mu.Unlock()
-	if goal == nil || !assigned || failed {
+	if !ready {
 		return false
 	}
 	for _, w := range list {
@@ -98,13 +110,6 @@ func (c *Consumer) lag(ends map[partition]int64) map[topics.Topic]int64 {
 	return out
 }
 
-func (c *Consumer) windowEntries() (n int64) {
-	for _, s := range c.Statuses() {
-		n += s.entries
-	}
-	return n
-}
-
 // probeEvery is how often partitions that stand still below their goal are looked at.
 const probeEvery = time.Second
 
@@ -125,7 +130,7 @@ func (c *Consumer) probeOne(ctx context.Context, w *worker) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	empty, err := c.log.nothingIn(ctx, w.of.topic, w.of.id, s.Seen, end)
+	empty, err := c.log.nothingIn(ctx, w.of, s.Seen, end)
 	if err == nil && empty {
 		w.offer(item{from: s.Seen, next: end})
 	}

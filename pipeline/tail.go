@@ -6,7 +6,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/nexus/nexus/topics"
 )
@@ -47,7 +46,7 @@ type TailOptions struct {
 	Producer *Producer
 	Log      *Log
 	Topics   []topics.Topic
-	Window   time.Duration
+	Windows  *Windows
 	Logger   *slog.Logger
 	// Keep are those of Topics whose last events Recent has.
 	Keep []topics.Topic
@@ -63,13 +62,13 @@ func NewTail(ctx context.Context, o TailOptions) (*Tail, error) {
 		if err != nil {
 			return nil, err
 		}
-		all, err := o.Log.extents(ctx, topic, ends)
+		all, err := o.Log.extents(ctx, ofTopic(topic, ends), true)
 		if err != nil {
 			return nil, err
 		}
 		t.parts[topic] = make([]*tailPart, len(ends))
 		for p, end := range ends {
-			last := all[p].before
+			last := all[partition{topic, p}].before
 			part := &tailPart{waiting: make(map[int64]func(bool)), duplicates: make(map[int64]bool)}
 			part.next.Store(PointAt(end, last.time).pack())
 			part.begun.Store(end)
@@ -79,12 +78,15 @@ func NewTail(ctx context.Context, o TailOptions) (*Tail, error) {
 			t.parts[topic][p] = part
 		}
 	}
-	t.consumer = Consumer{Name: "edge", Kafka: o.Kafka, Log: o.Logger, Topics: o.Topics, Sink: t, Window: o.Window}
+	t.consumer = Consumer{Name: "edge", Kafka: o.Kafka, Log: o.Logger, Topics: o.Topics, Sink: t, Windows: o.Windows}
 	return t, nil
 }
 
 // Run reads until ctx ends.
 func (t *Tail) Run(ctx context.Context) error { return t.consumer.Run(ctx) }
+
+// Consumer is what reads for the tail.
+func (t *Tail) Consumer() *Consumer { return &t.consumer }
 
 // Live reports whether the tail is reading.
 func (t *Tail) Live() bool { return t.consumer.CaughtUp() }

@@ -23,10 +23,10 @@ import (
 type worker struct {
 	c        *Consumer
 	of       partition
-	count    int32  // partitions of the topic
-	identity string // of the topic
-	window   *Window
-	warmer   Warmer // nil where the sink is none
+	count    int32   // partitions of the topic
+	identity string  // of the topic
+	reader   *Reader // of the dedup window; nil where the topic is not judged
+	warmer   Warmer  // nil where the sink is none
 	cancel   context.CancelFunc
 	ready    chan struct{}
 	done     chan struct{}
@@ -81,9 +81,6 @@ func newWorker(c *Consumer, of partition, stored Position, start int64) *worker 
 	w := &worker{c: c, of: of, count: c.partitions[of.topic], identity: c.identities[of.topic], stored: stored.Next, next: stored.Next, mark: stored.Mark,
 		ready: make(chan struct{}, 1), done: make(chan struct{}),
 		status: Status{Topic: of.topic, Partition: of.id, Next: stored.Next, Seen: start, MovedAt: time.Now()}}
-	if c.judges(of.topic) {
-		w.window = NewWindow(c.Window)
-	}
 	w.warmer, _ = c.Sink.(Warmer)
 	return w
 }
@@ -127,6 +124,7 @@ func (w *worker) pull() []item {
 
 func (w *worker) run(ctx context.Context) {
 	defer close(w.done)
+	defer w.close()
 	for {
 		select {
 		case <-ctx.Done():
@@ -134,7 +132,12 @@ func (w *worker) run(ctx context.Context) {
 		case <-w.ready:
 		}
 		for list := w.pull(); len(list) > 0; list = w.pull() {
-			if b := w.observe(list); b.To > b.From && !w.apply(ctx, b) {
+			b, err := w.observe(list)
+			if err != nil { // the window does not reach back to here any more
+				w.c.reset(w.of)
+				return
+			}
+			if b.To > b.From && !w.apply(ctx, b) {
 				return
 			}
 			w.saw(list[len(list)-1].next)
@@ -142,28 +145,45 @@ func (w *worker) run(ctx context.Context) {
 	}
 }
 
+func (w *worker) close() {
+	if w.reader != nil {
+		w.reader.Close()
+	}
+}
+
+// verdicts tells which of what was fetched are duplicates.
+func (w *worker) verdicts(list []item) ([]bool, error) {
+	if w.reader == nil {
+		return make([]bool, len(list)), nil
+	}
+	records := make([]*kgo.Record, len(list))
+	for n, i := range list {
+		records[n] = i.record
+	}
+	return w.reader.Judge(records)
+}
+
 // observe turns what was fetched into a batch and gives each record its verdict, once; what stands before the position only
 // warms the window.
-func (w *worker) observe(list []item) Batch {
+func (w *worker) observe(list []item) (Batch, error) {
+	duplicates, err := w.verdicts(list)
+	if err != nil {
+		return Batch{}, err
+	}
 	b := Batch{Topic: w.of.topic, Partition: w.of.id, From: w.stored, To: w.stored, Log: w.identity, Mark: w.mark, Events: make([]*topics.Event, 0, len(list))}
-	for _, i := range list {
+	for n, i := range list {
 		if i.record == nil || i.record.Attrs.IsControl() {
 			w.hole(&b, i)
 			continue
 		}
-		e := EventOf(w.of.topic, i.record)
-		duplicate := false
-		if w.window != nil {
-			id, ok := e.Identity(e.Key)
-			duplicate = w.window.Observe(e.Time, id, ok)
-		}
 		if i.from < w.next {
 			if w.warmer != nil {
-				w.warmer.Warm(w.of.topic, w.of.id, i.from, e.Time)
+				w.warmer.Warm(w.of.topic, w.of.id, i.from, i.record.Timestamp.UnixMilli())
 			}
 			continue
 		}
-		if e.Duplicate = duplicate; duplicate {
+		e := EventOf(w.of.topic, i.record)
+		if e.Duplicate = duplicates[n]; e.Duplicate {
 			w.c.Kafka.Metrics.duplicate(w.c, w.of.topic)
 		}
 		e.Stray = topics.Partition(e.Key, w.count) != w.of.id
@@ -171,12 +191,7 @@ func (w *worker) observe(list []item) Batch {
 		b.To, b.Mark = i.next, e.Time
 	}
 	w.next, w.mark = max(w.next, b.To), b.Mark
-	if w.window != nil {
-		w.mu.Lock()
-		w.status.entries = int64(w.window.Len())
-		w.mu.Unlock()
-	}
-	return b
+	return b, nil
 }
 
 // hole moves a batch over offsets that hold nothing to apply.

@@ -77,6 +77,7 @@ type server struct {
 	logs     *pipeline.Log
 	producer *pipeline.Producer
 	window   time.Duration
+	windows  *pipeline.Windows
 	listener net.Listener
 	db       *sqldb.DB // the inbox's
 	inbox    *inbox.Inbox
@@ -218,8 +219,11 @@ func (s *server) openLog(ctx context.Context) error {
 		return err
 	}
 	s.onClose(func() { s.producer.Close(s.log) })
-	s.window, err = pipeline.SettleWindow(ctx, s.logs, s.producer, s.c.DedupWindow, s.c.DedupWindowSet)
-	return err
+	if s.window, err = pipeline.SettleWindow(ctx, s.logs, s.producer, s.c.DedupWindow, s.c.DedupWindowSet); err != nil {
+		return err
+	}
+	s.windows = pipeline.NewWindows(s.window)
+	return nil
 }
 
 // kafkaHint explains what a broker that only hangs up means.
@@ -334,7 +338,7 @@ func (s *server) openStats(ctx context.Context) error {
 // addFold has a projection fed. Nodes share the work on a store that they share; a store of this node's own needs every
 // partition, and a log of its own has no other readers.
 func (s *server) addFold(name string, ts []topics.Topic, sink pipeline.Sink, shared bool) {
-	c := &pipeline.Consumer{Name: name, Kafka: s.kafka, Log: s.component(name), Topics: ts, Sink: sink, Window: s.window, WayOut: wayOut(name),
+	c := &pipeline.Consumer{Name: name, Kafka: s.kafka, Log: s.component(name), Topics: ts, Sink: sink, Windows: s.windows, WayOut: wayOut(name),
 		SetAside: s.producer.SetAside}
 	if shared && !s.embedded {
 		c.Group, c.Instance = s.group(name)
@@ -374,7 +378,7 @@ func (s *server) openControl(context.Context) error {
 }
 
 func (s *server) openGate(context.Context) error {
-	o := pipeline.GateOptions{Kafka: s.kafka, Producer: s.producer, Log: s.component("gate"), WayOut: wayOut("gate")}
+	o := pipeline.GateOptions{Kafka: s.kafka, Producer: s.producer, Windows: s.windows, Log: s.component("gate"), WayOut: wayOut("gate")}
 	o.Positions, o.Instance = s.group("gate")
 	if !s.embedded {
 		o.Group = o.Positions
@@ -420,7 +424,7 @@ func (s *server) openEdge(ctx context.Context) error {
 		Revoked: func(id edge.Identity) bool { return s.control.IsRevoked(id.User, id.TokenID, id.Issued) },
 		Limits: presence.Limits{PerUser: c.MaxConnectionsPerUser, PerNamespace: c.MaxConnectionsPerNamespace,
 			EvictOldest: c.ConnectionPolicy == evictOldest},
-		RateLimit: c.RateLimitMessages, RateWindow: c.RateLimitWindow, DedupWindow: s.window, ContentWindow: min(c.DedupContentWindow, s.window),
+		RateLimit: c.RateLimitMessages, RateWindow: c.RateLimitWindow, Windows: s.windows, ContentWindow: min(c.DedupContentWindow, s.window),
 		PingInterval: c.PingInterval, PingTimeout: c.PingTimeout, ConnectTimeout: c.ConnectTimeout, StatsInterval: c.StatsInterval,
 		PresenceGrace: c.PresenceGrace, CompressionThreshold: c.CompressionThreshold, MaxMessageBytes: c.MaxMessageBytes,
 		MaxContentBytes: c.MaxContentBytes, MaxQueueBytes: c.MaxQueueBytes, HeartbeatInterval: 5 * time.Second, RepeatInterval: 2 * time.Minute})
@@ -490,14 +494,10 @@ func (s *server) run(ctx context.Context) error {
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, work := errgroup.WithContext(work)
-	for _, c := range s.folds {
-		g.Go(func() error { return c.Run(work) })
-	}
 	g.Go(func() error { return s.inbox.Run(work) })
 	g.Go(func() error { return s.metrics.Run(work, s.logs) })
-	g.Go(func() error { return s.gate.Run(work) })
 	g.Go(func() error { return s.pusher.Run(work) })
-	g.Go(func() error { return s.edge.Run(work) })
+	g.Go(func() error { return s.consume(work, g) })
 	serving, stopServing := context.WithCancel(work)
 	defer stopServing()
 	served := make(chan struct{})
@@ -535,6 +535,35 @@ func (s *server) run(ctx context.Context) error {
 		s.log.Info("stopped")
 	}
 	return err
+}
+
+// warmFor bounds how long the windows are kept warm for consumers that have not taken their partitions over.
+const warmFor = 30 * time.Second
+
+// consume warms the dedup windows once for all consumers, and starts these.
+func (s *server) consume(ctx context.Context, g *errgroup.Group) error {
+	all := append(s.consumers(), s.edge.Tail().Consumer())
+	release, err := s.windows.Prepare(ctx, s.logs, all)
+	if err != nil && ctx.Err() == nil {
+		s.log.Warn("the dedup windows could not be warmed beforehand; each consumer does it for itself", "err", err)
+	}
+	for _, c := range s.folds {
+		g.Go(func() error { return c.Run(ctx) })
+	}
+	g.Go(func() error { return s.gate.Run(ctx) })
+	g.Go(func() error { return s.edge.Run(ctx) })
+	defer release()
+	for end := time.Now().Add(warmFor); time.Now().Before(end); {
+		if !slices.ContainsFunc(all, func(c *pipeline.Consumer) bool { return !c.Assigned() }) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return nil
 }
 
 // announce prints where the server is, once it admits sessions; while that takes long it logs what is waited for.

@@ -1,0 +1,159 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nexus/nexus/topics"
+)
+
+// Warm reads, once for all consumers of this process, what a topic's windows need to know before the consumers go on from
+// their positions, of which each partition has several. Whoever starts the consumers calls it before, and release once they
+// have attached. Where it fails, or finds less than it should, every consumer warms on its own: that costs time and changes
+// no verdict.
+// Each record that is read is shown to the warmers as well.
+func (w *Windows) Warm(ctx context.Context, l *Log, t topics.Topic, positions map[int32][]int64, show ...Warmer) (release func(), err error) {
+	readers, err := w.Expect(t, positions, func(at map[int32]int64) (map[int32]int64, error) { return l.Rewind(ctx, t, at, w.span) })
+	if err != nil {
+		return nil, err
+	}
+	release = func() {
+		for _, r := range readers {
+			r.Close()
+		}
+	}
+	if err := l.warm(ctx, t, readers, show); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
+// maxWarmPoll is how many records are judged at once: enough to spread the cost of a poll.
+const maxWarmPoll = 10_000
+
+// warm gives each reader the records from its Start on and below its Until, and some more.
+func (l *Log) warm(ctx context.Context, t topics.Topic, readers map[int32]*Reader, show []Warmer) error {
+	cold, from := make(map[int32]*Reader), make(map[int32]kgo.Offset)
+	for p, r := range readers {
+		if r.Start < r.Until {
+			cold[p], from[p] = r, kgo.NewOffset().At(r.Start)
+		}
+	}
+	if len(cold) == 0 {
+		return nil
+	}
+	cl, err := l.kafka.Client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{l.nameOf(t): from}), kgo.KeepControlRecords())
+	if err != nil {
+		return err
+	}
+	defer cl.CloseAllowingRebalance()
+	for len(cold) > 0 {
+		poll, cancel := context.WithTimeout(ctx, scanQuiet)
+		fs := cl.PollRecords(poll, maxWarmPoll)
+		cancel()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		next := make(map[int32]int64)
+		for of, at := range l.steppedOver(cl, fs) {
+			next[of.id] = at
+		}
+		if err := lasting(fs); err != nil {
+			return err
+		}
+		fs.EachPartition(func(p kgo.FetchTopicPartition) {
+			if n := len(p.Records); n > 0 {
+				_, err = readers[p.Partition].Judge(p.Records)
+				for _, s := range show {
+					showAll(s, t, p)
+				}
+				next[p.Partition] = max(next[p.Partition], p.Records[n-1].Offset+1)
+			}
+		})
+		if err != nil {
+			return err
+		}
+		if len(next) == 0 {
+			return nil // nobody is given anything more
+		}
+		for p, at := range next {
+			if r := cold[p]; r != nil && at >= r.Until {
+				delete(cold, p)
+			}
+		}
+	}
+	return nil
+}
+
+func showAll(s Warmer, t topics.Topic, p kgo.FetchTopicPartition) {
+	for _, r := range p.Records {
+		if !r.Attrs.IsControl() {
+			s.Warm(t, p.Partition, r.Offset, r.Timestamp.UnixMilli())
+		}
+	}
+}
+
+// Prepare warms the windows once for all consumers of this process, before they run: of each judged topic from below the
+// lowest position that is near. release is to be called once the consumers have taken their partitions over.
+func (w *Windows) Prepare(ctx context.Context, l *Log, consumers []*Consumer) (release func(), err error) {
+	var releases []func()
+	release = func() {
+		for _, r := range releases {
+			r()
+		}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	var mu sync.Mutex
+	for _, s := range topics.Specs() {
+		if !s.Judged {
+			continue
+		}
+		g.Go(func() error {
+			positions, show, err := standings(ctx, l, s.Topic, consumers)
+			if err != nil {
+				return err
+			}
+			r, err := w.Warm(ctx, l, s.Topic, positions, show...)
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			releases = append(releases, r)
+			return nil
+		})
+	}
+	err = g.Wait()
+	return release, err
+}
+
+// standings are where the consumers of a topic will begin, by partition, and those that want to be shown what is read.
+func standings(ctx context.Context, l *Log, t topics.Topic, consumers []*Consumer) (positions map[int32][]int64, show []Warmer, err error) {
+	starts, err := l.Starts(ctx, t)
+	if err != nil {
+		return nil, nil, err
+	}
+	positions = make(map[int32][]int64)
+	for _, c := range consumers {
+		if !slices.Contains(c.Topics, t) {
+			continue
+		}
+		for p, start := range starts {
+			at, err := c.Sink.Position(ctx, t, p)
+			if err != nil {
+				return nil, nil, fmt.Errorf("position of %s/%d: %w", t, p, err)
+			}
+			positions[p] = append(positions[p], max(at.Next, start))
+		}
+		if warmer, ok := c.Sink.(Warmer); ok {
+			show = append(show, warmer)
+		}
+	}
+	return positions, show, nil
+}
