@@ -13,6 +13,7 @@ import (
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
+	"github.com/nexus/nexus/topics/topicstest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -57,7 +58,7 @@ func (f *fold) applyWith(typ, node, name, session, user string, more ...any) {
 		fields = append(fields, "session", session, "userId", user, "namespace", "/dashboard")
 	}
 	e := &topics.Event{Topic: topics.Presence, Offset: f.next, Time: f.next, Key: []byte(session), Meta: topics.Meta{Type: typ}, Value: topics.Fields(fields...)}
-	if err := topics.Valid(e); err != nil {
+	if err := topics.Valid(topicstest.Sign(e)); err != nil {
 		f.t.Fatal(err)
 	}
 	if err := f.Apply(f.t.Context(), pipeline.Batch{Topic: topics.Presence, From: f.next, To: f.next + 1, Events: []*topics.Event{e}}); err != nil {
@@ -265,7 +266,7 @@ func TestPlaces(t *testing.T) {
 					fields = append(fields, "repeated", true)
 				}
 				e := &topics.Event{Topic: topics.Presence, Offset: int64(n), Time: 1 + r.at, Key: []byte(r.session), Meta: topics.Meta{Type: r.typ}, Value: topics.Fields(fields...)}
-				if err := f.Apply(t.Context(), pipeline.Batch{Topic: topics.Presence, From: int64(n), To: int64(n) + 1, Events: []*topics.Event{e}}); err != nil {
+				if err := f.Apply(t.Context(), pipeline.Batch{Topic: topics.Presence, From: int64(n), To: int64(n) + 1, Events: []*topics.Event{topicstest.Sign(e)}}); err != nil {
 					t.Fatal(err)
 				}
 			}
