@@ -174,11 +174,12 @@ func (f *fold) add(e *topics.Event) {
 		f.feed(e, id, data)
 		f.messages = append(f.messages, e)
 	case topics.MessageRead:
-		which := `id=$4`
+		// IS TRUE: the row is found by its id alone, never by an index of all that is unread in the conversation.
+		which := `id=$4 AND (conversation=$5) IS TRUE AND (receiver=$6) IS TRUE`
 		if string(e.Body.Raw("upTo")) == "true" {
-			which = upTo
+			which = upTo + ` AND conversation=$5 AND receiver=$6`
 		}
-		f.change(e, `UPDATE messages SET read_at=$1 WHERE `+which+` AND conversation=$5 AND receiver=$6 AND read_at IS NULL AND `+before,
+		f.change(e, `UPDATE messages SET read_at=$1 WHERE `+which+` AND read_at IS NULL AND `+before,
 			e.Time, part, f.pos(e), e.Body.Text("messageId"), string(e.Key), e.Body.Text("userId"))
 		f.feed(e, "", e.Data(false))
 	case topics.Notification, topics.Activity, topics.Announcement:
