@@ -34,7 +34,9 @@ type BrokerOptions struct {
 	Port int
 	// Fsync makes every append wait for the disk.
 	Fsync bool
-	Log   *slog.Logger
+	// KeepTimes leaves records the times that their producers gave them: for nexus repartition alone.
+	KeepTimes bool
+	Log       *slog.Logger
 }
 
 // brokerSegmentBytes keeps segments small: kfake drops and compacts whole ones.
@@ -68,7 +70,9 @@ func StartBroker(o BrokerOptions) (*Broker, error) {
 		}
 		return nil, fmt.Errorf("embedded Kafka in %s: %w", o.Dir, err)
 	}
-	cluster.ControlKey(int16(kmsg.Produce), stampProduce(time.Now))
+	if !o.KeepTimes {
+		cluster.ControlKey(int16(kmsg.Produce), stampProduce(time.Now))
+	}
 	return &Broker{cluster: cluster, lock: lock, addr: cluster.ListenAddrs()[0]}, nil
 }
 

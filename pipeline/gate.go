@@ -42,7 +42,7 @@ func NewGate(o GateOptions) *Gate {
 	return &Gate{Consumer{
 		Name: "gate", Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, Windows: o.Windows, WayOut: o.WayOut,
 		Topics: []topics.Topic{topics.Notifications, topics.Broadcasts},
-		Sink:   &gateSink{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + ".positions", upTo: make(map[partition]int64)},
+		Sink:   &gateSink{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + positionsSuffix, upTo: make(map[partition]int64)},
 	}}
 }
 
@@ -161,6 +161,9 @@ func (s *gateSink) judged(of partition, next int64) {
 	defer s.mu.Unlock()
 	s.upTo[of] = next
 }
+
+// positionsSuffix makes the name of the group without members that holds the positions.
+const positionsSuffix = ".positions"
 
 // commitFor bounds a commit, also while the gate is being stopped.
 const commitFor = 3 * time.Second

@@ -21,6 +21,7 @@ const help = `nexus carries events from product services through Kafka to inboxe
   nexus doctor            find out why a client gets no connection, no events, no push
   nexus rebuild           fold the inbox or the statistics anew from the log
   nexus adopt             go on with another log: one that was wiped, restored or exchanged
+  nexus repartition       copy the log to topics with another number of partitions
   nexus help              this text; every command has --help
 
 Settings are flags, environment variables or lines of ./.env; nexus serve --help lists them.
@@ -30,13 +31,13 @@ func main() {
 	// The second signal ends the process at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
-	os.Exit(run(ctx, os.Args[1:], environment, os.Stdout, os.Stderr))
+	os.Exit(run(ctx, os.Args[1:], environmentOf(os.Environ()), os.Stdout, os.Stderr))
 }
 
 // run is the whole program; it returns the exit code: 0 done, 1 failed, 2 wrong use.
-func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
-	commands := map[string]func(context.Context, []string, func(string) string, io.Writer, io.Writer) error{
-		"serve": serve, "token": token, "publish": publish, "tail": tail, "doctor": diagnose, "rebuild": rebuild, "adopt": adopt,
+func run(ctx context.Context, args []string, env environment, stdout, stderr io.Writer) int {
+	commands := map[string]func(context.Context, []string, environment, io.Writer, io.Writer) error{
+		"serve": serve, "token": token, "publish": publish, "tail": tail, "doctor": diagnose, "rebuild": rebuild, "adopt": adopt, "repartition": repartition,
 	}
 	if len(args) == 0 || args[0] == "help" || args[0] == "--help" || args[0] == "-h" {
 		fmt.Fprint(stdout, help)
@@ -47,7 +48,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		fmt.Fprintf(stderr, "nexus: there is no command %q\n\n%s", args[0], help)
 		return 2
 	}
-	err := command(ctx, args[1:], getenv, stdout, stderr)
+	err := command(ctx, args[1:], env, stdout, stderr)
 	var wrong usageError
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
