@@ -152,7 +152,10 @@ func (e *Edge) authenticate(s *session, c command) {
 		s.refuse(c, err)
 		return
 	}
-	s.identity.Store(&id)
+	if err := e.renew(s, id); err != nil {
+		s.refuse(c, err)
+		return
+	}
 	s.answer(c, topics.Fields("ok", true))
 }
 
@@ -228,7 +231,7 @@ func (e *Edge) unsubscribe(s *session, c command) {
 func (e *Edge) subscribed(s *session, c command, before []string, refused []refusal, recovered any) {
 	now := e.hub.channelsOf(s)
 	if !slices.Equal(before, now) {
-		e.appendLater(e.presenceEvent(topics.SessionChannels, s, "pid", e.hub.pidOf(s), "channels", now))
+		e.say(s)
 	}
 	s.answer(c, topics.Fields("channels", now, "refused", refused, "recovered", recovered))
 }

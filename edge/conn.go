@@ -35,14 +35,16 @@ type conn struct {
 
 	heart heart
 
-	mu      sync.Mutex
-	queue   [][]byte
-	marks   marks // go out after the queue
-	queued  int   // bytes, those being written included
-	writing bool
-	closing bool // a close frame is queued; nothing may follow it
-	dead    bool
-	why     string // the first reason to end
+	mu         sync.Mutex
+	queue      [][]byte
+	marks      marks // go out after the queue
+	queued     int   // bytes, those being written included
+	writing    bool
+	closing    bool // a close frame is queued; nothing may follow it
+	dead       bool
+	challenged bool          // the client must show soon that it lives
+	written    chan struct{} // closed once nothing is being written; nil: nobody waits for that
+	why        string        // the first reason to end
 }
 
 const (
@@ -120,6 +122,10 @@ func (c *conn) write() {
 		c.queue = nil
 		if len(frames) == 0 || c.dead {
 			c.writing = false
+			if c.written != nil {
+				close(c.written)
+				c.written = nil
+			}
 			closing := c.closing
 			c.mu.Unlock()
 			if closing {
@@ -293,9 +299,12 @@ func (c *conn) next(handle func(kind int, message []byte)) error {
 
 // alive grants the client its patience anew, unless the connection is closing.
 func (c *conn) alive() error {
-	if c.isClosing() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing {
 		return nil
 	}
+	c.challenged = false
 	return c.net.SetReadDeadline(time.Now().Add(c.patience))
 }
 
@@ -307,14 +316,35 @@ func (c *conn) isClosing() bool {
 
 // drainQueue waits, for a moment, until a close frame has been written.
 func (c *conn) drainQueue() {
-	end := time.Now().Add(closeWait)
-	for time.Now().Before(end) {
-		c.mu.Lock()
-		idle := !c.writing || c.dead
+	c.mu.Lock()
+	if !c.writing || c.dead {
 		c.mu.Unlock()
-		if idle {
-			return
-		}
-		time.Sleep(time.Millisecond)
+		return
+	}
+	if c.written == nil {
+		c.written = make(chan struct{})
+	}
+	written := c.written
+	c.mu.Unlock()
+	t := time.NewTimer(closeWait)
+	defer t.Stop()
+	select {
+	case <-written:
+	case <-t.C:
+	}
+}
+
+// challenge sends a ping, which every WebSocket stack answers by itself (RFC 6455, section 5.5.2). alive takes the deadline
+// back; until then further challenges do not move it.
+func (c *conn) challenge(within time.Duration) {
+	c.mu.Lock()
+	again := c.challenged || c.closing || c.dead
+	if !again {
+		c.challenged = true
+		_ = c.net.SetReadDeadline(time.Now().Add(within))
+	}
+	c.mu.Unlock()
+	if !again {
+		c.send(appendFrame(nil, bitFinal|opPing, nil))
 	}
 }

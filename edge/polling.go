@@ -110,6 +110,9 @@ func (p *polling) nudge() {
 	}
 }
 
+// challenge asks for a packet; the engine notes when it comes.
+func (p *polling) challenge(time.Duration) { p.text([]byte{socketio.EnginePing}) }
+
 func (p *polling) kind() string { return "polling" }
 
 func (p *polling) waiting() int {

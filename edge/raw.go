@@ -12,8 +12,8 @@ import (
 // serveRaw runs the session of a bare WebSocket client.
 func (e *Edge) serveRaw(c *conn, s *session, offset string) {
 	s.out = c
-	e.greet(s, greeting(s.namespace), comeback{offset: offset}, func() {})
-	e.serve(c, c, e.checkRaw(c, s), func(kind int, message []byte) {
+	greet := func() { e.greet(s, greeting(s.namespace), comeback{offset: offset}, func() {}) }
+	e.serve(c, c, e.checkRaw(c, s), greet, func(kind int, message []byte) {
 		if kind != websocket.TextMessage {
 			s.fail(&topics.Error{Code: topics.CodeBadFrame, Message: `send text frames like {"event":"…","data":{…}}`})
 			return

@@ -177,7 +177,7 @@ func TestHeartbeats(t *testing.T) {
 				synctest.Wait()
 				client.gone()
 				near("gone", heard, interval+timeout)
-				e.closed.Wait()
+				e.serving.wait(t.Context())
 				synctest.Wait()
 				e.mu.Lock()
 				defer e.mu.Unlock()
@@ -194,7 +194,7 @@ func beatsOfRaw(t *testing.T, e *Edge) beats {
 	s.identity.Store(&Identity{Expires: time.Now().Add(time.Hour)})
 	ws := dialPipe(t, e, func(c *conn) {
 		s.out = c
-		e.serve(c, c, e.checkRaw(c, s), func(int, []byte) {})
+		e.serve(c, c, e.checkRaw(c, s), func() {}, func(int, []byte) {})
 	})
 	pings, gone := make(chan bool), make(chan bool)
 	ws.SetPingHandler(func(string) error { pings <- true; return nil })

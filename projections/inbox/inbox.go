@@ -177,7 +177,7 @@ func (f *fold) add(e *topics.Event) {
 		// IS TRUE: the row is found by its id alone, never by an index of all that is unread in the conversation.
 		which := `id=$4 AND (conversation=$5) IS TRUE AND (receiver=$6) IS TRUE`
 		if string(e.Body.Raw("upTo")) == "true" {
-			which = upTo
+			which = upTo + ` AND conversation=$5 AND receiver=$6`
 		}
 		f.change(e, `UPDATE messages SET read_at=$1 WHERE `+which+` AND read_at IS NULL AND `+before,
 			e.Time, part, f.pos(e), e.Body.Text("messageId"), string(e.Key), e.Body.Text("userId"))
@@ -242,9 +242,9 @@ func (f *fold) feed(e *topics.Event, id string, data []byte) {
 // $1, $2 and $3.
 var before = earlier("", "$1", "$2", "$3")
 
-// upTo is the condition on a message that user $6 received it in conversation $5, and that it is the one of id $4 or stands
-// earlier in the log; that one itself must stand earlier than the record.
-var upTo = `conversation=$5 AND receiver=$6 AND EXISTS (SELECT 1 FROM messages t WHERE t.id=$4 AND (t.conversation=$5) IS TRUE AND ` + earlier("t.", "$1", "$2", "$3") + `
+// upTo is the condition on a message that it is the one of id $4 in conversation $5, or stands earlier in the log; that one
+// itself must stand earlier than the record.
+var upTo = `EXISTS (SELECT 1 FROM messages t WHERE t.id=$4 AND t.conversation=$5 AND ` + earlier("t.", "$1", "$2", "$3") + `
 	AND (messages.id=t.id OR ` + earlier("messages.", "t.at", "t.part", "t.pos") + `))`
 
 // mark sets the read or deleted state of one notification or announcement, or of all up to a time. A notification keeps

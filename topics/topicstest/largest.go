@@ -11,7 +11,7 @@ import (
 )
 
 // Largest makes, for every type of event, topic and kind of key, one event for each field, in which that field is the
-// largest that topics.Valid lets in; and one in which all fields are large at once. Ids and keys are always the largest.
+// largest that topics.Valid lets in; and one in which all fields are large at once. Keys are always the largest.
 // Texts are random and of four bytes a character, so that no store can compress them. A field that no candidate fits is
 // an error: teach candidates its values.
 func Largest(seed uint64) ([]*topics.Event, error) {
@@ -37,6 +37,8 @@ type draft struct {
 	topic  topics.Topic
 	key    string
 	id     string
+	source string
+	signed bool // source is what a valid event has
 	values map[string]any
 }
 
@@ -58,7 +60,12 @@ func (d draft) event() *topics.Event {
 			pairs = append(pairs, f.Name, v)
 		}
 	}
-	return &topics.Event{Topic: d.topic, Key: []byte(d.key), Meta: topics.Meta{Type: d.shape.Type, NexusID: d.id}, Value: topics.Fields(pairs...)}
+	e := &topics.Event{Topic: d.topic, Key: []byte(d.key), Value: topics.Fields(pairs...),
+		Meta: topics.Meta{Type: d.shape.Type, ID: d.id, NexusID: d.id, Source: d.source}}
+	if _, ofNode := d.values["node"]; !d.signed || ofNode {
+		Sign(e)
+	}
+	return e
 }
 
 func (d draft) valid() bool { return topics.Valid(d.event()) == nil }
@@ -76,7 +83,7 @@ func (m maker) ofTopic(s topics.Shape, t topics.Topic) (list []*topics.Event, er
 		if !ok {
 			continue
 		}
-		base.id = m.largest(func(id string) bool { d := base; d.id = id; return d.valid() })
+		base.source, base.signed = base.event().Source, true
 		made, err := m.ofBase(base)
 		if err != nil {
 			return nil, err
@@ -91,7 +98,7 @@ func (m maker) ofTopic(s topics.Shape, t topics.Topic) (list []*topics.Event, er
 
 // base is a valid event of a kind of key: the required fields, and an optional one where the schema wants one of several.
 func (m maker) base(s topics.Shape, t topics.Topic, kind topics.AudienceKind) (draft, bool) {
-	d := draft{shape: s, topic: t, key: m.key(kind), id: "x"}
+	d := draft{shape: s, topic: t, key: m.key(kind), id: topics.NewID()}
 	for _, f := range s.Fields {
 		if f.Required {
 			d = d.with(f.Name, nil)
@@ -166,7 +173,7 @@ func (m maker) ofBase(base draft) (list []*topics.Event, err error) {
 			}
 			if d, ok := m.fit(base.with(f.Name, c), f.Name); ok {
 				d = m.grow(d, f)
-				d.id = m.text(len(base.id))
+				d.id = topics.NewID()
 				list = append(list, d.event())
 			}
 			if try := all.with(f.Name, c); try.valid() {
@@ -177,7 +184,7 @@ func (m maker) ofBase(base draft) (list []*topics.Event, err error) {
 			return nil, fmt.Errorf("no candidate fits field %s of a %s in %s", f.Name, base.shape.Type, base.topic)
 		}
 	}
-	all.id = m.text(len(base.id))
+	all.id = topics.NewID()
 	return append(list, all.event()), nil
 }
 
