@@ -454,7 +454,7 @@ func TestSecretRotation(t *testing.T) {
 	i := start(t, map[string]string{"JWT_SECRET": next, "JWT_SECRET_PREVIOUS": testSecret})
 	i.must(200, "GET", "/stats", tokenFor(t, "alice"), "")
 	var out bytes.Buffer
-	if code := run(t.Context(), []string{"token", "--user", "alice"}, func(n string) string { return map[string]string{"JWT_SECRET": next}[n] }, &out, &out); code != 0 {
+	if code := run(t.Context(), []string{"token", "--user", "alice"}, map[string]string{"JWT_SECRET": next}, &out, &out); code != 0 {
 		t.Fatal(out.String())
 	}
 	i.must(200, "GET", "/stats", strings.TrimSpace(out.String()), "")

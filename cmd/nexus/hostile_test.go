@@ -277,7 +277,7 @@ func TestTypingEnds(t *testing.T) {
 func TestConfigProblems(t *testing.T) {
 	var log safeBuffer
 	env := map[string]string{"PORT": "99999", "PING_INTERVAL": "soon", "KAFKA_BROKERS": "k:9092", "JWT_SECRET": "your-secret-key-here", "DATABASE_URL": "mysql://u:hunter2@h/d"}
-	code := run(t.Context(), []string{"serve", "--max-connections-per-user", "none"}, func(n string) string { return env[n] }, &log, &log)
+	code := run(t.Context(), []string{"serve", "--max-connections-per-user", "none"}, env, &log, &log)
 	if code != 2 {
 		t.Errorf("exit code %d, want 2", code)
 	}

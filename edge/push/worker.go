@@ -195,7 +195,8 @@ func (p *Pusher) removeToken(ctx context.Context, j job, why string) {
 }
 
 func (p *Pusher) quarantine(ctx context.Context, j job) {
-	_, err := p.o.DB.Write.ExecContext(ctx, `INSERT INTO push_quarantine (token, at) VALUES ($1,$2) ON CONFLICT DO NOTHING`, j.token, p.o.Now().UnixMilli())
+	_, err := p.o.DB.Write.ExecContext(ctx, `INSERT INTO push_quarantine (hash, at) VALUES ($1,$2) ON CONFLICT DO NOTHING`,
+		topics.DeviceKey(j.token), p.o.Now().UnixMilli())
 	if err != nil {
 		p.o.Logger.Warn("a token could not be set aside", "err", err)
 	}
