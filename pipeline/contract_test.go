@@ -300,6 +300,7 @@ func TestPartitionsAddedUnderAGate(t *testing.T) {
 		t.Cleanup(func() { producer.Close(quiet) })
 		gate := pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: producer, Group: b.kafka.Names.Prefix + "gate", Instance: "n",
 			Positions: b.kafka.Names.Prefix + "gate", Windows: pipeline.NewWindows(b.window), Log: quiet})
+		t.Cleanup(gate.Close)
 		ctx, stop := context.WithCancel(t.Context())
 		gated := make(chan error, 1)
 		go func() { gated <- gate.Run(ctx) }()
