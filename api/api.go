@@ -183,7 +183,7 @@ func (a *API) Serve(ctx context.Context, ln net.Listener, grace time.Duration) e
 	defer cancel()
 	err := a.echo.Server.Shutdown(wind)
 	if errors.Is(err, context.DeadlineExceeded) {
-		a.o.Logger.Warn("requests were still open at the end of the grace: they are cut off")
+		a.o.Logger.Warn("requests were still under way when the time to stop was over; they are cut", "after", grace)
 		err = a.echo.Server.Close()
 	}
 	<-failed
@@ -317,7 +317,7 @@ func (a *API) explain(c echo.Context, err error) *topics.Error {
 	case errors.As(err, &tooBig):
 		return &topics.Error{Code: topics.CodeTooLarge, Message: "the body is too large"}
 	case errors.Is(err, inbox.ErrNotFound):
-		return notFound("there is no such thing of this user's")
+		return topics.NotFound("thing")
 	case errors.Is(err, inbox.ErrCursor):
 		return topics.Invalid("cursor: not one that this server gave out")
 	case pipeline.TooLarge(err):
@@ -327,10 +327,6 @@ func (a *API) explain(c echo.Context, err error) *topics.Error {
 	}
 	a.o.Logger.Warn("a request failed", "method", c.Request().Method, "route", c.Path(), "err", err)
 	return topics.Unavailable()
-}
-
-func notFound(message string) *topics.Error {
-	return &topics.Error{Code: topics.CodeNotFound, Message: message}
 }
 
 // ready answers 503 while anything is behind or unreachable, and says what. ?exclude=stats,… leaves parts out, for whoever

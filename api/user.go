@@ -248,7 +248,7 @@ func (a *API) markNotification(typ string) echo.HandlerFunc {
 			return a.o.Inbox.HasNotification(c.Request().Context(), userOf(c), id)
 		})
 		if errors.Is(err, inbox.ErrNotFound) {
-			return notFound("there is no such notification of this user's") // the same for another's
+			return topics.NotFound("notification") // the same for another's
 		}
 		if err != nil {
 			return err

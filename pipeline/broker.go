@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -70,8 +72,14 @@ func StartBroker(o BrokerOptions) (*Broker, error) {
 		}
 		return nil, fmt.Errorf("embedded Kafka in %s: %w", o.Dir, err)
 	}
+	stamps, err := newStamper(time.Now)
+	if err != nil {
+		cluster.Close()
+		lock.Close()
+		return nil, fmt.Errorf("embedded Kafka: %w", err)
+	}
 	if !o.KeepTimes {
-		cluster.ControlKey(int16(kmsg.Produce), stampProduce(time.Now))
+		cluster.ControlKey(int16(kmsg.Produce), stamps.produce)
 	}
 	return &Broker{cluster: cluster, lock: lock, addr: cluster.ListenAddrs()[0]}, nil
 }
@@ -116,21 +124,43 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// stampProduce gives records the broker's time, which kfake does not although the topics ask for LogAppendTime.
-func stampProduce(now func() time.Time) func(kmsg.Request) (kmsg.Response, error, bool) {
-	return func(r kmsg.Request) (kmsg.Response, error, bool) {
-		ms := now().UnixMilli()
-		for _, t := range r.(*kmsg.ProduceRequest).Topics {
-			for _, p := range t.Partitions {
-				stampBatch(p.Records, ms)
-			}
-		}
-		return nil, nil, false
+// stamper gives records the broker's time, which kfake does not although the topics ask for LogAppendTime: all records of a
+// batch the same one, as Kafka does.
+type stamper struct {
+	now          func() time.Time
+	decompressor kgo.Decompressor // bounded
+	compressors  map[kgo.CompressionCodecType]kgo.Compressor
+}
+
+func newStamper(now func() time.Time) (*stamper, error) {
+	d, err := newDecompressor()
+	if err != nil {
+		return nil, err
 	}
+	s := &stamper{now: now, decompressor: d.inner, compressors: make(map[kgo.CompressionCodecType]kgo.Compressor)}
+	for codec, c := range map[kgo.CompressionCodecType]kgo.CompressionCodec{kgo.CodecGzip: kgo.GzipCompression(), kgo.CodecSnappy: kgo.SnappyCompression(),
+		kgo.CodecLz4: kgo.Lz4Compression(), kgo.CodecZstd: kgo.ZstdCompression()} {
+		if s.compressors[codec], err = kgo.DefaultCompressor(c); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// produce stamps a request before kfake has it (kfake.Cluster.ControlKey).
+func (s *stamper) produce(r kmsg.Request) (kmsg.Response, error, bool) {
+	ms := s.now().UnixMilli()
+	for _, t := range r.(*kmsg.ProduceRequest).Topics {
+		for i := range t.Partitions {
+			t.Partitions[i].Records = s.stamp(t.Partitions[i].Records, ms)
+		}
+	}
+	return nil, nil, false
 }
 
 // Places in a record batch (Kafka protocol, "Record Batch", magic 2).
 const (
+	batchLength     = 8
 	batchMagic      = 16
 	batchCRC        = 17
 	batchAttributes = 21
@@ -138,25 +168,69 @@ const (
 	batchMaxTime    = 35
 	batchHeader     = 61
 
+	attrCompression   = 7
 	attrLogAppendTime = 1 << 3
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// stampBatch moves a batch's times so that its last record's is ms, clears the bit by which a client claims
-// LogAppendTime (it would ruin the partition in kfake), and mends the checksum. A batch whose checksum is wrong, or that
-// is none, is left for the broker to refuse.
-func stampBatch(b []byte, ms int64) {
-	if len(b) < batchHeader || b[batchMagic] != 2 ||
+// stamp sets the time of a batch and of its records to ms, clears the bit by which a client claims LogAppendTime (it would ruin
+// the partition in kfake), and mends the checksum. A batch whose checksum is wrong, or that is none, is left for the broker to
+// refuse; of one whose records cannot be read, readers can read none either, and only the batch's own times are set.
+func (s *stamper) stamp(b []byte, ms int64) []byte {
+	if len(b) < batchHeader || b[batchMagic] != 2 || int64(binary.BigEndian.Uint32(b[batchLength:])) != int64(len(b)-batchMagic+4) ||
 		binary.BigEndian.Uint32(b[batchCRC:]) != crc32.Checksum(b[batchAttributes:], castagnoli) {
-		return
+		return b
 	}
-	first, last := int64(binary.BigEndian.Uint64(b[batchFirstTime:])), int64(binary.BigEndian.Uint64(b[batchMaxTime:]))
-	binary.BigEndian.PutUint64(b[batchFirstTime:], uint64(ms-(last-first)))
-	binary.BigEndian.PutUint64(b[batchMaxTime:], uint64(ms))
 	attrs := binary.BigEndian.Uint16(b[batchAttributes:])
+	b = s.level(b, kgo.CompressionCodecType(attrs&attrCompression))
+	binary.BigEndian.PutUint64(b[batchFirstTime:], uint64(ms))
+	binary.BigEndian.PutUint64(b[batchMaxTime:], uint64(ms))
 	binary.BigEndian.PutUint16(b[batchAttributes:], attrs&^attrLogAppendTime)
+	binary.BigEndian.PutUint32(b[batchLength:], uint32(len(b)-batchMagic+4))
 	binary.BigEndian.PutUint32(b[batchCRC:], crc32.Checksum(b[batchAttributes:], castagnoli))
+	return b
+}
+
+// level makes a batch whose records all have the batch's time; it is b itself where they have it already.
+func (s *stamper) level(b []byte, codec kgo.CompressionCodecType) []byte {
+	records, err := s.decompressor.Decompress(b[batchHeader:], codec)
+	if err != nil {
+		return b
+	}
+	level, changed := levelRecords(records)
+	if !changed {
+		return b
+	}
+	if c := s.compressors[codec]; c != nil {
+		if level, codec = c.Compress(new(bytes.Buffer), level); codec == kgo.CodecNone {
+			return b
+		}
+	}
+	return append(b[:batchHeader:batchHeader], level...)
+}
+
+// levelRecords sets the time deltas of records to 0 (Kafka protocol, "Record": a varint length, a byte of attributes, the
+// delta as a varint). It changes nothing where they are malformed.
+func levelRecords(b []byte) (level []byte, changed bool) {
+	level = make([]byte, 0, len(b))
+	for len(b) > 0 {
+		length, n := binary.Varint(b)
+		if n <= 0 || length < 2 || length > int64(len(b)-n) {
+			return nil, false
+		}
+		record := b[n : n+int(length)]
+		delta, size := binary.Varint(record[1:])
+		if size <= 0 {
+			return nil, false
+		}
+		changed = changed || delta != 0 || size != 1
+		level = binary.AppendVarint(level, length-int64(size)+1)
+		level = append(level, record[0], 0)
+		level = append(level, record[1+size:]...)
+		b = b[n+int(length):]
+	}
+	return level, changed
 }
 
 // kfakeLogger passes kfake's warnings and errors on; its infos are of no use to an operator.

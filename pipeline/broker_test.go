@@ -41,15 +41,24 @@ func batch(first, last int64, attrs int16) []byte {
 	return raw
 }
 
+func testStamper(t testing.TB) *stamper {
+	t.Helper()
+	s, err := newStamper(time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 func TestStampBatch(t *testing.T) {
 	now := time.Now().UnixMilli()
-	raw := batch(1000, 1400, attrLogAppendTime|4)
-	stampBatch(raw, now)
+	s := testStamper(t)
+	raw := s.stamp(batch(1000, 1400, attrLogAppendTime|4), now) // its records are no zstd
 	var b kmsg.RecordBatch
 	if err := b.ReadFrom(raw); err != nil {
 		t.Fatal(err)
 	}
-	if b.FirstTimestamp != now-400 || b.MaxTimestamp != now || b.Attributes != 4 {
+	if b.FirstTimestamp != now || b.MaxTimestamp != now || b.Attributes != 4 {
 		t.Errorf("got first %d max %d attributes %d", b.FirstTimestamp-now, b.MaxTimestamp-now, b.Attributes)
 	}
 	if uint32(b.CRC) != crc32.Checksum(raw[batchAttributes:], castagnoli) {
@@ -58,7 +67,7 @@ func TestStampBatch(t *testing.T) {
 	broken := batch(1, 2, 0)
 	broken[len(broken)-1] ^= 1
 	before := string(broken)
-	if stampBatch(broken, now); string(broken) != before {
+	if string(s.stamp(broken, now)) != before {
 		t.Error("a batch with a wrong checksum was touched: the broker could no longer refuse it")
 	}
 }
@@ -66,7 +75,17 @@ func TestStampBatch(t *testing.T) {
 func FuzzStampBatch(f *testing.F) {
 	f.Add(batch(1, 2, 0))
 	f.Add([]byte{})
-	f.Fuzz(func(_ *testing.T, b []byte) { stampBatch(b, 1) })
+	s := testStamper(f)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s.stamp(b, 1)
+		level, changed := levelRecords(b)
+		if !changed {
+			return
+		}
+		if _, again := levelRecords(level); again || recordsIn(level) != recordsIn(b) {
+			t.Fatal("levelled records are not level, or not as many")
+		}
+	})
 }
 
 // An append to a log that is away is answered, as unknown, within its time.

@@ -1,11 +1,14 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,11 +19,12 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// Gate reads the topics that product services write. It alone writes dead letters, and it appends strays, records that
-// a foreign partitioner put into another partition than their key's, once more where they belong. Everybody else skips
-// both kinds.
+// Gate reads every topic but dead-letters. It alone tells what is not valid: a dead letter, a count, a line in the log. And it
+// appends strays, records that a foreign partitioner put into another partition than their key's, once more where they belong.
+// Everybody else skips both kinds.
 type Gate struct {
 	consumer Consumer
+	sink     *gateSink
 }
 
 // GateOptions are what a gate needs.
@@ -39,18 +43,28 @@ type GateOptions struct {
 
 // NewGate makes a gate; Run works until ctx ends.
 func NewGate(o GateOptions) *Gate {
-	return &Gate{Consumer{
+	sink := &gateSink{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + positionsSuffix, now: time.Now,
+		written: make(map[partition]map[int64]bool), lines: make(map[count]*line)}
+	return &Gate{sink: sink, consumer: Consumer{
 		Name: "gate", Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, Windows: o.Windows, WayOut: o.WayOut,
-		Topics: []topics.Topic{topics.Notifications, topics.Broadcasts},
-		Sink:   &gateSink{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + positionsSuffix, upTo: make(map[partition]int64)},
-	}}
+		Topics: gateTopics(), Sink: sink}}
+}
+
+// gateTopics are all but dead-letters, whose records are there because they are not valid.
+func gateTopics() (list []topics.Topic) {
+	for _, s := range topics.Specs() {
+		if s.Topic != topics.DeadLetters {
+			list = append(list, s.Topic)
+		}
+	}
+	return list
 }
 
 // Run works until ctx ends.
 func (g *Gate) Run(ctx context.Context) error { return g.consumer.Run(ctx) }
 
 // Close releases the connection to the positions, which the first look at them opens.
-func (g *Gate) Close() { g.consumer.Sink.(*gateSink).close() }
+func (g *Gate) Close() { g.sink.close() }
 
 // Consumer is what reads for the gate, for its progress.
 func (g *Gate) Consumer() *Consumer { return &g.consumer }
@@ -63,15 +77,23 @@ type gateSink struct {
 	producer *Producer
 	log      *slog.Logger
 	group    string
+	now      func() time.Time
 
 	once sync.Once
 	err  error
 	cl   *kgo.Client
 	adm  *kadm.Client
 
-	mu   sync.Mutex
-	upTo map[partition]int64 // everything below has been judged here
+	mu      sync.Mutex
+	written map[partition]map[int64]bool // offsets of batches under way whose dead letter or copy the log has
+	lines   map[count]*line
 }
+
+// Reasons of dead letters beside those of topics.Valid.
+const (
+	reasonUnreadable topics.Reason = "unreadable" // its batch decompresses to more than is allowed
+	reasonStray      topics.Reason = "stray"      // it cannot be carried to its own partition
+)
 
 func (s *gateSink) open() error {
 	s.once.Do(func() {
@@ -130,36 +152,195 @@ func (s *gateSink) Adopt(ctx context.Context, to map[topics.Topic]map[int32]Posi
 	return nil
 }
 
-// Apply notes how far it came also where it is stopped or fails amid a batch: what it has written is not written twice,
-// neither when the batch is tried again nor by whoever goes on.
+// Apply judges a batch and appends what it gives rise to, many at a time, before the position moves. It notes how far it came
+// also where it is stopped or fails amid the batch: what it has written is not written twice, neither when the batch is tried
+// again nor by whoever goes on.
 func (s *gateSink) Apply(ctx context.Context, b Batch) error {
-	finish, of := context.WithoutCancel(ctx), partition{b.Topic, b.Partition}
-	for i, e := range b.Events {
-		if e.Offset < s.judgedTo(of) {
+	finish := context.WithoutCancel(ctx)
+	next, err := s.write(ctx, b)
+	if commitErr := s.commit(finish, b, next); commitErr != nil {
+		return errors.Join(err, commitErr)
+	}
+	if err == nil { // else the same batch comes again, from its beginning
+		s.forget(partition{b.Topic, b.Partition}, b.To)
+	}
+	return err
+}
+
+// output is what a record gives rise to.
+type output struct {
+	e      *topics.Event
+	record *kgo.Record
+	reason topics.Reason // of a dead letter; none: a stray's copy
+	why    error
+	answer chan error
+}
+
+// maxUnanswered bounds what waits for the log's answer at a time, in bytes: the producer is that of the clients' events too.
+const maxUnanswered = 1 << 20
+
+// write appends what a batch gives rise to, and returns the offset below which all of that is written.
+func (s *gateSink) write(ctx context.Context, b Batch) (next int64, err error) {
+	var waiting []output
+	weight := 0
+	for _, o := range s.outputs(b) {
+		if ctx.Err() != nil {
+			next, err = s.await(ctx, waiting, o.e.Offset)
+			return next, errors.Join(err, ctx.Err())
+		}
+		o.answer = make(chan error, 1)
+		s.producer.tryProduce(o.record, func(_ *kgo.Record, err error) { o.answer <- err })
+		waiting = append(waiting, o)
+		if weight += sizeOf(o.record); weight < maxUnanswered {
 			continue
 		}
-		err := ctx.Err()
-		if err == nil {
-			err = s.judge(finish, e, b.Records[i])
+		if next, err = s.await(ctx, waiting, b.To); err != nil {
+			return next, err
+		}
+		waiting, weight = waiting[:0], 0
+	}
+	return s.await(ctx, waiting, b.To)
+}
+
+// await waits for the answers, also while the gate is being stopped. It returns the offset of the first that failed, or else
+// next.
+func (s *gateSink) await(ctx context.Context, list []output, next int64) (int64, error) {
+	finish := context.WithoutCancel(ctx)
+	var failed error
+	for _, o := range list {
+		err := await(finish, o.answer)
+		if err != nil && TooLarge(err) && o.reason == "" { // its copy is larger than the log takes: it was as large as it may be
+			o.reason, o.why = reasonStray, errors.New("the record stands in another partition than its key's, and is too large to be carried over")
+			err = s.producer.produce(finish, s.producer.deadLetter(o.e, o.record, o.why))
 		}
 		if err != nil {
-			return errors.Join(err, s.commit(finish, b, e.Offset))
+			if failed == nil {
+				next, failed = o.e.Offset, err
+			}
+			continue
 		}
-		s.judged(of, e.Offset+1)
+		s.wrote(o)
 	}
-	return s.commit(finish, b, b.To)
+	return next, failed
 }
 
-func (s *gateSink) judgedTo(of partition) int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.upTo[of]
+// outputs judges a batch: in the order of its offsets, what is not written yet.
+func (s *gateSink) outputs(b Batch) (list []output) {
+	done := s.writtenOf(partition{b.Topic, b.Partition})
+	for _, hole := range b.Skipped {
+		e := &topics.Event{Topic: b.Topic, Partition: b.Partition, Offset: hole.From}
+		if !done[e.Offset] {
+			why := fmt.Errorf("%d records cannot be read: their batch decompresses to more than %d MiB", hole.To-hole.From, maxBatchBytes>>20)
+			list = append(list, output{e: e, record: s.producer.deadLetter(e, &kgo.Record{}, why), reason: reasonUnreadable, why: why})
+		}
+	}
+	for i, e := range b.Events {
+		if done[e.Offset] {
+			continue
+		}
+		var refusal *topics.Refusal
+		switch err := topics.Valid(e); {
+		case errors.As(err, &refusal):
+			list = append(list, output{e: e, record: s.producer.deadLetter(e, b.Records[i], err), reason: refusal.Reason, why: err})
+		case e.Stray:
+			list = append(list, output{e: e, record: carryOver(e, b.Records[i])})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b output) int { return cmp.Compare(a.e.Offset, b.e.Offset) })
+	return list
 }
 
-func (s *gateSink) judged(of partition, next int64) {
+func (s *gateSink) writtenOf(of partition) map[int64]bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.upTo[of] = next
+	return maps.Clone(s.written[of])
+}
+
+// wrote notes, counts and tells what the log has taken.
+func (s *gateSink) wrote(o output) {
+	of := partition{o.e.Topic, o.e.Partition}
+	s.mu.Lock()
+	if s.written[of] == nil {
+		s.written[of] = make(map[int64]bool)
+	}
+	s.written[of][o.e.Offset] = true
+	s.mu.Unlock()
+	if o.reason == "" {
+		s.kafka.Metrics.stray()
+		return
+	}
+	s.refused(o.e, o.reason, o.why)
+}
+
+// forget drops what is below the position.
+func (s *gateSink) forget(of partition, next int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.written[of], func(offset int64, _ bool) bool { return offset < next })
+}
+
+// count is what dead letters are counted by; a line, when the last one of a kind was logged and how many have not been since.
+type count struct {
+	topic  topics.Topic
+	reason topics.Reason
+}
+
+type line struct {
+	at     time.Time
+	silent int
+}
+
+// lineEvery is how often dead letters of one topic and reason are logged.
+const lineEvery = time.Second
+
+// refused counts a dead letter and logs it, at most one a second of each topic and reason. The line has what finds the record
+// and whoever wrote it: never its contents.
+func (s *gateSink) refused(e *topics.Event, reason topics.Reason, why error) {
+	s.kafka.Metrics.deadLetter(e.Topic, reason)
+	s.mu.Lock()
+	l := s.lines[count{e.Topic, reason}]
+	if l == nil {
+		l = &line{}
+		s.lines[count{e.Topic, reason}] = l
+	}
+	now, silent := s.now(), l.silent
+	if now.Sub(l.at) < lineEvery {
+		l.silent++
+		s.mu.Unlock()
+		return
+	}
+	l.at, l.silent = now, 0
+	s.mu.Unlock()
+	s.log.Warn("dead letter", "topic", e.Topic, "partition", e.Partition, "offset", e.Offset, "reason", reason, "err", why,
+		"key", keyKind(e.Key), "source", short(e.Source), "notLogged", silent)
+}
+
+// keyKind names the kind of a key, and nothing that stands in it.
+func keyKind(key []byte) string {
+	a, err := topics.ParseAudience(string(key))
+	switch {
+	case len(key) == 0:
+		return "none"
+	case err != nil:
+		return "other"
+	}
+	return [...]string{"other", "user", "dm", "channel", "all"}[a.Kind]
+}
+
+// short bounds what a line repeats of a header.
+func short(s string) string {
+	if len(s) > 64 {
+		s = strings.ToValidUTF8(s[:64], "") + "…"
+	}
+	return s
+}
+
+func sizeOf(r *kgo.Record) int {
+	n := len(r.Key) + len(r.Value)
+	for _, h := range r.Headers {
+		n += len(h.Key) + len(h.Value)
+	}
+	return n
 }
 
 // positionsSuffix makes the name of the group without members that holds the positions.
@@ -189,19 +370,6 @@ func (s *gateSink) commit(ctx context.Context, b Batch, next int64) error {
 		return fmt.Errorf("commit the gate's position: %w", err)
 	}
 	return nil
-}
-
-func (s *gateSink) judge(ctx context.Context, e *topics.Event, r *kgo.Record) error {
-	if err := topics.Valid(e); err != nil {
-		s.kafka.Metrics.deadLetter()
-		s.log.Warn("dead letter", "topic", e.Topic, "partition", e.Partition, "offset", e.Offset)
-		return s.producer.produce(ctx, s.producer.deadLetter(e, r, err))
-	}
-	if !e.Stray {
-		return nil
-	}
-	s.kafka.Metrics.stray()
-	return s.producer.produce(ctx, carryOver(e, r))
 }
 
 // carryOver appends all headers as they are, so the record keeps its identity; one without any gets the place where it

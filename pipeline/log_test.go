@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -103,13 +105,14 @@ type memory struct {
 	positions map[string]pipeline.Position
 	seen      []string // titles of live events, in the order of arrival
 	all       []*topics.Event
+	told      map[string][]string // of dead letters: origin to reasons
 	batches   int
 	fail      func(b pipeline.Batch) error
 	changed   chan struct{}
 }
 
 func newMemory() *memory {
-	return &memory{positions: make(map[string]pipeline.Position), changed: make(chan struct{}, 1)}
+	return &memory{told: make(map[string][]string), positions: make(map[string]pipeline.Position), changed: make(chan struct{}, 1)}
 }
 
 func at(t topics.Topic, p int32) string { return fmt.Sprintf("%s/%d", t, p) }
@@ -134,6 +137,9 @@ func (m *memory) Apply(_ context.Context, b pipeline.Batch) error {
 	}
 	m.positions[at(b.Topic, b.Partition)] = b.After()
 	m.all = append(m.all, b.Events...)
+	for _, r := range b.Records {
+		m.letter(r)
+	}
 	for e := range b.Live {
 		m.seen = append(m.seen, e.Body.Text("title"))
 	}
@@ -142,6 +148,21 @@ func (m *memory) Apply(_ context.Context, b pipeline.Batch) error {
 	default:
 	}
 	return nil
+}
+
+func (m *memory) letter(r *kgo.Record) {
+	var origin, reason string
+	for _, h := range r.Headers {
+		switch h.Key {
+		case topics.HeaderOrigin:
+			origin = string(h.Value)
+		case topics.HeaderReason:
+			reason = string(h.Value)
+		}
+	}
+	if origin != "" {
+		m.told[origin] = append(m.told[origin], reason)
+	}
 }
 
 func (m *memory) titles() []string {
@@ -203,6 +224,7 @@ func testLog(t *testing.T, addr string) {
 	tests := maps.Clone(faults)
 	maps.Copy(tests, map[string]func(*testing.T, *bench){
 		"record time is broker time":         testBrokerTime,
+		"a request has one time":             testOneTime,
 		"order and partition":                testOrder,
 		"duplicates, also after a restart":   testDuplicates,
 		"the window closes":                  testWindowCloses,
@@ -211,6 +233,8 @@ func testLog(t *testing.T, addr string) {
 		"rewind is exact":                    testRewind,
 		"two members of a group":             testGroup,
 		"the gate":                           testGate,
+		"the gate reads every topic":         testGateTopics,
+		"the gate writes once":               testGateOnce,
 		"the tail":                           testTail,
 		"the dedup window is recorded":       testSettle,
 		"wrong topic settings":               testTopicCheck,
@@ -229,6 +253,63 @@ func testBrokerTime(t *testing.T, b *bench) {
 	m.untilSeen(t, "1")
 	if got := time.UnixMilli(m.all[0].Time); got.Before(before) || got.After(time.Now().Add(time.Second)) {
 		t.Errorf("record time is %s although it was appended now", got)
+	}
+}
+
+// All records of a request have one time, the broker's, whatever theirs are and however they are compressed; to other clients
+// too.
+func testOneTime(t *testing.T, b *bench) {
+	now := time.Now()
+	for codec, c := range map[string]kgo.CompressionCodec{"none": kgo.NoCompression(), "gzip": kgo.GzipCompression(), "snappy": kgo.SnappyCompression(),
+		"lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression()} {
+		cl, err := b.kafka.Client(kgo.ProducerBatchCompression(c), kgo.ProducerLinger(100*time.Millisecond))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var rs []*kgo.Record
+		for i, ahead := range []time.Duration{0, time.Second, -time.Hour, 20 * time.Minute} {
+			rs = append(rs, &kgo.Record{Topic: b.kafka.Names.Name(topics.Broadcasts), Key: []byte("all"), Value: fmt.Appendf(nil, `{"title":"%s-%d","body":"%s"}`, codec, i, strings.Repeat("b", 200)),
+				Timestamp: now.Add(ahead)})
+		}
+		err = cl.ProduceSync(t.Context(), rs...).FirstErr()
+		cl.Close()
+		if err != nil {
+			t.Fatal(codec, err)
+		}
+	}
+	m := newMemory()
+	b.consume(&pipeline.Consumer{Sink: m, Topics: []topics.Topic{topics.Broadcasts}})
+	m.until(t, "all", func() bool { return len(m.titles()) == 20 })
+	times := make(map[string]map[int64]bool)
+	for _, e := range m.all {
+		codec, _, _ := strings.Cut(e.Body.Text("title"), "-")
+		if times[codec] == nil {
+			times[codec] = make(map[int64]bool)
+		}
+		times[codec][e.Time] = true
+		if at := time.UnixMilli(e.Time); at.Before(now.Add(-time.Second)) || at.After(time.Now().Add(time.Second)) {
+			t.Errorf("%s has time %s, appended at %s", e.Body.Text("title"), at, now)
+		}
+	}
+	for codec, seen := range times {
+		if len(seen) != 1 {
+			t.Errorf("%s: the records of one request have times %v", codec, slices.Sorted(maps.Keys(seen)))
+		}
+	}
+	kcat, err := exec.LookPath("kcat")
+	if err != nil {
+		return
+	}
+	out, err := exec.Command(kcat, "-C", "-b", b.kafka.Brokers[0], "-t", b.kafka.Names.Name(topics.Broadcasts), "-e", "-q", "-f", "%o %T\n").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want strings.Builder
+	for _, e := range m.all {
+		fmt.Fprintf(&want, "%d %d\n", e.Offset, e.Time)
+	}
+	if string(out) != want.String() {
+		t.Errorf("kcat reads\n%s\nwant\n%s", out, want.String())
 	}
 }
 
@@ -381,20 +462,15 @@ func testGate(t *testing.T, b *bench) {
 	b.raw(topics.Notifications, astray, "user:a", `{"title":"named","body":"b","type":"SYSTEM"}`, kgo.RecordHeader{Key: "ce_id", Value: []byte("7")})
 	b.raw(topics.Notifications, home, "", `{"title":"no key","body":"b","type":"SYSTEM"}`)
 	b.raw(topics.Broadcasts, 0, "all", strings.Repeat("x", 100<<10))
-	gate := func() *pipeline.Gate {
-		g := pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: b.producer, Positions: b.kafka.Names.Prefix + "gate", Windows: pipeline.NewWindows(b.window), Log: quiet})
-		t.Cleanup(g.Close)
-		return g
-	}
 	m, dead := newMemory(), newMemory()
 	b.consume(&pipeline.Consumer{Sink: m})
 	b.consume(&pipeline.Consumer{Sink: dead, Topics: []topics.Topic{topics.DeadLetters}})
-	stop := b.run(gate().Run)
+	stop := b.run(b.gate().Run)
 	m.until(t, "both strays at home", func() bool { return len(m.titles()) >= 2 })
 	letters := func() int { dead.mu.Lock(); defer dead.mu.Unlock(); return len(dead.all) }
 	dead.until(t, "three dead letters", func() bool { return letters() >= 3 })
 	stop()
-	b.run(gate().Run) // it goes on where it was: nothing is written twice
+	b.run(b.gate().Run) // it goes on where it was: nothing is written twice
 	b.append(note("a", "last", "last"))
 	m.until(t, "the last", func() bool { return len(m.titles()) >= 3 })
 	b.raw(topics.Notifications, home, "user:a", "more garbage")

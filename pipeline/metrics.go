@@ -18,7 +18,7 @@ type Metrics struct {
 	retries     *prometheus.CounterVec
 	aside       *prometheus.CounterVec
 	strays      prometheus.Counter
-	deadLetters prometheus.Counter
+	deadLetters *prometheus.CounterVec
 	telemetry   prometheus.Counter
 
 	mu        sync.Mutex
@@ -39,7 +39,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		retries:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_batch_failures_total", Help: "Attempts to apply a batch that failed."}, []string{"consumer", "topic"}),
 		aside:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_set_aside_total", Help: "Records that a projection can never apply; they are in dead-letters."}, []string{"consumer", "topic"}),
 		strays:      prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_strays_total", Help: "Records that the gate carried to their own partition."}),
-		deadLetters: prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_dead_letters_total", Help: "Records that the gate refused."}),
+		deadLetters: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_dead_letters_total", Help: "Records that are in dead-letters."}, []string{"topic", "reason"}),
 		telemetry:   prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_telemetry_dropped_total", Help: "Records of topic deliveries dropped because too many waited for the log."})}
 	reg.MustRegister(m.duplicates, m.retries, m.aside, m.strays, m.deadLetters, m.telemetry, m)
 	return m
@@ -96,9 +96,9 @@ func (m *Metrics) stray() {
 	}
 }
 
-func (m *Metrics) deadLetter() {
+func (m *Metrics) deadLetter(t topics.Topic, reason topics.Reason) {
 	if m != nil {
-		m.deadLetters.Inc()
+		m.deadLetters.WithLabelValues(string(t), string(reason)).Inc()
 	}
 }
 

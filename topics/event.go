@@ -9,10 +9,13 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/google/uuid"
 )
 
-// Event is a record of one of our topics, as consumers and producers see it. It is not safe for concurrent use until
-// Decode has run; afterwards it may be read by many.
+// Event is a record of one of our topics, as consumers and producers see it. Valid fills in Type where the record names none,
+// Audience and Body, and remembers its verdict: an event is not safe for concurrent use until Valid has run on it once.
+// Afterwards it may be read by many.
 type Event struct {
 	Topic     Topic
 	Partition int32
@@ -22,7 +25,7 @@ type Event struct {
 	Value     []byte
 	Meta
 
-	// Audience and Body are filled by Decode.
+	// Audience and Body are the key and the value as Valid has read them.
 	Audience Audience
 	Body     Body
 
@@ -30,8 +33,8 @@ type Event struct {
 	// to. Both are set by the consumer that polled the record.
 	Duplicate, Stray bool
 
-	decoded bool
-	err     error
+	judged  bool
+	verdict error
 }
 
 // Bounds, in bytes: of a record's value, and of a device token (FCM's have some 200).
@@ -40,65 +43,120 @@ const (
 	MaxToken = 4096
 )
 
-// Valid is the one judge of validity: it reads the event's key and value once and says what is wrong with them.
-// The error is fit to be shown to whoever wrote the record; it never quotes the value.
-func Valid(e *Event) error {
-	if e.decoded {
-		return e.err
-	}
-	e.decoded = true
-	e.err = e.decode()
-	return e.err
+// Reason is the kind of fault that a record was refused for: one of a few, fit to be a metric's label.
+type Reason string
+
+// The reasons of Valid.
+const (
+	ReasonStructured Reason = "structured" // a CloudEvent in structured mode
+	ReasonHeader     Reason = "header"     // too long, not UTF-8, or not what a header of this name holds
+	ReasonType       Reason = "type"       // ce_type is not one of the topic
+	ReasonKey        Reason = "key"        // not the audience of an event of this type
+	ReasonSize       Reason = "size"       // the value is too large
+	ReasonJSON       Reason = "json"       // the value is not one JSON object that all read alike
+	ReasonField      Reason = "field"      // a member is missing, unknown, or not what it must be
+	ReasonSender     Reason = "sender"     // ce_source is not that of whom the record speaks for
+	ReasonID         Reason = "id"         // nexus-id is not this event's
+)
+
+// Refusal is what is wrong with a record. Its text is fit to be shown to whoever wrote the record: it never quotes the value.
+type Refusal struct {
+	Reason Reason
+	err    error
 }
 
-func (e *Event) decode() error {
+func (r *Refusal) Error() string { return r.err.Error() }
+
+func (r *Refusal) Unwrap() error { return r.err }
+
+// refuse gives an error its reason; none stays none.
+func refuse(why Reason, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &Refusal{why, err}
+}
+
+// Valid is the one judge of validity: it reads the event's headers, key and value once and says what is wrong with them, as a
+// Refusal. The verdict is a function of the record alone.
+func Valid(e *Event) error {
+	if !e.judged {
+		e.verdict = e.judge()
+		e.judged = true
+	}
+	return e.verdict
+}
+
+func (e *Event) judge() error {
+	if err := e.Meta.check(); err != nil {
+		return err
+	}
+	s, err := e.readKey()
+	if err != nil {
+		return err
+	}
+	if len(e.Value) > MaxValue {
+		return refuse(ReasonSize, fmt.Errorf("the value has %d bytes; %d are allowed", len(e.Value), MaxValue))
+	}
+	if e.Body, err = scanBody(e.Value); err != nil {
+		return refuse(ReasonJSON, err)
+	}
+	if err := s.check(e); err != nil {
+		return refuse(ReasonField, err)
+	}
+	if rule := senders[e.Type]; rule != nil {
+		if err := rule(e); err != nil {
+			return refuse(ReasonSender, err)
+		}
+	}
+	return refuse(ReasonID, e.checkID())
+}
+
+// readKey finds the event's schema and reads the key that the schema asks for.
+func (e *Event) readKey() (*schema, error) {
 	aud, keyErr := ParseAudience(string(e.Key))
 	if e.Type == "" {
 		e.Type = DefaultType(e.Topic, aud.Kind)
 	}
 	if e.Type == "" && keyErr != nil && e.Topic != Presence {
-		return keyErr
+		return nil, refuse(ReasonKey, keyErr)
 	}
 	s := schemaOf(e.Type, e.Topic)
 	if s == nil {
-		return fmt.Errorf("ce_type %q is not one of topic %s", clip(e.Type), e.Topic)
+		return nil, refuse(ReasonType, fmt.Errorf("ce_type %q is not one of topic %s", clip(e.Type), e.Topic))
 	}
 	if slices.Contains(s.keys, NoAudience) {
-		aud, keyErr = Audience{}, nil
+		return s, nil
 	}
-	if keyErr != nil {
-		return keyErr
-	}
-	if s.keys != nil && !slices.Contains(s.keys, aud.Kind) {
-		return fmt.Errorf("the key does not suit a %s", s.typ)
+	if keyErr == nil && s.keys != nil && !slices.Contains(s.keys, aud.Kind) {
+		keyErr = fmt.Errorf("the key does not suit a %s", s.typ)
 	}
 	e.Audience = aud
-	if len(e.Value) > MaxValue {
-		return fmt.Errorf("the value has %d bytes; %d are allowed", len(e.Value), MaxValue)
-	}
-	body, err := scanBody(e.Value)
-	if err != nil {
-		return err
-	}
-	e.Body = body
-	if err := s.check(e); err != nil {
-		return err
-	}
-	return e.checkID()
+	return s, refuse(ReasonKey, keyErr)
 }
 
-// checkID: what Nexus mints stands in the value and in header nexus-id; a record of others has neither.
+// checkID: what Nexus mints stands in the value and in header nexus-id; a record of others has neither. Whoever forges both
+// gets no further than his own event: the id must be the hash of this record's identity, or else a random one that is the
+// record's ce_id as well. So nobody can take the id that a named event has or will have.
 func (e *Event) checkID() error {
 	id := e.Body.Text("id")
 	switch {
 	case e.Body.Has("id") && e.NexusID == "":
 		return errors.New("a record must not have a top-level id; Nexus gives it one")
-	case e.NexusID != "" && id != e.NexusID:
+	case e.NexusID == "":
+		return nil
+	case id != e.NexusID:
 		return errors.New("header nexus-id and the value's id differ")
-	case len(id) > MaxID:
-		return fmt.Errorf("an id has at most %d bytes", MaxID)
+	case e.NexusID == e.ID && isRandomID(e.NexusID), e.NexusID == EventID(string(e.Key), e.Type, e.Source, e.name()):
+		return nil
 	}
-	return nil
+	return errors.New("header nexus-id is not this event's: it is Nexus's own header, leave it and the top-level id out")
+}
+
+// isRandomID tells a UUIDv7 as NewID writes it.
+func isRandomID(id string) bool {
+	u, err := uuid.Parse(id)
+	return err == nil && u.Version() == 7 && u.Variant() == uuid.RFC4122 && u.String() == id
 }
 
 func schemaOf(typ string, t Topic) *schema {
@@ -171,9 +229,6 @@ func checkMessage(e *Event) error {
 	}
 	if e.Body.Has("content") == e.Body.Has("encrypted") {
 		return errors.New("a message has either content or encrypted")
-	}
-	if u := UserOf(e.Source); u != "" && u != s {
-		return errors.New("senderId is not the user of ce_source")
 	}
 	return nil
 }

@@ -5,7 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"strings"
+	"unicode/utf8"
 )
 
 // Header is a record header. It has the shape of a Kafka client's own.
@@ -97,20 +100,55 @@ func (m *Meta) Headers() []Header {
 	return h
 }
 
+// maxHeader bounds a header that Nexus reads, in bytes: what REST takes of a CloudEvent's attributes (2048) and the prefix that
+// names the user in its ce_source.
+const maxHeader = 2048 + 256
+
+// structured begins the content-type of a CloudEvent in structured or batched mode (CloudEvents 1.0 Kafka protocol binding,
+// section 3.3).
+const structured = "application/cloudevents"
+
+// check tells what is wrong with the headers.
+func (m *Meta) check() error {
+	if len(m.ContentType) >= len(structured) && strings.EqualFold(m.ContentType[:len(structured)], structured) {
+		return refuse(ReasonStructured, errors.New("the record is a CloudEvent in structured mode (content-type "+structured+
+			"…); send it in binary mode: the attributes as headers ce_…, the data as the value"))
+	}
+	for _, h := range [...]struct{ name, value string }{{HeaderID, m.ID}, {HeaderSource, m.Source}, {HeaderIdempotencyKey, m.IdempotencyKey}, {HeaderNexusID, m.NexusID}} {
+		if len(h.value) > maxHeader {
+			return refuse(ReasonHeader, fmt.Errorf("header %s has %d bytes; %d are allowed", h.name, len(h.value), maxHeader))
+		}
+		if !utf8.ValidString(h.value) || strings.IndexByte(h.value, 0) >= 0 {
+			return refuse(ReasonHeader, fmt.Errorf("header %s must be UTF-8 without U+0000", h.name))
+		}
+	}
+	if m.Time != "" {
+		if err := CheckTimestamp(m.Time); err != nil {
+			return refuse(ReasonHeader, fmt.Errorf("header %s %w", HeaderTime, err))
+		}
+	}
+	return nil
+}
+
+// name is what the sender calls the event: its idempotency key, or else its ce_id.
+func (m *Meta) name() string {
+	if m.IdempotencyKey != "" {
+		return m.IdempotencyKey
+	}
+	return m.ID
+}
+
 // Identity tells two records of one event. The zero Identity is none: such a record is never a duplicate.
 type Identity [16]byte
 
 // Identity hashes the record's key, its type, its source and its idempotency key (or else its ce_id). Without either of
 // the last two there is none.
 func (m *Meta) Identity(key []byte) (Identity, bool) {
-	idem := m.IdempotencyKey
-	if idem == "" {
-		idem = m.ID
-	}
-	if idem == "" {
+	name := m.name()
+	if name == "" {
 		return Identity{}, false
 	}
-	sum := identitySum(key, m.Type, m.Source, idem)
+	sum := identitySum(key, m.Type, m.Source, name)
 	return Identity(sum[:16]), true
 }
 
@@ -139,15 +177,23 @@ func EventID(key, typ, source, idem string) string {
 	return string(b[:])
 }
 
-// SourceOf is the ce_source of what a token of user sends.
-func SourceOf(user string) string { return "/users/" + user }
+// What a ce_source of Nexus's own begins with.
+const (
+	userSource = "/users/"
+	nodeSource = "/nodes/"
+)
 
-// UserOf is the user whose token sent what has this source; empty for any other source.
+// SourceOf is the ce_source of what a token of user sends.
+func SourceOf(user string) string { return userSource + user }
+
+// NodeSource is the ce_source of what a node sends of itself.
+func NodeSource(node string) string { return nodeSource + node }
+
+// UserOf is the user whose token sent a record of topics that only users' tokens write; empty for any other source.
 func UserOf(source string) string {
-	u, ok := strings.CutPrefix(source, "/users/")
+	user, ok := strings.CutPrefix(source, userSource)
 	if !ok {
 		return ""
 	}
-	u, _, _ = strings.Cut(u, "#")
-	return u
+	return user
 }

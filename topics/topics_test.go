@@ -2,7 +2,9 @@ package topics_test
 
 import (
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -106,6 +108,12 @@ func event(topic topics.Topic, key, typ, value string) *topics.Event {
 	return &topics.Event{Topic: topic, Key: []byte(key), Value: []byte(value), Meta: topics.Meta{Type: typ}, Partition: 3, Offset: 42, Time: 1764583200000}
 }
 
+// by gives an event its ce_source.
+func by(source string, e *topics.Event) *topics.Event {
+	e.Source = source
+	return e
+}
+
 func TestValid(t *testing.T) {
 	deep := strings.Repeat("[", 63) + strings.Repeat("]", 63)
 	for name, tc := range map[string]struct {
@@ -118,7 +126,7 @@ func TestValid(t *testing.T) {
 		"default channel":        {event(topics.Broadcasts, "channel:c", "", good), ""},
 		"whitespace around":      {event(topics.Notifications, "user:a", "", " \n"+good+"\t"), ""},
 		"all fields":             {event(topics.Notifications, "user:a", "", `{"title":"t","body":"","type":"MESSAGE","priority":"high","data":{"a":[1,-2.5e3,null,true]},"icon":"i","badge":"b","timestamp":"2025-12-01T10:00:00.000Z"}`), ""},
-		"message":                {event(topics.Messages, "dm:a:b", "message", `{"senderId":"b","receiverId":"a","content":"x"}`), ""},
+		"message":                {by("/users/b", event(topics.Messages, "dm:a:b", "message", `{"senderId":"b","receiverId":"a","content":"x"}`)), ""},
 		"activity":               {event(topics.Notifications, "user:a", "activity", `{"type":"x","userId":"b","message":"m"}`), ""},
 		"escapes":                {event(topics.Notifications, "user:a", "", `{"title":"\u00e9\ud83d\ude00\n","body":"b","type":"SYSTEM"}`), ""},
 		"escaped member name":    {event(topics.Notifications, "user:a", "", `{"t\u0069tle":"t","body":"b","type":"SYSTEM"}`), ""},
@@ -176,16 +184,147 @@ func TestValid(t *testing.T) {
 	}
 }
 
-func TestIDsMustAgree(t *testing.T) {
-	e := event(topics.Notifications, "user:a", "", `{"id":"1","title":"t","body":"b","type":"SYSTEM"}`)
-	e.NexusID = "1"
-	if err := topics.Valid(e); err != nil {
-		t.Error(err)
+// What an outsider can forge of an id: both the header and the value. It must never be the id of another event.
+func TestForeignIDs(t *testing.T) {
+	named := topics.EventID("user:a", "notification", "shop", "order-7")
+	random := topics.NewID()
+	value := func(id string) string { return `{"id":"` + id + `","title":"t","body":"b","type":"SYSTEM"}` }
+	for name, tc := range map[string]struct {
+		key, value string
+		m          topics.Meta
+		want       string // part of the error; empty: valid
+	}{
+		"named, as REST mints it":      {"user:a", value(named), topics.Meta{Source: "shop", IdempotencyKey: "order-7", ID: named, NexusID: named}, ""},
+		"a CloudEvent by REST":         {"user:a", value(named), topics.Meta{Source: "shop", ID: "order-7", NexusID: named}, ""},
+		"unnamed, as REST mints it":    {"user:a", value(random), topics.Meta{Source: "/users/x", ID: random, NexusID: random}, ""},
+		"without the header":           {"user:a", value(random), topics.Meta{ID: random}, "top-level id"},
+		"without the value's id":       {"user:a", good, topics.Meta{ID: random, NexusID: random}, "differ"},
+		"another id in the value":      {"user:a", value(topics.NewID()), topics.Meta{ID: random, NexusID: random}, "differ"},
+		"of another name":              {"user:a", value(named), topics.Meta{Source: "shop", IdempotencyKey: "order-8", ID: named, NexusID: named}, "not this event's"},
+		"of another name, as ce_id":    {"user:a", value(named), topics.Meta{Source: "shop", ID: named, NexusID: named}, "not this event's"},
+		"of another source":            {"user:a", value(named), topics.Meta{Source: "bank", IdempotencyKey: "order-7", NexusID: named}, "not this event's"},
+		"of another user":              {"user:b", value(named), topics.Meta{Source: "shop", IdempotencyKey: "order-7", NexusID: named}, "not this event's"},
+		"a place in the log":           {"user:a", value("n3-42"), topics.Meta{ID: "n3-42", NexusID: "n3-42"}, "not this event's"},
+		"a random one beside a ce_id":  {"user:a", value(random), topics.Meta{ID: "1", NexusID: random}, "not this event's"},
+		"a random one in another form": {"user:a", value(strings.ToUpper(random)), topics.Meta{ID: strings.ToUpper(random), NexusID: strings.ToUpper(random)}, "not this event's"},
+		"free text":                    {"user:a", value("1"), topics.Meta{ID: "1", NexusID: "1"}, "not this event's"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tc.m.Type = topics.Notification
+			e := &topics.Event{Topic: topics.Notifications, Key: []byte(tc.key), Meta: tc.m, Value: []byte(tc.value)}
+			refused(t, e, tc.want, topics.ReasonID)
+		})
 	}
-	e = event(topics.Notifications, "user:a", "", good)
-	e.NexusID = "1"
-	if topics.Valid(e) == nil {
-		t.Error("header nexus-id without an id in the value is valid")
+}
+
+// refused checks the verdict: text is part of the error, none means valid.
+func refused(t *testing.T, e *topics.Event, text string, reason topics.Reason) {
+	t.Helper()
+	err := topics.Valid(e)
+	if text == "" {
+		if err != nil {
+			t.Errorf("got %q, want no error", err)
+		}
+		return
+	}
+	var r *topics.Refusal
+	if !errors.As(err, &r) || !strings.Contains(err.Error(), text) || r.Reason != reason {
+		t.Errorf("got %#v, want an error with %q for reason %s", err, text, reason)
+	}
+}
+
+// Who may speak for whom, in every topic: the right ce_source, none, another user's, another node's.
+func TestSenders(t *testing.T) {
+	node := `"node":"n1"`
+	session := `{"session":"s",` + node + `,"name":"x","userId":"a","namespace":"/ws"}`
+	delivery := `{"event":"notification","topic":"notifications","partition":0,"offset":1}`
+	wrong := map[string]string{"none": "", "another user": "/users/c", "another node": "/nodes/n2", "a part of the name": "/users/", "a fragment": "/users/a#b", "a service": "shop"}
+	for name, tc := range map[string]struct {
+		topic           topics.Topic
+		key, typ, value string
+		right           []string // nil: anybody
+		but             []string // of wrong, what is right here all the same
+	}{
+		"message":              {topics.Messages, "dm:a:b", topics.Message, `{"senderId":"a","receiverId":"b","content":"x"}`, []string{"/users/a"}, nil},
+		"message of the other": {topics.Messages, "dm:a:b", topics.Message, `{"senderId":"b","receiverId":"a","content":"x"}`, []string{"/users/b"}, nil},
+		"a user with a hash":   {topics.Messages, "dm:a#b:b", topics.Message, `{"senderId":"a#b","receiverId":"b","content":"x"}`, []string{"/users/a#b"}, []string{"a fragment"}},
+		"message.read":         {topics.Messages, "dm:a:b", topics.MessageRead, `{"messageId":"1","userId":"a"}`, []string{"/users/a"}, nil},
+		"typing":               {topics.Signals, "dm:a:b", topics.TypingStart, `{"userId":"a","isTyping":true}`, []string{"/users/a"}, nil},
+		"typing.stop":          {topics.Signals, "dm:a:b", topics.TypingStop, `{"userId":"a","isTyping":false}`, []string{"/users/a"}, nil},
+		"notification.read":    {topics.Notifications, "user:a", topics.NotificationRead, `{"notificationId":"1"}`, []string{"/users/a"}, nil},
+		"notification.deleted": {topics.Notifications, "user:a", topics.NotificationDeleted, `{"notificationId":"1"}`, []string{"/users/a"}, nil},
+		"device.registered":    {topics.Devices, "user:a", topics.DeviceRegistered, `{"token":"t"}`, []string{"/users/a"}, nil},
+		"device.unregistered":  {topics.Devices, "user:a", topics.DeviceUnregistered, `{}`, []string{"/users/a", "/nodes/n1"}, []string{"another node"}},
+		"session.revoked":      {topics.Control, "user:a", topics.SessionRevoked, `{}`, []string{"/users/admin"}, []string{"another user", "a fragment"}},
+		"key.published":        {topics.Control, "user:a", topics.KeyPublished, `{"deviceId":"d","identityKey":"k"}`, []string{"/users/a"}, nil},
+		"key.taken":            {topics.Control, "user:a", topics.KeyTaken, `{"deviceId":"d","prekeyId":"k","by":"b"}`, []string{"/users/b"}, nil},
+		"node.heartbeat":       {topics.Presence, "n1", topics.NodeHeartbeat, `{` + node + `,"name":"x"}`, []string{"/nodes/n1"}, nil},
+		"connected":            {topics.Presence, "s", topics.Connected, session, []string{"/nodes/n1"}, nil},
+		"disconnected":         {topics.Presence, "s", topics.Disconnected, session, []string{"/nodes/n1"}, nil},
+		"session.channels":     {topics.Presence, "s", topics.SessionChannels, session, []string{"/nodes/n1"}, nil},
+		"delivery.websocket":   {topics.Deliveries, "user:a", topics.DeliveryWebSocket, delivery, []string{"/nodes/n1"}, []string{"another node"}},
+		"delivery.push":        {topics.Deliveries, "user:a", topics.DeliveryPush, delivery, []string{"/nodes/n1"}, []string{"another node"}},
+		"notification":         {topics.Notifications, "user:a", topics.Notification, good, nil, nil},
+		"activity":             {topics.Notifications, "user:a", topics.Activity, `{"type":"x","userId":"b","message":"m"}`, nil, nil},
+		"announcement":         {topics.Broadcasts, "all", topics.Announcement, `{"title":"t","body":"b"}`, nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, source := range tc.right {
+				refused(t, by(source, event(tc.topic, tc.key, tc.typ, tc.value)), "", "")
+			}
+			for what, source := range wrong {
+				text := "ce_source"
+				if tc.right == nil || slices.Contains(tc.but, what) {
+					text = ""
+				}
+				t.Run(what, func(t *testing.T) {
+					refused(t, by(source, event(tc.topic, tc.key, tc.typ, tc.value)), text, topics.ReasonSender)
+				})
+			}
+		})
+	}
+}
+
+func TestHeadersAreJudged(t *testing.T) {
+	long := strings.Repeat("x", 2048+256)
+	for name, tc := range map[string]struct {
+		m      topics.Meta
+		want   string
+		reason topics.Reason
+	}{
+		"all":                        {topics.Meta{ID: "1", Source: "shop", Time: "2025-12-01T10:00:00Z", ContentType: "application/json", IdempotencyKey: "k"}, "", ""},
+		"as long as may be":          {topics.Meta{ID: long, Source: long, IdempotencyKey: long}, "", ""},
+		"a long idempotency-key":     {topics.Meta{IdempotencyKey: long + "x"}, "idempotency-key has 2305 bytes", topics.ReasonHeader},
+		"a long ce_id":               {topics.Meta{ID: strings.Repeat("x", 200_000)}, "ce_id has 200000 bytes", topics.ReasonHeader},
+		"a long ce_source":           {topics.Meta{Source: long + "x"}, "ce_source", topics.ReasonHeader},
+		"a ce_id that is not UTF-8":  {topics.Meta{ID: "\xff"}, "UTF-8", topics.ReasonHeader},
+		"a source with U+0000":       {topics.Meta{Source: "a\x00b"}, "U+0000", topics.ReasonHeader},
+		"a ce_time that is none":     {topics.Meta{Time: "yesterday"}, "ce_time must be an RFC 3339", topics.ReasonHeader},
+		"structured":                 {topics.Meta{ContentType: "application/cloudevents+json; charset=UTF-8"}, "binary mode", topics.ReasonStructured},
+		"structured, in other case":  {topics.Meta{ContentType: "Application/CloudEvents+JSON"}, "binary mode", topics.ReasonStructured},
+		"a batch":                    {topics.Meta{ContentType: "application/cloudevents-batch+json"}, "binary mode", topics.ReasonStructured},
+		"a content-type that begins": {topics.Meta{ContentType: "application/cloud"}, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tc.m.Type = topics.Notification
+			refused(t, &topics.Event{Topic: topics.Notifications, Key: []byte("user:a"), Meta: tc.m, Value: []byte(good)}, tc.want, tc.reason)
+		})
+	}
+}
+
+// Every refusal has one of the reasons: they are a metric's label.
+func TestReasons(t *testing.T) {
+	for reason, e := range map[topics.Reason]*topics.Event{
+		topics.ReasonType:  event(topics.Notifications, "user:a", "nonsense", good),
+		topics.ReasonKey:   event(topics.Notifications, "alice", "", good),
+		topics.ReasonSize:  event(topics.Notifications, "user:a", "", strings.Repeat("x", topics.MaxValue+1)),
+		topics.ReasonJSON:  event(topics.Notifications, "user:a", "", "garbage"),
+		topics.ReasonField: event(topics.Notifications, "user:a", "", `{"title":"t","type":"SYSTEM"}`),
+	} {
+		var r *topics.Refusal
+		if err := topics.Valid(e); !errors.As(err, &r) || r.Reason != reason {
+			t.Errorf("got %#v, want reason %s", err, reason)
+		}
 	}
 }
 
@@ -201,7 +340,7 @@ func TestData(t *testing.T) {
 		{event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","priority":"low","data":{"x":1},"timestamp":"2020-01-01T00:00:00.000Z"}`), true,
 			`{"title":"t","body":"b","type":"SYSTEM","priority":"low","data":{"x":1},"timestamp":"2020-01-01T00:00:00.000Z","id":"n3-42"}`},
 		{event(topics.Broadcasts, "all", "", `{"title":"t","body":"b"}`), true, `{"title":"t","body":"b","id":"b3-42","timestamp":"2025-12-01T10:00:00.000Z"}`},
-		{event(topics.Signals, "dm:a:b", "typing.start", `{"userId":"a","isTyping":true}`), false, `{"userId":"a","isTyping":true,"timestamp":"2025-12-01T10:00:00.000Z"}`},
+		{by("/users/a", event(topics.Signals, "dm:a:b", "typing.start", `{"userId":"a","isTyping":true}`)), false, `{"userId":"a","isTyping":true,"timestamp":"2025-12-01T10:00:00.000Z"}`},
 	} {
 		if err := topics.Valid(tc.e); err != nil {
 			t.Fatal(err)
@@ -235,13 +374,22 @@ func TestDraft(t *testing.T) {
 }
 
 func FuzzValid(f *testing.F) {
-	f.Add("user:a", "", []byte(good))
-	f.Add("dm:a:b", "message", []byte(`{"senderId":"b","receiverId":"a","content":"\ud83d\ude00"}`))
-	f.Add("all", "announcement", []byte(`{"title":"t","body":"b","x":{"a":[1e5,{}]}}`))
-	f.Fuzz(func(t *testing.T, key, typ string, value []byte) {
+	f.Add("user:a", "", "", "", "", []byte(good))
+	f.Add("dm:a:b", "message", "/users/b", "", "", []byte(`{"senderId":"b","receiverId":"a","content":"\ud83d\ude00"}`))
+	f.Add("all", "announcement", "shop", "1", "", []byte(`{"title":"t","body":"b","x":{"a":[1e5,{}]}}`))
+	f.Add("user:a", "device.unregistered", "/nodes/n", "1", "", []byte(`{}`))
+	f.Add("user:a", "notification", "", "1", "1", []byte(`{"id":"1","title":"t","body":"b","type":"SYSTEM"}`))
+	id := "0192c7f0-1c6b-7b1e-8f3a-5d1f0c2b3a4d"
+	f.Add("user:a", "notification", "/users/a", id, id, []byte(`{"id":"`+id+`","title":"t","body":"b","type":"SYSTEM"}`))
+	f.Fuzz(func(t *testing.T, key, typ, source, id, nexusID string, value []byte) {
 		for _, s := range topics.Specs() {
 			e := event(s.Topic, key, typ, string(value))
-			if topics.Valid(e) != nil {
+			e.Source, e.ID, e.NexusID = source, id, nexusID
+			if err := topics.Valid(e); err != nil {
+				var r *topics.Refusal
+				if !errors.As(err, &r) || r.Reason == "" {
+					t.Fatalf("%q has no reason", err)
+				}
 				continue
 			}
 			// What is valid is JSON to others too, and stays so with what is spliced in.
@@ -251,6 +399,13 @@ func FuzzValid(f *testing.F) {
 			}
 			if err := json.Unmarshal(e.Data(true), &m); err != nil {
 				t.Fatalf("Data is not JSON: %v", err)
+			}
+			if len(e.EventID()) > 64 {
+				t.Fatalf("an id of %d bytes", len(e.EventID()))
+			}
+			// Whom a message speaks for stands in its source.
+			if e.Type == topics.Message && source != topics.SourceOf(e.Body.Text("senderId")) {
+				t.Fatalf("valid, but of %q", source)
 			}
 		}
 	})

@@ -184,8 +184,8 @@ func (s *server) listen(context.Context) error {
 	if err != nil {
 		return listenHint(s.c.Host, s.c.Port, err)
 	}
-	s.listener = ln
-	s.onClose(func() { ln.Close() })
+	s.listener = s.guarded(ln)
+	s.onClose(func() { s.listener.Close() })
 	if s.c.NodeName != "" {
 		return nil
 	}

@@ -9,7 +9,7 @@ self.addEventListener('push', (event) => {
     body: notification.body,
     icon: notification.icon ?? '/logo.png',
     badge: notification.badge,
-    tag: data.id, // replaces what is shown already
+    tag: data.nexus_id ?? data.id, // replaces what is shown already; nexus_id where the producer has an id of his own
     renotify: false,
     data: { link: fcmOptions.link ?? data.link ?? '/' },
   }));

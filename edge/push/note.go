@@ -1,6 +1,7 @@
 package push
 
 import (
+	"cmp"
 	"encoding/json"
 	"maps"
 	"net/url"
@@ -63,20 +64,28 @@ func stringsOf(object []byte) map[string]string {
 		return nil
 	}
 	out := make(map[string]string, len(members))
-	for name, raw := range members {
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		raw := members[name]
 		var s string
 		if json.Unmarshal(raw, &s) != nil || raw[0] != '"' {
 			s = string(raw)
 		}
-		out[allowedName(name)] = s
+		if as := allowedName(name); as != name {
+			for members[as] != nil { // both are kept
+				as = "_" + as
+			}
+			name = as
+		}
+		out[name] = s
 	}
 	return out
 }
 
-// allowedName keeps clear of the names that FCM reserves (FCM HTTP v1, "data").
+// allowedName keeps clear of the names that FCM reserves (FCM HTTP v1, "data") and of our own.
 func allowedName(name string) string {
 	lower := strings.ToLower(name)
-	if lower == "from" || lower == "message_type" || lower == "notification" || strings.HasPrefix(lower, "google") || strings.HasPrefix(lower, "gcm") {
+	if lower == "from" || lower == "message_type" || lower == "notification" || strings.HasPrefix(lower, "google") || strings.HasPrefix(lower, "gcm") ||
+		strings.HasPrefix(lower, ownPrefix) {
 		return "_" + name
 	}
 	return name
@@ -100,65 +109,127 @@ func cut(text string, characters int) string {
 	return string([]rune(text)[:characters-1]) + "…"
 }
 
-// maxPayload is what FCM takes of a message (FCM, "Message types"), less what the envelope needs.
-const maxPayload = 4096 - 96
+// maxMessage is what FCM takes of a message, in bytes (FCM, "Message types"). FCM does not say what it counts, so all that is
+// sent counts here: names, escapes, and what stands there again for the web and for Apple's devices.
+const maxMessage = 4096
+
+// usualToken is what is kept free for a device's token while a note is made; FCM's have some 200 bytes.
+const usualToken = 512
+
+// ownPrefix begins the name of a member of data that is ours where the producer has one of the plain name.
+const ownPrefix = "nexus_"
 
 // message makes the FCM message for a device. A repeat has the same collapse id and tag, so that a device shows one.
 func (n Note) message(token string, now time.Time, ttl time.Duration) *messaging.Message {
+	left := max(time.Second, ttl-now.Sub(time.UnixMilli(n.RecordTime)))
+	return n.within(maxMessage, func(n Note) *messaging.Message { return n.build(token, now, left) })
+}
+
+// fit is the note as far as a message has room for it: more need not be kept.
+func (n Note) fit() Note {
+	n.within(maxMessage, func(some Note) *messaging.Message {
+		n = some
+		return some.build(strings.Repeat("t", usualToken), time.UnixMilli(n.RecordTime), 24*time.Hour)
+	})
+	return n
+}
+
+// build makes the message as it is.
+func (n Note) build(token string, now time.Time, left time.Duration) *messaging.Message {
 	data := maps.Clone(n.Data)
 	if data == nil {
 		data = make(map[string]string)
 	}
-	data["id"], data["type"], data["event"] = n.ID, n.NotificationT, n.Event
-	data["timestamp"] = topics.FormatTime(n.RecordTime)
-	body := fit(n.Title, n.Body, data)
-	left := max(time.Second, ttl-now.Sub(time.UnixMilli(n.RecordTime)))
+	for name, v := range map[string]string{"id": n.ID, "type": n.NotificationT, "event": n.Event, "timestamp": topics.FormatTime(n.RecordTime)} {
+		if _, producers := data[name]; producers {
+			name = ownPrefix + name
+		}
+		data[name] = v
+	}
 	priority, urgency, apns := "normal", "normal", "5"
 	if n.High {
 		priority, urgency, apns = "high", "high", "10"
 	}
 	collapse := n.ID[:min(len(n.ID), 64)] // APNs: at most 64 bytes
-	m := &messaging.Message{Token: token, Data: data, Notification: &messaging.Notification{Title: n.Title, Body: body},
+	m := &messaging.Message{Token: token, Data: data, Notification: &messaging.Notification{Title: n.Title, Body: n.Body},
 		Android: &messaging.AndroidConfig{CollapseKey: collapse, Priority: priority, TTL: &left, Notification: &messaging.AndroidNotification{Tag: collapse}},
 		APNS: &messaging.APNSConfig{Headers: map[string]string{"apns-priority": apns, "apns-collapse-id": collapse,
 			"apns-expiration": strconv.FormatInt(now.Add(left).Unix(), 10)}},
 		Webpush: &messaging.WebpushConfig{Headers: map[string]string{"Urgency": urgency, "TTL": strconv.Itoa(int(left.Seconds()))},
-			Notification: &messaging.WebpushNotification{Title: n.Title, Body: body, Icon: n.Icon, Badge: n.Badge, Tag: collapse}}}
+			Notification: &messaging.WebpushNotification{Title: n.Title, Body: n.Body, Icon: n.Icon, Badge: n.Badge, Tag: collapse}}}
 	if n.Link != "" {
 		m.Webpush.FCMOptions = &messaging.WebpushFCMOptions{Link: n.Link}
 	}
 	return m
 }
 
-// own are the members of data that every push has.
-var own = []string{"id", "type", "event", "timestamp"}
+// within shortens the note until the message made of it is small enough. What goes first is what a user misses least: the
+// producer's data, largest first; the body beyond what a chat message has; the pictures; the title beyond that; the link, with
+// its member of data; and of the texts all but a beginning. Only a token of more than some 2000 bytes, which FCM does not
+// give, can leave the message too large.
+func (n Note) within(most int, build func(Note) *messaging.Message) *messaging.Message {
+	m := build(n)
+	n.Data = maps.Clone(n.Data)
+	for _, step := range []func(over int){
+		n.dropData,
+		func(over int) { n.Body = shorten(n.Body, (over+1)/2, maxBody) },
+		func(int) { n.Icon, n.Badge = "", "" },
+		func(over int) { n.Title = shorten(n.Title, (over+1)/2, maxBody) },
+		func(int) { n.Link, n.Data = "", nil },
+		func(over int) { n.Body = shorten(n.Body, (over+1)/2, 30) },
+		func(over int) { n.Title = shorten(n.Title, (over+1)/2, 30) },
+	} {
+		over := sizeOf(m) - most
+		if over <= 0 {
+			return m
+		}
+		step(over)
+		m = build(n)
+	}
+	return m
+}
 
-// fit removes the producer's data, largest first, and then cuts the body, until the message is within FCM's bound.
-func fit(title, body string, data map[string]string) string {
-	size := func() int {
-		n := 2 * (len(title) + len(body)) // they stand in webpush as well
-		for k, v := range data {
-			n += len(k) + len(v)
-		}
-		return n
+// dropData removes members of data, largest first and the link's not at all, until so many bytes are gone.
+func (n *Note) dropData(over int) {
+	sizes := make(map[string]int, len(n.Data))
+	for name, v := range n.Data {
+		sizes[name] = jsonSize(name) + jsonSize(v) + len(`:,`)
 	}
-	names := slices.SortedFunc(maps.Keys(data), func(a, b string) int { return len(data[b]) - len(data[a]) })
+	names := slices.SortedFunc(maps.Keys(sizes), func(a, b string) int { return cmp.Or(cmp.Compare(sizes[b], sizes[a]), cmp.Compare(a, b)) })
 	for _, name := range names {
-		if size() <= maxPayload {
-			return body
+		if over <= 0 {
+			return
 		}
-		if !slices.Contains(own, name) {
-			delete(data, name)
+		if n.Link != "" && n.Data[name] == n.Link {
+			continue
 		}
+		over -= sizes[name]
+		delete(n.Data, name)
 	}
-	if over := size() - maxPayload; over > 0 {
-		body = body[:max(0, len(body)-over/2-4)]
-		for !utf8.ValidString(body) {
-			body = body[:len(body)-1]
+}
+
+// shorten takes so many bytes, as JSON has them, off a text's end, but leaves the first characters, least of them.
+func shorten(text string, over, least int) string {
+	most := jsonSize(text) - over - jsonSize("…")
+	size, characters := len(`""`), 0
+	for i, r := range text {
+		if size += jsonSize(string(r)) - len(`""`); characters >= least && size > most {
+			return text[:i] + "…"
 		}
-		body += "…"
+		characters++
 	}
-	return body
+	return text
+}
+
+// sizeOf is the size of the request that the Firebase SDK makes of a message.
+func sizeOf(m *messaging.Message) int { return len(`{"message":}`) + jsonSize(m) }
+
+func jsonSize(v any) int {
+	b, err := json.Marshal(v)
+	if err != nil { // a message of texts always encodes
+		return 0
+	}
+	return len(b)
 }
 
 // probe is a message that is good for any token: where FCM refuses it, the token is at fault.

@@ -3,19 +3,24 @@ package push
 import (
 	"encoding/json"
 	"errors"
+	"maps"
+	"math"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
 
+	"firebase.google.com/go/v4/messaging"
+
 	"github.com/nexus/nexus/topics"
+	"github.com/nexus/nexus/topics/topicstest"
 )
 
 func event(t *testing.T, topic topics.Topic, key, typ, value string) *topics.Event {
 	t.Helper()
 	e := &topics.Event{Topic: topic, Offset: 7, Time: 1764583200000, Key: []byte(key), Meta: topics.Meta{Type: typ}, Value: []byte(value)}
-	if err := topics.Valid(e); err != nil {
+	if err := topics.Valid(topicstest.Sign(e)); err != nil {
 		t.Fatal(err)
 	}
 	return e
@@ -63,22 +68,82 @@ func TestMessage(t *testing.T) {
 	}
 }
 
-// However large the event, the message is within what FCM takes, and its text is whole characters.
-func TestFit(t *testing.T) {
-	for _, tc := range []struct{ body, data int }{{10, 10}, {3000, 0}, {0, 9000}, {3000, 9000}, {5000, 3}} {
-		data := map[string]string{"id": strings.Repeat("i", 36), "type": "SYSTEM", "event": "notification", "timestamp": "t", "a": strings.Repeat("x", tc.data), "b": "kept"}
-		body := fit("title", strings.Repeat("é", tc.body), data)
-		size := 2 * (len("title") + len(body))
-		for k, v := range data {
-			size += len(k) + len(v)
-		}
-		if size > maxPayload+8 || !utf8.ValidString(body) || data["id"] == "" {
-			t.Errorf("%+v: %d bytes, body of %d, data %d", tc, size, len(body), len(data))
-		}
-		if tc.body < 100 && data["b"] == "" {
-			t.Errorf("%+v: more was removed than had to be", tc)
-		}
+// size is that of the request as the Firebase SDK sends it.
+func size(t testing.TB, m *messaging.Message) int {
+	t.Helper()
+	b, err := json.Marshal(map[string]any{"message": m})
+	if err != nil {
+		t.Fatal(err)
 	}
+	return len(b)
+}
+
+// However large the event, the message is within what FCM takes, its texts are whole characters, and what a user misses most
+// is still there.
+func TestFit(t *testing.T) {
+	token, at := strings.Repeat("t", 180), time.UnixMilli(1764583200000)
+	link := "https://e.example/" + strings.Repeat("p", 500)
+	for name, tc := range map[string]struct {
+		n    Note
+		kept func(*messaging.Message) bool
+	}{
+		"small":        {Note{Title: "t", Body: "b", Icon: "i", Data: map[string]string{"a": "1"}}, func(m *messaging.Message) bool { return m.Data["a"] == "1" && m.Webpush.Notification.Icon == "i" }},
+		"a long title": {Note{Title: strings.Repeat("é", 4211), Body: "b"}, func(m *messaging.Message) bool { return len(m.Notification.Title) > 1000 && m.Notification.Body == "b" }},
+		"a long body":  {Note{Title: "t", Body: strings.Repeat("<", 9000)}, func(m *messaging.Message) bool { return len(m.Notification.Body) > 100 && m.Notification.Title == "t" }},
+		"long pictures": {Note{Title: "t", Body: "b", Icon: "https://e/" + strings.Repeat("i", 5000), Badge: strings.Repeat("b", 5000)}, func(m *messaging.Message) bool {
+			return m.Webpush.Notification.Icon == "" && m.Notification.Body == "b"
+		}},
+		"much data":            {Note{Title: "t", Body: "b", Data: map[string]string{"a": strings.Repeat("x", 9000), "b": "kept"}}, func(m *messaging.Message) bool { return m.Data["b"] == "kept" && m.Data["a"] == "" }},
+		"a link and much else": {Note{Title: strings.Repeat("T", 9000), Body: strings.Repeat("B", 9000), Icon: strings.Repeat("i", 9000), Link: link, Data: map[string]string{"url": link, "a": strings.Repeat("x", 9000)}}, func(m *messaging.Message) bool { return m.Webpush.FCMOptions.Link == link && m.Data["url"] == link }},
+		"a link that is too long": {Note{Title: "t", Body: "b", Link: "https://" + strings.Repeat("l", 5000), Data: map[string]string{"link": "https://" + strings.Repeat("l", 5000)}},
+			func(m *messaging.Message) bool { return m.Webpush.FCMOptions == nil && m.Notification.Body == "b" }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tc.n.ID, tc.n.NotificationT, tc.n.Event, tc.n.RecordTime = topics.NewID(), "SYSTEM", topics.Notification, at.UnixMilli()
+			for what, n := range map[string]Note{"as it is": tc.n, "as a job has it": tc.n.fit()} {
+				m := n.message(token, at.Add(time.Minute), time.Hour)
+				if got := size(t, m); got > 4096 || !tc.kept(m) || m.Data["id"] != n.ID || !utf8.ValidString(m.Notification.Title+m.Notification.Body) {
+					t.Errorf("%s: %d bytes, title of %d, body of %d, data %d", what, got, len(m.Notification.Title), len(m.Notification.Body), len(m.Data))
+				}
+			}
+		})
+	}
+}
+
+// A producer's names are his: ours stand beside them.
+func TestDataNames(t *testing.T) {
+	_, n, _ := noteOf(event(t, topics.Notifications, "user:a", "", `{"title":"T","body":"B","type":"MESSAGE","data":{"id":"order-7","type":"order","from":"x","_from":"y","nexus_id":"forged","event":null}}`))
+	got := n.message("tok", time.UnixMilli(n.RecordTime), time.Hour).Data
+	want := map[string]string{"id": "order-7", "type": "order", "event": "null", "__from": "x", "_from": "y", "_nexus_id": "forged",
+		"nexus_id": "n0-7", "nexus_type": "MESSAGE", "nexus_event": "notification", "timestamp": "2025-12-01T10:00:00.000Z"}
+	if !maps.Equal(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+}
+
+// Whatever a valid notification holds, the message made of it is within what FCM takes.
+func FuzzMessage(f *testing.F) {
+	f.Add("t", "b", "i", "b", `{"url":"https://e.example/p"}`, 1)
+	f.Add("\x01<>&", "é\u2028😀", "", "", `{"link":"https://e.example/<>","a":{"b":[1]}}`, 3000)
+	f.Add("", "", "https://i", "b", `{"id":"1","from":"\u0001"}`, 70000)
+	f.Fuzz(func(t *testing.T, title, body, icon, badge, data string, times int) {
+		n := func(s string) string { return strings.Repeat(s, 1+max(0, times)%(1+60_000/(1+len(s)))) }
+		for _, v := range [][]any{{title, n(body), icon, badge}, {n(title), body, icon, badge}, {title, body, n(icon), badge}, {n(title), n(body), icon, n(badge)}} {
+			value := topics.Fields("title", v[0], "body", v[1], "type", "SYSTEM", "icon", v[2], "badge", v[3], "data", json.RawMessage(data))
+			e := &topics.Event{Topic: topics.Notifications, Key: []byte("user:a"), Value: value, Offset: math.MaxInt64, Partition: math.MaxInt32}
+			if topics.Valid(e) != nil {
+				continue
+			}
+			_, note, _ := noteOf(e)
+			m := note.fit().message(strings.Repeat("t", 512), time.UnixMilli(0), time.Hour)
+			if got := size(t, m); got > 4096 {
+				t.Fatalf("%d bytes", got)
+			}
+			if len(note.Link) > 0 && len(note.Link) < 300 && (m.Webpush.FCMOptions == nil || m.Webpush.FCMOptions.Link != note.Link) && jsonSize(note.Link) < 500 {
+				t.Fatalf("link %q was lost", note.Link)
+			}
+		}
+	})
 }
 
 func TestRetryAfter(t *testing.T) {

@@ -11,6 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -70,8 +72,10 @@ type Pusher struct {
 	wake      chan struct{}
 	pause     pause
 
-	mu     sync.Mutex
-	stored map[part]stored // where each partition's row stands
+	mu       sync.Mutex
+	closing  bool // Run is ending: from now on a position is stored at once
+	cursors  map[part]*cursor
+	gaveUpAt map[int32]int64 // ends of devices that were waited for in vain
 }
 
 type part struct {
@@ -79,13 +83,20 @@ type part struct {
 	partition int32
 }
 
-type stored struct {
-	next int64
-	at   time.Time
+// cursor is where push stands in a partition. While nothing is to be pushed its row is moved not at every batch but by flush,
+// lazily: at the latest a moment after the last batch, and when Run ends. So a restart does not judge by who is away then what
+// was judged before, but for that moment before a crash.
+//
+//	         Apply, nothing due                      flush, or Apply with something due
+//	stored ─────────────────────▶ ahead of its row ─────────────────────────────────────▶ stored
+type cursor struct {
+	mu     sync.Mutex     // held while the row is moved
+	row    int64          // the row's next
+	at     time.Time      // when the row was moved
+	behind pipeline.Batch // the last batch that the row does not know of; none where To is 0
 }
 
-// lazily is how long a position may wait to be stored while nothing is to be pushed: after a crash so much is looked at
-// once more.
+// lazily is how long a position may wait to be stored while nothing is to be pushed.
 const lazily = time.Second
 
 // Topics are those that pushes come of.
@@ -96,7 +107,8 @@ func New(ctx context.Context, o Options) (*Pusher, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	p := &Pusher{o: o, positions: sqldb.Positions{DB: o.DB, Projection: "push"}, wake: make(chan struct{}, 1), stored: make(map[part]stored)}
+	p := &Pusher{o: o, positions: sqldb.Positions{DB: o.DB, Projection: "push"}, wake: make(chan struct{}, 1),
+		cursors: make(map[part]*cursor), gaveUpAt: make(map[int32]int64)}
 	if err := o.DB.Migrate(ctx, "push", migrations); err != nil {
 		return nil, fmt.Errorf("push: %w", err)
 	}
@@ -125,31 +137,24 @@ func (p *Pusher) On() bool { return p.o.Sender != nil }
 
 // Position is where push stands (pipeline.Sink).
 func (p *Pusher) Position(ctx context.Context, t topics.Topic, partition int32) (pipeline.Position, error) {
+	p.flushOne(ctx, p.cursor(part{t, partition})) // of an earlier time as the partition's owner
 	at, err := p.positions.Next(ctx, t, partition)
 	if err != nil {
 		return at, err
 	}
-	p.note(part{t, partition}, at.Next)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cursors[part{t, partition}] = &cursor{row: at.Next, at: p.o.Now()}
 	return at, nil
 }
 
-// Adopt takes another log on: pushes go on from these positions.
-func (p *Pusher) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position) error {
-	return p.positions.Adopt(ctx, to, func(*sql.Tx) error { return nil })
-}
-
-func (p *Pusher) note(of part, next int64) {
+func (p *Pusher) cursor(of part) *cursor {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stored[of] = stored{next, p.o.Now()}
-}
-
-// storedAt is where the partition's row stands, and whether it may stay there for a while.
-func (p *Pusher) storedAt(of part) (next int64, fresh bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	s := p.stored[of]
-	return s.next, p.o.Now().Sub(s.at) < lazily
+	if p.cursors[of] == nil {
+		p.cursors[of] = &cursor{}
+	}
+	return p.cursors[of]
 }
 
 // due is a push to be made: to all devices of a user.
@@ -165,15 +170,13 @@ func (p *Pusher) Apply(ctx context.Context, b pipeline.Batch) error {
 	if err != nil {
 		return err
 	}
-	of := part{b.Topic, b.Partition}
-	from, fresh := p.storedAt(of)
-	if len(list) == 0 && fresh {
+	c := p.cursor(part{b.Topic, b.Partition})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(list) == 0 && p.mayWait(c, b) {
 		return nil
 	}
-	err = p.o.DB.Tx(ctx, func(tx *sql.Tx) error {
-		if err := p.positions.Move(ctx, tx, b, from); err != nil {
-			return err
-		}
+	err = p.store(ctx, c, b, func(ctx context.Context, tx *sql.Tx) error {
 		for _, d := range list {
 			if err := p.makeJobs(ctx, tx, d); err != nil {
 				return err
@@ -181,14 +184,78 @@ func (p *Pusher) Apply(ctx context.Context, b pipeline.Batch) error {
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	p.note(of, b.To)
-	if len(list) > 0 {
+	if err == nil && len(list) > 0 {
 		p.nudge()
 	}
-	return nil
+	return err
+}
+
+// mayWait notes that the row is behind a batch, if it may be for now.
+func (p *Pusher) mayWait(c *cursor, b pipeline.Batch) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closing || p.o.Now().Sub(c.at) >= lazily {
+		return false
+	}
+	c.behind = b
+	c.behind.Events, c.behind.Records = nil, nil // the position alone is of use
+	return true
+}
+
+// store moves the row past a batch, with what belongs to that, also while the node ends. The cursor is locked.
+func (p *Pusher) store(ctx context.Context, c *cursor, b pipeline.Batch, with func(context.Context, *sql.Tx) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeFor)
+	defer cancel()
+	err := p.o.DB.Tx(ctx, func(tx *sql.Tx) error {
+		if err := p.positions.Move(ctx, tx, b, c.row); err != nil {
+			return err
+		}
+		return with(ctx, tx)
+	})
+	if err == nil {
+		c.row, c.at, c.behind = b.To, p.o.Now(), pipeline.Batch{}
+	}
+	return err
+}
+
+// flush moves the rows that are behind. One that another node has moved is that node's now.
+func (p *Pusher) flush(ctx context.Context) {
+	p.mu.Lock()
+	cursors := slices.Collect(maps.Values(p.cursors))
+	p.mu.Unlock()
+	for _, c := range cursors {
+		p.flushOne(ctx, c)
+	}
+}
+
+func (p *Pusher) flushOne(ctx context.Context, c *cursor) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.behind.To == 0 {
+		return
+	}
+	err := p.store(ctx, c, c.behind, func(context.Context, *sql.Tx) error { return nil })
+	switch {
+	case errors.Is(err, pipeline.ErrMoved):
+		c.behind = pipeline.Batch{}
+	case err != nil:
+		p.o.Logger.Warn("push could not store how far it came; it tries again", "err", err)
+	}
+}
+
+// keep stores positions until ctx ends, and then a last time.
+func (p *Pusher) keep(ctx context.Context) {
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-time.After(lazily):
+			p.flush(ctx)
+		}
+	}
+	p.mu.Lock()
+	p.closing = true
+	p.mu.Unlock()
+	p.flush(ctx)
 }
 
 // wanted lists the pushes that a batch gives rise to, once everything that they depend on is known.
@@ -227,20 +294,34 @@ func (p *Pusher) absent(user string, n Note) bool {
 	}
 }
 
-// deviceWait bounds how long a batch waits for the inbox to know the devices registered until now.
+// deviceWait bounds how long a batch waits for the inbox to know the devices registered until now, the question to the log
+// included.
 const deviceWait = 2 * time.Second
 
+// devicesKnown waits for the inbox to know the devices registered until now. An inbox that is further behind is not waited
+// for again until there are newer devices: its pushes go to those that it knows.
 func (p *Pusher) devicesKnown(ctx context.Context) error {
-	ends, err := p.o.Log.Ends(ctx, topics.Devices)
-	if err != nil {
-		return err
-	}
 	wait, cancel := context.WithTimeout(ctx, deviceWait)
 	defer cancel()
-	if err := p.o.Inbox.Await(wait, topics.Devices, ends); err != nil && wait.Err() == nil {
+	ends, err := p.o.Log.Ends(wait, topics.Devices)
+	if err != nil {
+		return fmt.Errorf("push: %w", err)
+	}
+	p.mu.Lock()
+	maps.DeleteFunc(ends, func(partition int32, end int64) bool { return end <= p.gaveUpAt[partition] })
+	p.mu.Unlock()
+	err = p.o.Inbox.Await(wait, topics.Devices, ends)
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return ctx.Err()
+	case wait.Err() == nil:
 		return err
 	}
-	return ctx.Err()
+	p.o.Logger.Warn("the inbox is behind on devices; pushes go to those that it knows", "waited", deviceWait)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.Copy(p.gaveUpAt, ends)
+	return nil
 }
 
 // makeJobs inserts a job for each of the user's devices.
@@ -268,7 +349,7 @@ func (p *Pusher) makeJobs(ctx context.Context, tx *sql.Tx, d due) error {
 		}
 		return nil
 	}
-	note, err := json.Marshal(d.note)
+	note, err := json.Marshal(d.note.fit())
 	if err != nil {
 		return fmt.Errorf("push: note: %w", err)
 	}
@@ -314,7 +395,7 @@ func (p *Pusher) report(at place, n Note, token, what string, sessions int) {
 		device = topics.DeviceHash(token)
 	}
 	latency := max(0, p.o.Now().UnixMilli()-n.RecordTime)
-	p.o.Producer.Post(topics.New(topics.Deliveries, at.key, topics.Meta{Type: topics.DeliveryPush, Source: "/nodes/" + p.o.Node, ID: topics.NewID()},
+	p.o.Producer.Post(topics.New(topics.Deliveries, at.key, topics.Meta{Type: topics.DeliveryPush, Source: topics.NodeSource(p.o.Node), ID: topics.NewID()},
 		topics.Fields("event", n.Event, "topic", string(at.topic), "partition", at.partition, "offset", at.offset, "node", p.o.Node,
 			"outcome", what, "device", device, "sessions", sessions, "latencyMs", latency)),
 		func(err error) { p.o.Logger.Warn("what became of a push could not be appended", "err", err) })

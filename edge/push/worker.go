@@ -36,8 +36,12 @@ type job struct {
 	attempts        int
 }
 
-// Run does jobs until ctx ends; those under way are finished or come again.
+// Run does jobs until ctx ends, and keeps the positions. Sends under way are cut off; their jobs, and those claimed and not
+// begun, are given back.
 func (p *Pusher) Run(ctx context.Context) error {
+	var keeping sync.WaitGroup
+	keeping.Go(func() { p.keep(ctx) })
+	defer keeping.Wait()
 	if !p.On() {
 		<-ctx.Done()
 		return nil
@@ -47,15 +51,26 @@ func (p *Pusher) Run(ctx context.Context) error {
 	var busy sync.WaitGroup
 	defer busy.Wait()
 	for ctx.Err() == nil {
-		jobs, err := p.claim(ctx, workers-len(free))
+		// A job is claimed only when it may be sent at once: what waits for the rate stays free for other nodes.
+		may := min(workers-len(free), int(limit.Tokens()))
+		jobs, err := p.claim(ctx, may)
 		if err != nil && ctx.Err() == nil {
 			p.o.Logger.Warn("push jobs cannot be claimed", "err", err)
 		}
 		for _, j := range jobs {
+			old := p.tooOld(j) // takes nothing of the rate: a backlog of old ones holds nobody up
+			if !old {
+				limit.Allow() // there is one: this loop alone takes them
+			}
 			free <- struct{}{}
 			busy.Go(func() {
 				defer func() { <-free; p.nudge() }()
-				if !p.expire(ctx, j) && limit.Wait(ctx) == nil {
+				switch {
+				case old:
+					p.finish(ctx, j, expired)
+				case ctx.Err() != nil:
+					p.giveBack(ctx, j)
+				default:
 					p.do(ctx, j)
 				}
 			})
@@ -63,10 +78,14 @@ func (p *Pusher) Run(ctx context.Context) error {
 		if len(jobs) > 0 {
 			continue
 		}
+		pause := idle
+		if may < 1 && workers > len(free) { // for the rate
+			pause = min(idle, time.Duration(float64(time.Second)/float64(p.o.Rate)))
+		}
 		select {
 		case <-ctx.Done():
 		case <-p.wake:
-		case <-time.After(idle):
+		case <-time.After(pause):
 		}
 	}
 	return nil
@@ -82,6 +101,9 @@ func (p *Pusher) claim(ctx context.Context, n int) (list []job, err error) {
 	if p.o.DB.Postgres() {
 		lock = " FOR UPDATE SKIP LOCKED"
 	}
+	// Not cut off by the node's end: the jobs would be leased, and nobody would know of it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeFor)
+	defer cancel()
 	rows, err := p.o.DB.Write.QueryContext(ctx, `UPDATE push_jobs SET lease=$1, attempts=attempts+1
 		WHERE id IN (SELECT id FROM push_jobs WHERE due<=$2 AND lease<$2 AND NOT EXISTS (SELECT 1 FROM push_pause WHERE ends>$2)
 			ORDER BY due LIMIT `+fmt.Sprint(n)+lock+`)
@@ -97,8 +119,9 @@ func (p *Pusher) claim(ctx context.Context, n int) (list []job, err error) {
 		if err := rows.Scan(&j.id, &j.user, &j.token, &topic, &j.at.partition, &j.at.offset, &note, &j.attempts); err != nil {
 			return nil, err
 		}
-		if err := json.Unmarshal(note, &j.note); err != nil {
-			return nil, err
+		if err := json.Unmarshal(note, &j.note); err != nil { // of another build; it never gets better, and must not hold up the rest
+			p.o.Logger.Error("a push job cannot be read; it is dropped", "job", j.id)
+			j.note = Note{Event: "unreadable"} // of no time, so too old
 		}
 		j.at.topic, j.at.key = topics.Topic(topic), topics.UserKey(j.user)
 		list = append(list, j)
@@ -106,13 +129,9 @@ func (p *Pusher) claim(ctx context.Context, n int) (list []job, err error) {
 	return list, rows.Err()
 }
 
-// expire gives up a job whose event is too old. It takes nothing of the rate: a backlog of old ones holds nobody up.
-func (p *Pusher) expire(ctx context.Context, j job) bool {
-	if p.o.Now().Sub(time.UnixMilli(j.note.RecordTime)) <= p.o.TTL {
-		return false
-	}
-	p.finish(ctx, j, expired)
-	return true
+// tooOld tells that a job's event is not worth a push any more.
+func (p *Pusher) tooOld(j job) bool {
+	return p.o.Now().Sub(time.UnixMilli(j.note.RecordTime)) > p.o.TTL
 }
 
 // do makes one attempt. What it finds is told by typed errors of the SDK alone.
@@ -140,6 +159,10 @@ func (p *Pusher) do(ctx context.Context, j job) {
 		p.rest(ctx, until)
 		p.again(ctx, j, until)
 	default:
+		if ctx.Err() != nil { // the node ends, FCM is not to blame
+			p.giveBack(ctx, j)
+			return
+		}
 		p.o.Metrics.retry()
 		p.o.Logger.Warn("a push failed, it will be tried again", "device", topics.DeviceHash(j.token), "attempt", j.attempts, "err", verdict.Err)
 		p.again(ctx, j, p.o.Now().Add(wait(verdict.RetryAfter, j.attempts)))
@@ -185,7 +208,7 @@ func (p *Pusher) judgeInvalid(ctx context.Context, j job) {
 
 // removeToken appends that the token is not registered any more; the inbox folds that like any other's.
 func (p *Pusher) removeToken(ctx context.Context, j job, why string) {
-	ev := topics.New(topics.Devices, topics.UserKey(j.user), topics.Meta{Type: topics.DeviceUnregistered, Source: "/nodes/" + p.o.Node, ID: topics.NewID()},
+	ev := topics.New(topics.Devices, topics.UserKey(j.user), topics.Meta{Type: topics.DeviceUnregistered, Source: topics.NodeSource(p.o.Node), ID: topics.NewID()},
 		topics.Fields("token", j.token))
 	if err := p.o.Producer.Append(ctx, ev); err != nil {
 		p.again(ctx, j, p.o.Now().Add(wait(0, j.attempts)))
@@ -195,7 +218,9 @@ func (p *Pusher) removeToken(ctx context.Context, j job, why string) {
 }
 
 func (p *Pusher) quarantine(ctx context.Context, j job) {
-	_, err := p.o.DB.Write.ExecContext(ctx, `INSERT INTO push_quarantine (hash, at) VALUES ($1,$2) ON CONFLICT DO NOTHING`,
+	store, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeFor)
+	defer cancel()
+	_, err := p.o.DB.Write.ExecContext(store, `INSERT INTO push_quarantine (hash, at) VALUES ($1,$2) ON CONFLICT DO NOTHING`,
 		topics.DeviceKey(j.token), p.o.Now().UnixMilli())
 	if err != nil {
 		p.o.Logger.Warn("a token could not be set aside", "err", err)
@@ -216,6 +241,15 @@ func (p *Pusher) finish(ctx context.Context, j job, what string) {
 		sessions = 1
 	}
 	p.report(j.at, j.note, j.token, what, sessions)
+}
+
+// giveBack undoes a claim: another node, or the next start, takes the job at once and not when its lease has run out.
+func (p *Pusher) giveBack(ctx context.Context, j job) {
+	store, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeFor)
+	defer cancel()
+	if _, err := p.o.DB.Write.ExecContext(store, `UPDATE push_jobs SET lease=0, attempts=attempts-1 WHERE id=$1`, j.id); err != nil {
+		p.o.Logger.Warn("a push job could not be given back; its lease will run out", "err", err)
+	}
 }
 
 // again gives a job back, to be done at a time.

@@ -20,6 +20,7 @@ import (
 	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/topics"
+	"github.com/nexus/nexus/topics/topicstest"
 )
 
 // clock is a time that a test moves.
@@ -126,7 +127,7 @@ func (s *shop) batch(topic topics.Topic, events []*topics.Event) pipeline.Batch 
 	from := s.next[topic]
 	for i, e := range events {
 		e.Topic, e.Offset, e.Time = topic, from+int64(i), s.clock.now().UnixMilli()
-		if err := topics.Valid(e); err != nil {
+		if err := topics.Valid(topicstest.Sign(e)); err != nil {
 			s.t.Fatal(err)
 		}
 	}

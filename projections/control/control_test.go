@@ -7,6 +7,7 @@ import (
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/control"
 	"github.com/nexus/nexus/topics"
+	"github.com/nexus/nexus/topics/topicstest"
 )
 
 func TestRevocation(t *testing.T) {
@@ -16,7 +17,7 @@ func TestRevocation(t *testing.T) {
 	at := time.Unix(1_764_583_200, 500_000_000)
 	apply := func(offset int64, key string, fields ...any) {
 		e := &topics.Event{Topic: topics.Control, Offset: offset, Time: at.UnixMilli(), Key: []byte(key), Meta: topics.Meta{Type: topics.SessionRevoked}, Value: topics.Fields(fields...)}
-		if err := topics.Valid(e); err != nil {
+		if err := topics.Valid(topicstest.Sign(e)); err != nil {
 			t.Fatal(err)
 		}
 		if err := f.Apply(t.Context(), pipeline.Batch{Topic: topics.Control, From: offset, To: offset + 1, Events: []*topics.Event{e}}); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/projections/stats"
 	"github.com/nexus/nexus/topics"
+	"github.com/nexus/nexus/topics/topicstest"
 )
 
 func TestMain(m *testing.M) { services.Exit(m) }
@@ -50,7 +51,8 @@ func TestStats(t *testing.T) {
 }
 
 func event(t topics.Topic, partition int32, offset int64, key, typ string, fields ...any) *topics.Event {
-	return &topics.Event{Topic: t, Partition: partition, Offset: offset, Time: 1764583200000 + offset, Key: []byte(key), Meta: topics.Meta{Type: typ}, Value: topics.Fields(fields...)}
+	return topicstest.Sign(&topics.Event{Topic: t, Partition: partition, Offset: offset, Time: 1764583200000 + offset, Key: []byte(key), Meta: topics.Meta{Type: typ},
+		Value: topics.Fields(fields...)})
 }
 
 func batch(events ...*topics.Event) pipeline.Batch {

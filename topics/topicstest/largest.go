@@ -11,11 +11,12 @@ import (
 )
 
 // Largest makes, for every type of event, topic and kind of key, one event for each field, in which that field is the
-// largest that topics.Valid lets in; and one in which all fields are large at once. Ids and keys are always the largest.
+// largest that topics.Valid lets in; and one in which all fields are large at once. Keys are always the largest.
 // Texts are random and of four bytes a character, so that no store can compress them. A field that no candidate fits is
 // an error: teach candidates its values.
 func Largest(seed uint64) ([]*topics.Event, error) {
-	m := maker{rand.New(rand.NewPCG(seed, 0))}
+	m := maker{r: rand.New(rand.NewPCG(seed, 0))}
+	m.long = m.text(topics.MaxValue)
 	var all []*topics.Event
 	for _, s := range topics.Shapes() {
 		for _, t := range s.Topics {
@@ -29,7 +30,10 @@ func Largest(seed uint64) ([]*topics.Event, error) {
 	return all, nil
 }
 
-type maker struct{ r *rand.Rand }
+type maker struct {
+	r    *rand.Rand
+	long string // a text of topics.MaxValue bytes
+}
 
 // draft is an event under construction: values by field, in the order of the schema.
 type draft struct {
@@ -37,6 +41,8 @@ type draft struct {
 	topic  topics.Topic
 	key    string
 	id     string
+	source string
+	signed bool // source is what a valid event has
 	values map[string]any
 }
 
@@ -58,7 +64,12 @@ func (d draft) event() *topics.Event {
 			pairs = append(pairs, f.Name, v)
 		}
 	}
-	return &topics.Event{Topic: d.topic, Key: []byte(d.key), Meta: topics.Meta{Type: d.shape.Type, NexusID: d.id}, Value: topics.Fields(pairs...)}
+	e := &topics.Event{Topic: d.topic, Key: []byte(d.key), Value: topics.Fields(pairs...),
+		Meta: topics.Meta{Type: d.shape.Type, ID: d.id, NexusID: d.id, Source: d.source}}
+	if _, ofNode := d.values["node"]; !d.signed || ofNode {
+		Sign(e)
+	}
+	return e
 }
 
 func (d draft) valid() bool { return topics.Valid(d.event()) == nil }
@@ -76,7 +87,7 @@ func (m maker) ofTopic(s topics.Shape, t topics.Topic) (list []*topics.Event, er
 		if !ok {
 			continue
 		}
-		base.id = m.largest(func(id string) bool { d := base; d.id = id; return d.valid() })
+		base.source, base.signed = base.event().Source, true
 		made, err := m.ofBase(base)
 		if err != nil {
 			return nil, err
@@ -91,7 +102,7 @@ func (m maker) ofTopic(s topics.Shape, t topics.Topic) (list []*topics.Event, er
 
 // base is a valid event of a kind of key: the required fields, and an optional one where the schema wants one of several.
 func (m maker) base(s topics.Shape, t topics.Topic, kind topics.AudienceKind) (draft, bool) {
-	d := draft{shape: s, topic: t, key: m.key(kind), id: "x"}
+	d := draft{shape: s, topic: t, key: m.key(kind), id: topics.NewID()}
 	for _, f := range s.Fields {
 		if f.Required {
 			d = d.with(f.Name, nil)
@@ -166,7 +177,7 @@ func (m maker) ofBase(base draft) (list []*topics.Event, err error) {
 			}
 			if d, ok := m.fit(base.with(f.Name, c), f.Name); ok {
 				d = m.grow(d, f)
-				d.id = m.text(len(base.id))
+				d.id = topics.NewID()
 				list = append(list, d.event())
 			}
 			if try := all.with(f.Name, c); try.valid() {
@@ -177,7 +188,7 @@ func (m maker) ofBase(base draft) (list []*topics.Event, err error) {
 			return nil, fmt.Errorf("no candidate fits field %s of a %s in %s", f.Name, base.shape.Type, base.topic)
 		}
 	}
-	all.id = m.text(len(base.id))
+	all.id = topics.NewID()
 	return append(list, all.event()), nil
 }
 
@@ -213,12 +224,19 @@ func (m maker) grow(d draft, f topics.ShapeField) draft {
 	default:
 		return d
 	}
+	if try := d.with(f.Name, wrap(m.long[:unbounded])); try.valid() { // only the value's size bounds it
+		room := topics.MaxValue - len(try.event().Value)
+		return d.with(f.Name, wrap(m.long[:(unbounded+room)/4*4]+"xyz"[:(unbounded+room)%4]))
+	}
 	longest := m.largest(func(s string) bool { return d.with(f.Name, wrap(s)).valid() })
 	if longest == "" {
 		return d
 	}
 	return d.with(f.Name, wrap(longest))
 }
+
+// unbounded is a length in bytes that no field with a bound of its own has.
+const unbounded = 16 << 10
 
 // key is the largest of a kind.
 func (m maker) key(kind topics.AudienceKind) string {
@@ -258,13 +276,14 @@ func (m maker) text(n int) string {
 	return b.String() + "xyz"[:n]
 }
 
-// largest finds the longest text that fits, by doubling and then by halves; empty where none does.
+// largest finds the longest text below unbounded that fits, by doubling and then by halves; empty where none does.
 func (m maker) largest(fits func(string) bool) string {
-	text := m.text(2 * topics.MaxValue)
+	text := m.text(unbounded)
 	low, high := 0, 1 // in characters of four bytes
-	for 4*high <= topics.MaxValue && fits(text[:4*high]) {
+	for 4*high <= unbounded && fits(text[:4*high]) {
 		low, high = high, 2*high
 	}
+	high = min(high, unbounded/4+1)
 	for high-low > 1 {
 		if mid := (low + high) / 2; fits(text[:4*mid]) {
 			low = mid
