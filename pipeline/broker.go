@@ -36,7 +36,9 @@ type BrokerOptions struct {
 	Port int
 	// Fsync makes every append wait for the disk.
 	Fsync bool
-	Log   *slog.Logger
+	// KeepTimes leaves records the times that their producers gave them: for nexus repartition alone.
+	KeepTimes bool
+	Log       *slog.Logger
 }
 
 // brokerSegmentBytes keeps segments small: kfake drops and compacts whole ones.
@@ -70,13 +72,15 @@ func StartBroker(o BrokerOptions) (*Broker, error) {
 		}
 		return nil, fmt.Errorf("embedded Kafka in %s: %w", o.Dir, err)
 	}
-	stamps, err := newStamper(time.Now)
-	if err != nil {
-		cluster.Close()
-		lock.Close()
-		return nil, fmt.Errorf("embedded Kafka: %w", err)
+	if !o.KeepTimes {
+		stamps, err := newStamper(time.Now)
+		if err != nil {
+			cluster.Close()
+			lock.Close()
+			return nil, fmt.Errorf("embedded Kafka: %w", err)
+		}
+		cluster.ControlKey(int16(kmsg.Produce), stamps.produce)
 	}
-	cluster.ControlKey(int16(kmsg.Produce), stamps.produce)
 	return &Broker{cluster: cluster, lock: lock, addr: cluster.ListenAddrs()[0]}, nil
 }
 

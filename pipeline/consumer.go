@@ -160,6 +160,9 @@ func (c *Consumer) begin(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if agreed := c.Kafka.Partitions[t]; agreed > 0 { // by the log's contract; the watch ends the node where Kafka has others
+			n = agreed
+		}
 		partitions[t], identities[t] = n, identity
 		for p, end := range ends {
 			goal[partition{t, p}] = end

@@ -43,7 +43,7 @@ type GateOptions struct {
 
 // NewGate makes a gate; Run works until ctx ends.
 func NewGate(o GateOptions) *Gate {
-	sink := &gateSink{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + ".positions", now: time.Now,
+	sink := &gateSink{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + positionsSuffix, now: time.Now,
 		written: make(map[partition]map[int64]bool), lines: make(map[count]*line)}
 	return &Gate{sink: sink, consumer: Consumer{
 		Name: "gate", Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, Windows: o.Windows, WayOut: o.WayOut,
@@ -342,6 +342,9 @@ func sizeOf(r *kgo.Record) int {
 	}
 	return n
 }
+
+// positionsSuffix makes the name of the group without members that holds the positions.
+const positionsSuffix = ".positions"
 
 // commitFor bounds a commit, also while the gate is being stopped.
 const commitFor = 3 * time.Second

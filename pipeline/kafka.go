@@ -29,6 +29,9 @@ type Kafka struct {
 	// SASLMechanism is PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, or empty for none.
 	SASLMechanism, SASLUsername, SASLPassword string
 	Log                                       *slog.Logger
+	// Partitions are the counts of the log's contract, by which keys are placed. Of a topic that is missing here Kafka's own
+	// count is taken.
+	Partitions map[topics.Topic]int32
 	// Metrics may be nil.
 	Metrics *Metrics
 }
@@ -99,119 +102,6 @@ func (l *Log) Close() { l.cl.Close() }
 // Ping answers whether a broker can be reached.
 func (l *Log) Ping(ctx context.Context) error { return l.cl.Ping(ctx) }
 
-// TopicOptions shape the topics that EnsureTopics makes.
-type TopicOptions struct {
-	// Partitions of topics that do not fix their own number; existing topics keep theirs. Default 6.
-	Partitions int32
-	// Replication 0 means min(3, brokers).
-	Replication int
-}
-
-// EnsureTopics makes the topics that are missing and checks those that exist: a wrong timestamp type or retention is an
-// error that says how to mend it.
-func (l *Log) EnsureTopics(ctx context.Context, o TopicOptions) error {
-	replication, err := l.replication(ctx, o.Replication)
-	if err != nil {
-		return err
-	}
-	existing, err := l.adm.ListTopics(ctx)
-	if err != nil {
-		return fmt.Errorf("list topics: %w", err)
-	}
-	var problems []error
-	var names []string
-	for _, s := range topics.Specs() {
-		name := l.kafka.Names.Name(s.Topic)
-		names = append(names, name)
-		if d, ok := existing[name]; ok && d.Err == nil {
-			problems = append(problems, l.checkTopic(ctx, s, name, d, o.Replication))
-			continue
-		}
-		if err := l.createTopic(ctx, s, name, o.Partitions, replication); err != nil {
-			problems = append(problems, fmt.Errorf("create topic %s: %w", name, err))
-		}
-	}
-	if err := errors.Join(problems...); err != nil {
-		return err
-	}
-	return l.awaitTopics(ctx, names)
-}
-
-// awaitTopics returns once every broker that leads a partition of these topics serves it: Kafka answers a creation, this
-// node's or another's, and lists the topic before that.
-func (l *Log) awaitTopics(ctx context.Context, names []string) error {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-	defer cancel()
-	for failures := 0; ; failures++ {
-		listed, err := l.adm.ListEndOffsets(ctx, names...)
-		if err == nil {
-			err = listed.Error()
-		}
-		if err == nil {
-			return nil
-		}
-		if !sleep(ctx, min(backoff(failures), time.Second)) {
-			return fmt.Errorf("topics that were made do not appear: %w", err)
-		}
-	}
-}
-
-func (l *Log) replication(ctx context.Context, wanted int) (int, error) {
-	if wanted > 0 {
-		return wanted, nil
-	}
-	brokers, err := l.adm.ListBrokers(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("list brokers: %w", err)
-	}
-	return min(3, max(1, len(brokers))), nil
-}
-
-func (l *Log) createTopic(ctx context.Context, s topics.Spec, name string, partitions int32, replication int) error {
-	if s.Partitions > 0 {
-		partitions = s.Partitions
-	}
-	configs := make(map[string]*string)
-	for k, v := range s.Configs(replication) {
-		configs[k] = kadm.StringPtr(v)
-	}
-	r, err := l.adm.CreateTopic(ctx, partitions, int16(replication), configs, name)
-	if err == nil {
-		err = r.Err
-	}
-	if errors.Is(err, kerr.TopicAlreadyExists) { // another node was faster
-		return nil
-	}
-	return err
-}
-
-func (l *Log) checkTopic(ctx context.Context, s topics.Spec, name string, d kadm.TopicDetail, replication int) error {
-	if s.Partitions > 0 && len(d.Partitions) != int(s.Partitions) {
-		return fmt.Errorf("topic %s has %d partitions and must have %d: make it anew", name, len(d.Partitions), s.Partitions)
-	}
-	if have := d.Partitions.NumReplicas(); have < replication {
-		return fmt.Errorf("topic %s has %d replicas, TOPIC_REPLICATION asks for %d: reassign it or lower the setting", name, have, replication)
-	}
-	rs, err := l.adm.DescribeTopicConfigs(ctx, name)
-	if err != nil {
-		return fmt.Errorf("read the settings of topic %s: %w", name, err)
-	}
-	want := s.Configs(1)
-	var problems []error
-	for _, r := range rs {
-		for _, c := range r.Configs {
-			if c.Key != "message.timestamp.type" && (c.Key != "retention.ms" || s.Retention != topics.Forever) {
-				continue
-			}
-			if w := want[c.Key]; c.MaybeValue() != w {
-				problems = append(problems, fmt.Errorf("topic %s has %s=%s and must have %s; mend it with: kafka-configs.sh --alter --topic %s --add-config %s=%s",
-					name, c.Key, c.MaybeValue(), w, name, c.Key, w))
-			}
-		}
-	}
-	return errors.Join(problems...)
-}
-
 // Partitions is how many partitions a topic has.
 func (l *Log) Partitions(ctx context.Context, t topics.Topic) (int32, error) {
 	name := l.kafka.Names.Name(t)
@@ -269,27 +159,6 @@ func (l *Log) offsets(listed kadm.ListedOffsets, err error) (map[int32]int64, er
 	out := make(map[int32]int64)
 	listed.Each(func(o kadm.ListedOffset) { out[o.Partition] = o.Offset })
 	return out, nil
-}
-
-// allEnds is the end of every partition of every topic.
-func (l *Log) allEnds(ctx context.Context) (map[partition]int64, error) {
-	var names []string
-	for _, s := range topics.Specs() {
-		names = append(names, l.nameOf(s.Topic))
-	}
-	listed, err := l.adm.ListCommittedOffsets(ctx, names...)
-	if err == nil {
-		err = listed.Error()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list offsets: %w", err)
-	}
-	ends := make(map[partition]int64)
-	listed.Each(func(o kadm.ListedOffset) {
-		t, _ := l.kafka.Names.Topic(o.Topic)
-		ends[partition{t, o.Partition}] = o.Offset
-	})
-	return ends, nil
 }
 
 // nameOf is a topic's name in Kafka for messages to operators.

@@ -528,7 +528,8 @@ func testTail(t *testing.T, b *bench) {
 
 func testSettle(t *testing.T, b *bench) {
 	settle := func(d time.Duration, set bool) (time.Duration, error) {
-		return pipeline.SettleWindow(t.Context(), b.log, b.producer, d, set)
+		c, err := pipeline.AgreeContract(t.Context(), b.log, d, set)
+		return c.Window, err
 	}
 	if d, err := settle(5*time.Minute, false); err != nil || d != 5*time.Minute {
 		t.Fatal(d, err)

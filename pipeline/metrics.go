@@ -2,9 +2,7 @@ package pipeline
 
 import (
 	"cmp"
-	"context"
 	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -21,6 +19,7 @@ type Metrics struct {
 	aside       *prometheus.CounterVec
 	strays      prometheus.Counter
 	deadLetters *prometheus.CounterVec
+	telemetry   prometheus.Counter
 
 	mu        sync.Mutex
 	consumers map[*Consumer]bool
@@ -40,8 +39,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		retries:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_batch_failures_total", Help: "Attempts to apply a batch that failed."}, []string{"consumer", "topic"}),
 		aside:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_set_aside_total", Help: "Records that a projection can never apply; they are in dead-letters."}, []string{"consumer", "topic"}),
 		strays:      prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_strays_total", Help: "Records that the gate carried to their own partition."}),
-		deadLetters: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_dead_letters_total", Help: "Records that are in dead-letters."}, []string{"topic", "reason"})}
-	reg.MustRegister(m.duplicates, m.retries, m.aside, m.strays, m.deadLetters, m)
+		deadLetters: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_dead_letters_total", Help: "Records that are in dead-letters."}, []string{"topic", "reason"}),
+		telemetry:   prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_telemetry_dropped_total", Help: "Records of topic deliveries dropped because too many waited for the log."})}
+	reg.MustRegister(m.duplicates, m.retries, m.aside, m.strays, m.deadLetters, m.telemetry, m)
 	return m
 }
 
@@ -102,23 +102,10 @@ func (m *Metrics) deadLetter(t topics.Topic, reason topics.Reason) {
 	}
 }
 
-// endsEvery is how often the log is asked for its ends, which lag is measured against.
-const endsEvery = 5 * time.Second
-
-// Run keeps the log's ends until ctx ends.
-func (m *Metrics) Run(ctx context.Context, l *Log) error {
-	for sleep(ctx, endsEvery) {
-		ask, cancel := context.WithTimeout(ctx, endsEvery)
-		ends, err := l.allEnds(ask)
-		cancel()
-		if err != nil {
-			continue // the old ones stand: a log that is away is told of elsewhere
-		}
-		m.mu.Lock()
-		m.ends = ends
-		m.mu.Unlock()
+func (m *Metrics) telemetryDropped() {
+	if m != nil {
+		m.telemetry.Inc()
 	}
-	return nil
 }
 
 // Describe implements prometheus.Collector.

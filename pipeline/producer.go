@@ -20,22 +20,77 @@ const DeliveryTimeout = 5 * time.Second
 // ErrOverloaded reports that too many appends wait for the log; nothing was appended and a repeat is harmless.
 var ErrOverloaded = errors.New("pipeline: too many appends are waiting for the log")
 
+// What may wait for the log. Beyond it an append is refused at once (ErrOverloaded).
+const (
+	maxWaiting      = 50_000
+	maxWaitingBytes = 64 << 20
+)
+
+// What may wait of telemetry, topic deliveries. Nobody misses it, and it must not take the room of clients' events while
+// the log is slow: what comes beyond is dropped and counted.
+const (
+	maxTelemetry      = 5_000
+	maxTelemetryBytes = 4 << 20
+)
+
 // Producer appends events to the log with acks=all. An error means that it is unknown whether the event was appended;
 // repeating it with the same identity is harmless. It is safe for concurrent use.
 type Producer struct {
-	cl    *kgo.Client
-	names topics.Names
+	cl        *kgo.Client
+	names     topics.Names
+	metrics   *Metrics
+	telemetry room
+}
+
+// placed puts a record into the partition that its key has by the contract, whatever number of partitions the topic has
+// now: a record that stood elsewhere would be a stray. Where the topic has fewer, the append fails.
+func (k Kafka) placed(topic string) func(*kgo.Record, int) int {
+	t, _ := k.Names.Topic(topic)
+	agreed := k.Partitions[t]
+	return func(r *kgo.Record, now int) int {
+		if agreed > 0 {
+			return int(topics.Partition(r.Key, agreed))
+		}
+		return int(topics.Partition(r.Key, int32(now)))
+	}
+}
+
+// room counts what waits, in records and bytes. It is safe for concurrent use.
+type room struct {
+	mu             sync.Mutex
+	records, bytes int
+}
+
+// take reports whether there was room for one more record of this size.
+func (r *room) take(size int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.records >= maxTelemetry || r.bytes+size > maxTelemetryBytes {
+		return false
+	}
+	r.records++
+	r.bytes += size
+	return true
+}
+
+func (r *room) give(size int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.records--
+	r.bytes -= size
 }
 
 // NewProducer opens a producer; Close flushes and releases it.
 func NewProducer(k Kafka) (*Producer, error) {
 	cl, err := k.Client(append(k.Metrics.client("producer"),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
+		kgo.RecordPartitioner(kgo.BasicConsistentPartitioner(k.placed)),
 		kgo.RecordDeliveryTimeout(DeliveryTimeout),
 		kgo.ProduceRequestTimeout(DeliveryTimeout),
 		kgo.ProducerLinger(0),
-		kgo.MaxBufferedRecords(50_000),
+		kgo.MaxBufferedRecords(maxWaiting),
+		kgo.MaxBufferedBytes(maxWaitingBytes),
+		kgo.ProducerBatchMaxBytes(topics.LeastMessageBytes), // no topic takes less: EnsureTopics sees to that
 		// Not LZ4: its writers and readers each hold blocks of 4 MB, made anew whenever the pools were emptied, for batches that are mostly small.
 		kgo.ProducerBatchCompression(kgo.SnappyCompression(), kgo.NoCompression()),
 		kgo.ProducerOnDataLossDetected(func(topic string, partition int32) {
@@ -45,7 +100,7 @@ func NewProducer(k Kafka) (*Producer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Producer{cl: cl, names: k.Names}, nil
+	return &Producer{cl: cl, names: k.Names, metrics: k.Metrics}, nil
 }
 
 // AnswerTimeout bounds how long anybody waits for the answer to an append. A record that is under way to a broker that
@@ -83,12 +138,27 @@ func (p *Producer) TryAppend(e *topics.Event, done func(error)) {
 	p.append(e, func(err error) { answer(false, err) })
 }
 
-// Post appends what nobody waits for; failed is called where the log does not take it. It never blocks.
+// Post appends what nobody waits for; failed is called where the log does not take it, also where telemetry is dropped
+// because too much of it waits already (ErrOverloaded). It never blocks.
 func (p *Producer) Post(e *topics.Event, failed func(error)) {
-	p.append(e, func(err error) {
+	done := func(err error) {
 		if err != nil {
 			failed(err)
 		}
+	}
+	if e.Topic != topics.Deliveries {
+		p.append(e, done)
+		return
+	}
+	n := size(e)
+	if !p.telemetry.take(n) {
+		p.metrics.telemetryDropped()
+		done(ErrOverloaded)
+		return
+	}
+	p.append(e, func(err error) {
+		p.telemetry.give(n)
+		done(err)
 	})
 }
 

@@ -351,5 +351,11 @@ func EventOf(t topics.Topic, r *kgo.Record) *topics.Event {
 	for _, h := range r.Headers {
 		e.Set(h.Key, h.Value)
 	}
+	if r.Attrs.TimestampType() == logAppendTime { // stamped by the broker: only what nexus repartition copies is not
+		e.Place = ""
+	}
 	return e
 }
+
+// logAppendTime is the timestamp type of a record whose time is the broker's (kgo.RecordAttrs).
+const logAppendTime = 1

@@ -308,10 +308,14 @@ func CheckTimestamp(s string) error {
 // FormatTime writes Unix milliseconds as Nexus writes timestamps.
 func FormatTime(ms int64) string { return time.UnixMilli(ms).UTC().Format(TimeLayout) }
 
-// EventID is the event's id: the one that Nexus minted, else <topic letter><partition>-<offset>.
+// EventID is the event's id: the one that Nexus minted, else <topic letter><partition>-<offset> of where the record stood
+// first.
 func (e *Event) EventID() string {
 	if e.NexusID != "" {
 		return e.NexusID
+	}
+	if e.Place != "" {
+		return e.Place
 	}
 	s, _ := Of(e.Topic)
 	b := append(make([]byte, 0, 24), s.Letter)

@@ -1,6 +1,7 @@
 package topics
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -27,6 +28,8 @@ const (
 	HeaderIdempotencyKey = "idempotency-key"
 	HeaderTraceParent    = "traceparent"
 	HeaderNexusID        = "nexus-id"
+	// HeaderPlace is on a record that nexus repartition has copied: the id that it had by its place, where it had no other.
+	HeaderPlace = "nexus-place"
 	// On dead letters: where the record stood, why it was refused, and whether its value was cut.
 	HeaderOrigin    = "nexus-origin"
 	HeaderReason    = "nexus-reason"
@@ -36,6 +39,8 @@ const (
 // Meta is what a record's headers say. Of a header that stands twice the last counts.
 type Meta struct {
 	ID, Source, Type, Time, ContentType, IdempotencyKey, TraceParent, NexusID string
+	// Place is believed only of records that Nexus has copied (pipeline.EventOf).
+	Place string
 }
 
 // Set takes in one header; unknown ones are ignored.
@@ -57,7 +62,22 @@ func (m *Meta) Set(key string, value []byte) {
 		m.TraceParent = string(value)
 	case HeaderNexusID:
 		m.NexusID = string(value)
+	case HeaderPlace:
+		m.Place = placeIn(value)
 	}
+}
+
+// placeIn is b where it is an id by place, <topic letter><partition>-<offset>, else empty.
+func placeIn(b []byte) string {
+	partition, offset, ok := bytes.Cut(b[min(1, len(b)):], []byte{'-'})
+	if !ok || len(b) > 40 || b[0] < 'a' || b[0] > 'z' || !isNumber(partition) || !isNumber(offset) {
+		return ""
+	}
+	return string(b)
+}
+
+func isNumber(b []byte) bool {
+	return len(b) > 0 && !bytes.ContainsFunc(b, func(r rune) bool { return r < '0' || r > '9' })
 }
 
 // Headers writes m as headers, leaving out what is empty.

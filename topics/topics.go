@@ -27,6 +27,13 @@ const (
 // Forever is the retention of topics whose records the projections are rebuilt from (Kafka: retention.ms=-1).
 const Forever time.Duration = -1
 
+// Bounds of what a topic takes at once (Kafka: max.message.bytes), in bytes. A batch of the producer has at most the least,
+// franz-go's default; the other is Kafka's default.
+const (
+	LeastMessageBytes   = 1_000_012
+	DefaultMessageBytes = 1_048_588
+)
+
 // Spec says how a topic is made.
 type Spec struct {
 	Topic Topic
@@ -35,6 +42,8 @@ type Spec struct {
 	// Partitions is fixed where order over all records matters; 0 takes the configured number.
 	Partitions int32
 	Retention  time.Duration
+	// Least is the shortest retention with which the topic does its work, where it is not kept forever.
+	Least time.Duration
 	// Judged topics are deduplicated.
 	Judged bool
 }
@@ -45,22 +54,26 @@ func Specs() []Spec {
 		{Topic: Messages, Letter: 'm', Retention: Forever, Judged: true},
 		{Topic: Notifications, Letter: 'n', Retention: Forever, Judged: true},
 		{Topic: Broadcasts, Letter: 'b', Partitions: 1, Retention: Forever, Judged: true},
-		{Topic: Presence, Letter: 'p', Partitions: 1, Retention: time.Hour},
-		{Topic: Signals, Letter: 's', Retention: time.Hour},
+		{Topic: Presence, Letter: 'p', Partitions: 1, Retention: time.Hour, Least: 15 * time.Minute},
+		{Topic: Signals, Letter: 's', Retention: time.Hour, Least: time.Minute},
 		{Topic: Devices, Letter: 'd', Retention: Forever},
 		{Topic: Control, Letter: 'c', Partitions: 1, Retention: Forever},
-		{Topic: Deliveries, Letter: 'v', Retention: 7 * 24 * time.Hour},
-		{Topic: DeadLetters, Letter: 'x', Retention: 30 * 24 * time.Hour},
+		{Topic: Deliveries, Letter: 'v', Retention: 7 * 24 * time.Hour, Least: time.Hour},
+		{Topic: DeadLetters, Letter: 'x', Retention: 30 * 24 * time.Hour, Least: time.Hour},
 	}
 }
 
-// Configs are the topic's settings in Kafka's words. Record time is broker time, because the dedup window is measured
-// in it. Replicas above 2 need two in sync before an append is answered.
+// Configs are the topic's settings in Kafka's words, also where they are Kafka's defaults: the brokers' own may differ.
+// Record time is broker time, because the dedup window is measured in it. Replicas above 2 need two in sync before an
+// append is answered.
 func (s Spec) Configs(replication int) map[string]string {
 	c := map[string]string{
 		"cleanup.policy":         "delete",
 		"message.timestamp.type": "LogAppendTime",
 		"retention.ms":           s.RetentionMS(),
+		"retention.bytes":        "-1",
+		"max.message.bytes":      strconv.Itoa(DefaultMessageBytes),
+		"min.insync.replicas":    "1",
 	}
 	if replication >= 3 {
 		c["min.insync.replicas"] = "2"

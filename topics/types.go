@@ -17,7 +17,8 @@ const (
 	TypingStop          = "typing.stop"
 	DeviceRegistered    = "device.registered"
 	DeviceUnregistered  = "device.unregistered"
-	DedupWindow         = "dedup.window"
+	DedupWindow         = "dedup.window" // of logs begun before log.contract was known
+	LogContract         = "log.contract"
 	SessionRevoked      = "session.revoked"
 	KeyPublished        = "key.published"
 	KeyTaken            = "key.taken"
@@ -115,6 +116,8 @@ var schemas = []schema{
 		{"deviceId", aString, true, length(1, 64)}, {"prekeyId", aString, true, length(1, 64)}, {"by", aString, true, CheckUserID}, timestamp}},
 	{typ: DedupWindow, topics: []Topic{Control}, keys: []AudienceKind{Everyone}, fields: []field{
 		{"window", aString, true, notEmpty}, timestamp}},
+	{typ: LogContract, topics: []Topic{Control}, keys: []AudienceKind{Everyone}, fields: []field{
+		{"window", aString, true, notEmpty}, {"partitions", anObject, true, nil}, timestamp}},
 }
 
 var (

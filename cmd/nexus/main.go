@@ -21,6 +21,7 @@ const help = `nexus carries events from product services through Kafka to inboxe
   nexus doctor            find out why a client gets no connection, no events, no push
   nexus rebuild           fold the inbox or the statistics anew from the log
   nexus adopt             go on with another log: one that was wiped, restored or exchanged
+  nexus repartition       copy the log to topics with another number of partitions
   nexus help              this text; every command has --help
 
 Settings are flags, environment variables or lines of ./.env; nexus serve --help lists them.
@@ -36,7 +37,7 @@ func main() {
 // run is the whole program; it returns the exit code: 0 done, 1 failed, 2 wrong use.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	commands := map[string]func(context.Context, []string, func(string) string, io.Writer, io.Writer) error{
-		"serve": serve, "token": token, "publish": publish, "tail": tail, "doctor": diagnose, "rebuild": rebuild, "adopt": adopt,
+		"serve": serve, "token": token, "publish": publish, "tail": tail, "doctor": diagnose, "rebuild": rebuild, "adopt": adopt, "repartition": repartition,
 	}
 	if len(args) == 0 || args[0] == "help" || args[0] == "--help" || args[0] == "-h" {
 		fmt.Fprint(stdout, help)

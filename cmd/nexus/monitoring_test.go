@@ -53,7 +53,7 @@ func TestMonitoring(t *testing.T) {
 		`nexus_append_to_delivery_seconds_count{event="notification"} 1`,
 		`nexus_queue_bytes`,
 		`nexus_consumer_lag_records{consumer="inbox",topic="notifications"}`,
-		`nexus_dedup_window_bytes{consumer="edge"}`,
+		`nexus_dedup_window_bytes `,
 		`nexus_duplicates_total{consumer="inbox",topic="notifications"} 1`,
 		`nexus_strays_total 0`,
 		`nexus_dead_letters_total 0`,

@@ -74,22 +74,25 @@ type server struct {
 	tokens   api.Tokens
 	kafka    pipeline.Kafka
 	embedded bool // the log
-	logs     *pipeline.Log
-	producer *pipeline.Producer
-	window   time.Duration
-	windows  *pipeline.Windows
-	listener net.Listener
-	db       *sqldb.DB // the inbox's
-	inbox    *inbox.Inbox
-	pusher   *push.Pusher
-	stats    statsStore
-	folds    []*pipeline.Consumer
-	control  *control.Fold
-	controls *pipeline.Consumer
-	gate     *pipeline.Gate
-	edge     *edge.Edge
-	api      *api.API
-	closers  []func()
+	// keepTimes has the embedded log keep the times of what is appended: for nexus repartition.
+	keepTimes bool
+	logs      *pipeline.Log
+	watch     *pipeline.Watch
+	producer  *pipeline.Producer
+	window    time.Duration
+	windows   *pipeline.Windows
+	listener  net.Listener
+	db        *sqldb.DB // the inbox's
+	inbox     *inbox.Inbox
+	pusher    *push.Pusher
+	stats     statsStore
+	folds     []*pipeline.Consumer
+	control   *control.Fold
+	controls  *pipeline.Consumer
+	gate      *pipeline.Gate
+	edge      *edge.Edge
+	api       *api.API
+	closers   []func()
 }
 
 // statsStore is what either engine of the statistics offers.
@@ -192,6 +195,28 @@ func (s *server) listen(context.Context) error {
 }
 
 func (s *server) openLog(ctx context.Context) error {
+	if err := s.reachLog(ctx); err != nil {
+		return err
+	}
+	if err := s.logs.EnsureTopics(ctx, pipeline.TopicOptions{Partitions: int32(s.c.TopicPartitions), Replication: s.c.TopicReplication}); err != nil {
+		return err
+	}
+	contract, err := pipeline.AgreeContract(ctx, s.logs, s.c.DedupWindow, s.c.DedupWindowSet)
+	if err != nil {
+		return err
+	}
+	s.window, s.kafka.Partitions = contract.Window, contract.Partitions
+	s.windows = pipeline.NewWindows(s.window)
+	s.watch = pipeline.NewWatch(pipeline.WatchOptions{Log: s.logs, Contract: contract, Logger: s.component("watch"), Metrics: s.metrics})
+	if s.producer, err = pipeline.NewProducer(s.kafka); err != nil {
+		return err
+	}
+	s.onClose(func() { s.producer.Close(s.log) })
+	return nil
+}
+
+// reachLog opens the embedded log or the connections to Kafka; what is in it is not looked at.
+func (s *server) reachLog(ctx context.Context) error {
 	brokers := s.c.KafkaBrokers
 	if len(brokers) == 0 {
 		addr, err := s.openBroker()
@@ -212,17 +237,6 @@ func (s *server) openLog(ctx context.Context) error {
 	if err := s.await(ctx, "Kafka at "+strings.Join(brokers, ","), s.logs.Ping); err != nil {
 		return kafkaHint(err)
 	}
-	if err := s.logs.EnsureTopics(ctx, pipeline.TopicOptions{Partitions: int32(s.c.TopicPartitions), Replication: s.c.TopicReplication}); err != nil {
-		return err
-	}
-	if s.producer, err = pipeline.NewProducer(s.kafka); err != nil {
-		return err
-	}
-	s.onClose(func() { s.producer.Close(s.log) })
-	if s.window, err = pipeline.SettleWindow(ctx, s.logs, s.producer, s.c.DedupWindow, s.c.DedupWindowSet); err != nil {
-		return err
-	}
-	s.windows = pipeline.NewWindows(s.window)
 	return nil
 }
 
@@ -246,7 +260,7 @@ func (s *server) openBroker() (addr string, err error) {
 		}
 	}
 	b, err := pipeline.StartBroker(pipeline.BrokerOptions{Dir: filepath.Join(s.c.DataDir, "kafka"), Port: port,
-		Fsync: s.c.Durability == "fsync", Log: s.component("broker")})
+		Fsync: s.c.Durability == "fsync", KeepTimes: s.keepTimes, Log: s.component("broker")})
 	if err != nil {
 		return "", err
 	}
@@ -264,7 +278,7 @@ func (s *server) await(ctx context.Context, what string, ping func(context.Conte
 	ctx, cancel := context.WithTimeout(ctx, s.c.StartupTimeout)
 	defer cancel()
 	for told := false; ; told = true {
-		try, done := context.WithTimeout(ctx, 3*time.Second)
+		try, done := context.WithTimeout(ctx, 10*time.Second)
 		err := ping(try)
 		done()
 		if err == nil {
@@ -392,12 +406,18 @@ func (s *server) openGate(context.Context) error {
 func (s *server) checkLogs(ctx context.Context) error {
 	var problems []error
 	for _, c := range s.consumers() {
-		err := c.Check(ctx, s.logs)
-		var wrong *pipeline.WrongLogError
-		if err != nil && !errors.As(err, &wrong) {
+		err := s.await(ctx, "what "+c.Name+" remembers of the log", func(ctx context.Context) error {
+			err := c.Check(ctx, s.logs)
+			var wrong *pipeline.WrongLogError
+			if errors.As(err, &wrong) {
+				problems = append(problems, err)
+				return nil
+			}
+			return err // an engine that is not there yet, such as the group's coordinator
+		})
+		if err != nil {
 			return err
 		}
-		problems = append(problems, err)
 	}
 	return errors.Join(problems...)
 }
@@ -495,7 +515,7 @@ func (s *server) run(ctx context.Context) error {
 	defer stop()
 	g, work := errgroup.WithContext(work)
 	g.Go(func() error { return s.inbox.Run(work) })
-	g.Go(func() error { return s.metrics.Run(work, s.logs) })
+	g.Go(func() error { return s.watch.Run(work) })
 	g.Go(func() error { return s.pusher.Run(work) })
 	g.Go(func() error { return s.consume(work, g) })
 	serving, stopServing := context.WithCancel(work)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetches what the tests need beyond Go: real Kafka, PostgreSQL, ClickHouse, kcat, Node clients, and the container image.
+# Fetches what the tests need beyond Go: real Kafka, PostgreSQL, PgBouncer, ClickHouse, kcat, Node clients, and the container image.
 # On Debian as root it installs what is missing; elsewhere it says what it could not. Safe to run again.
 #   setup.sh          everything but the image
 #   setup.sh image    the container image (needs a Docker engine; starts dockerd as root where none runs)
@@ -31,6 +31,7 @@ packages() {
   have npm || need+=(npm)
   python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || need+=(python3-venv)
   ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || have initdb || need+=(postgresql)
+  { have pgbouncer || [ -x /usr/sbin/pgbouncer ]; } || need+=(pgbouncer)
   have clickhouse-server || need+=(clickhouse-server)
   have chromium || need+=(chromium)
   [ "${1:-}" = image ] && { have debootstrap || need+=(debootstrap); have dockerd || need+=(docker.io); }

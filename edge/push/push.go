@@ -327,7 +327,7 @@ func (p *Pusher) devicesKnown(ctx context.Context) error {
 // makeJobs inserts a job for each of the user's devices.
 func (p *Pusher) makeJobs(ctx context.Context, tx *sql.Tx, d due) error {
 	rows, err := tx.QueryContext(ctx, `SELECT token FROM devices WHERE user_id=$1 AND registered=1
-		AND hash NOT IN (SELECT hash FROM push_quarantine)`, d.user)
+		AND NOT EXISTS (SELECT 1 FROM push_quarantine q WHERE q.hash=devices.hash)`, d.user)
 	if err != nil {
 		return fmt.Errorf("push: devices: %w", err)
 	}

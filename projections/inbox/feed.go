@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/nexus/nexus/projections/sqldb"
@@ -154,15 +153,13 @@ func (i *Inbox) trimFeed(ctx context.Context) error {
 // trimOnce removes a chunk and notes, in the same transaction, up to where it removed: nobody is told that there was
 // nothing where something has gone.
 func (i *Inbox) trimOnce(ctx context.Context, oldest int64) (removed int, err error) {
-	lock := ""
-	if i.db.Postgres() {
-		lock = " FOR UPDATE SKIP LOCKED" // another node removes those
+	old := `rowid IN (SELECT rowid FROM feed WHERE at<$1 ORDER BY at LIMIT %d)`
+	if i.db.Postgres() { // rows that another node is removing are skipped; an array, not IN, has each row found by its place
+		old = `ctid = ANY (ARRAY(SELECT ctid FROM feed WHERE at<$1 ORDER BY at LIMIT %d FOR UPDATE SKIP LOCKED))`
 	}
 	err = i.db.Tx(ctx, func(tx *sql.Tx) error {
 		removed = 0
-		rows, err := tx.QueryContext(ctx, `DELETE FROM feed WHERE (audience, topic, part, pos) IN
-			(SELECT audience, topic, part, pos FROM feed WHERE at<$1 ORDER BY at LIMIT `+strconv.Itoa(trimChunk)+lock+`)
-			RETURNING topic, part, pos`, oldest)
+		rows, err := tx.QueryContext(ctx, `DELETE FROM feed WHERE `+fmt.Sprintf(old, trimChunk)+` RETURNING topic, part, pos`, oldest)
 		if err != nil {
 			return fmt.Errorf("remove rows: %w", err)
 		}

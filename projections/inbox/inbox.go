@@ -174,7 +174,8 @@ func (f *fold) add(e *topics.Event) {
 		f.feed(e, id, data)
 		f.messages = append(f.messages, e)
 	case topics.MessageRead:
-		f.change(e, `UPDATE messages SET read_at=$1 WHERE id=$4 AND conversation=$5 AND receiver=$6 AND read_at IS NULL AND `+before,
+		// IS TRUE: the row is found by its id alone, never by an index of all that is unread in the conversation.
+		f.change(e, `UPDATE messages SET read_at=$1 WHERE id=$4 AND (conversation=$5) IS TRUE AND (receiver=$6) IS TRUE AND read_at IS NULL AND `+before,
 			e.Time, part, f.pos(e), e.Body.Text("messageId"), string(e.Key), e.Body.Text("userId"))
 		f.feed(e, "", e.Data(false))
 	case topics.Notification, topics.Activity, topics.Announcement:

@@ -107,8 +107,11 @@ type Message struct {
 	ID, Sender, Receiver string
 	Value                []byte
 	Read                 bool
-	pos                  int64
+	part, pos            int64
 }
+
+// cursor is the message's place.
+func (m Message) cursor() string { return writeCursor(m.pos, strconv.FormatInt(m.part, 10)) }
 
 // Page says which part of a list is wanted: at most Limit items before or after a cursor, or the newest.
 type Page struct {
@@ -120,43 +123,104 @@ type Page struct {
 // and after the page; older is empty where there is nothing, newer is the page's own end, to ask from later. Cursors
 // are places in the log: they stay good while messages arrive.
 func (i *Inbox) Messages(ctx context.Context, a, b string, p Page) (list []Message, older, newer string, err error) {
-	query, args := `SELECT id, sender, receiver, value, read_at, pos FROM messages WHERE conversation=$1`, []any{topics.ConversationKey(a, b)}
-	order := "DESC"
-	switch {
-	case p.After != "":
-		query, order = query+` AND pos > $2`, "ASC"
-	case p.Before != "":
-		query += ` AND pos < $2`
-	}
-	if cursor := p.Before + p.After; cursor != "" {
-		pos, _, err := readCursor(cursor)
-		if err != nil {
-			return nil, "", "", err
-		}
-		args = append(args, pos)
-	}
-	query += ` ORDER BY part ` + order + `, pos ` + order + ` LIMIT ` + strconv.Itoa(p.Limit+1)
-	err = i.db.Query(ctx, func(rows *sql.Rows) error {
-		m, err := scanMessage(rows)
-		list = append(list, m)
-		return err
-	}, query, args...)
+	key, forward := topics.ConversationKey(a, b), p.After != ""
+	stretches, err := i.stretches(ctx, key, forward)
 	if err != nil {
 		return nil, "", "", wrap("list messages", err)
 	}
+	if cursor := p.Before + p.After; cursor != "" {
+		if stretches, err = cut(stretches, cursor, forward); err != nil {
+			return nil, "", "", err
+		}
+	}
+	for _, s := range stretches {
+		if len(list) > p.Limit {
+			break
+		}
+		if list, err = i.appendMessages(ctx, list, key, s, forward, p.Limit+1-len(list)); err != nil {
+			return nil, "", "", wrap("list messages", err)
+		}
+	}
 	more := len(list) > p.Limit
 	list = list[:min(len(list), p.Limit)]
-	if order == "DESC" {
+	if !forward {
 		slices.Reverse(list)
 	}
 	newer = p.After
 	if len(list) > 0 {
-		newer = writeCursor(list[len(list)-1].pos, "")
-		if more && order == "DESC" || p.After != "" {
-			older = writeCursor(list[0].pos, "")
+		newer = list[len(list)-1].cursor()
+		if more || forward {
+			older = list[0].cursor()
 		}
 	}
 	return list, older, newer, nil
+}
+
+// stretch is the part of a conversation that stands in one partition. There is one, unless the topic got more partitions
+// and the key moved. bound is where reading begins, exclusively; -1: at its end.
+type stretch struct{ part, bound int64 }
+
+// stretches lists a conversation's, the oldest first where forward, else the newest first: each begins after the end of
+// the one before it. It takes a look-up or two for each partition, whatever the length of the conversation.
+func (i *Inbox) stretches(ctx context.Context, key string, forward bool) (list []stretch, err error) {
+	err = i.db.Query(ctx, func(rows *sql.Rows) error {
+		s := stretch{bound: -1}
+		err := rows.Scan(&s.part)
+		list = append(list, s)
+		return err
+	}, `WITH RECURSIVE p(part) AS (
+			SELECT min(part) FROM messages WHERE conversation=$1
+			UNION ALL SELECT (SELECT min(part) FROM messages WHERE conversation=$1 AND part>p.part) FROM p WHERE p.part IS NOT NULL)
+		SELECT part FROM p WHERE part IS NOT NULL
+		ORDER BY (SELECT at FROM messages m WHERE m.conversation=$1 AND m.part=p.part ORDER BY m.pos LIMIT 1), part`, key)
+	if !forward {
+		slices.Reverse(list)
+	}
+	return list, err
+}
+
+// cut leaves out what a cursor has passed. A cursor of an earlier version does not name its partition: it was the newest.
+func cut(list []stretch, cursor string, forward bool) ([]stretch, error) {
+	pos, text, err := readCursor(cursor)
+	if err != nil {
+		return nil, err
+	}
+	if len(list) == 0 {
+		return nil, nil
+	}
+	part := list[0].part
+	if forward {
+		part = list[len(list)-1].part
+	}
+	if text != "" {
+		if part, err = strconv.ParseInt(text, 10, 64); err != nil {
+			return nil, ErrCursor
+		}
+	}
+	if n := slices.IndexFunc(list, func(s stretch) bool { return s.part == part }); n >= 0 {
+		list = list[n:]
+		list[0].bound = pos
+	}
+	return list, nil
+}
+
+// appendMessages reads at most limit messages of a stretch.
+func (i *Inbox) appendMessages(ctx context.Context, list []Message, key string, s stretch, forward bool, limit int) ([]Message, error) {
+	query, args := `SELECT id, sender, receiver, value, read_at, part, pos FROM messages WHERE conversation=$1 AND part=$2`, []any{key, s.part}
+	compare, order := "<", "DESC"
+	if forward {
+		compare, order = ">", "ASC"
+	}
+	if s.bound >= 0 {
+		query += ` AND pos` + compare + `$3`
+		args = append(args, s.bound)
+	}
+	err := i.db.Query(ctx, func(rows *sql.Rows) error {
+		m, err := scanMessage(rows)
+		list = append(list, m)
+		return err
+	}, query+` ORDER BY pos `+order+` LIMIT `+strconv.Itoa(limit), args...)
+	return list, err
 }
 
 // Conversation is one of a user's conversations.
@@ -206,7 +270,7 @@ func (i *Inbox) Message(ctx context.Context, user, id string) (Message, error) {
 	ctx, cancel := i.db.Reading(ctx)
 	defer cancel()
 	m, err := scanMessage(i.db.Read.QueryRowContext(ctx,
-		`SELECT id, sender, receiver, value, read_at, pos FROM messages WHERE id=$1 AND (sender=$2 OR receiver=$2)`, id, user))
+		`SELECT id, sender, receiver, value, read_at, part, pos FROM messages WHERE id=$1 AND (sender=$2 OR receiver=$2)`, id, user))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Message{}, ErrNotFound
 	}
@@ -215,7 +279,7 @@ func (i *Inbox) Message(ctx context.Context, user, id string) (Message, error) {
 
 func scanMessage(row interface{ Scan(...any) error }) (m Message, err error) {
 	var read sql.NullInt64
-	err = row.Scan(&m.ID, &m.Sender, &m.Receiver, &m.Value, &read, &m.pos)
+	err = row.Scan(&m.ID, &m.Sender, &m.Receiver, &m.Value, &read, &m.part, &m.pos)
 	m.Read = read.Valid
 	return m, err
 }

@@ -25,24 +25,30 @@ func TestMain(m *testing.M) { services.Exit(m) }
 
 // TestStore runs one suite on both stores.
 func TestStore(t *testing.T) {
-	t.Run("sqlite", func(t *testing.T) {
-		testStore(t, func(t *testing.T) *sqldb.DB {
-			db, err := sqldb.OpenSQLite(filepath.Join(t.TempDir(), "a b.db"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			return db
-		})
-	})
-	t.Run("postgres", func(t *testing.T) {
-		testStore(t, func(t *testing.T) *sqldb.DB {
-			db, err := sqldb.OpenPostgres(services.Postgres(t))
-			if err != nil {
-				t.Fatal(err)
-			}
-			return db
-		})
-	})
+	t.Run("sqlite", func(t *testing.T) { testStore(t, openSQLite) })
+	t.Run("postgres", func(t *testing.T) { testStore(t, openPostgres) })
+}
+
+// onBothStores runs a test on a new database of each.
+func onBothStores(t *testing.T, test func(*testing.T, *sqldb.DB)) {
+	t.Run("sqlite", func(t *testing.T) { test(t, openSQLite(t)) })
+	t.Run("postgres", func(t *testing.T) { test(t, openPostgres(t)) })
+}
+
+func openSQLite(t *testing.T) *sqldb.DB {
+	db, err := sqldb.OpenSQLite(filepath.Join(t.TempDir(), "a b.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+func openPostgres(t *testing.T) *sqldb.DB {
+	db, err := sqldb.OpenPostgres(services.Postgres(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return db
 }
 
 // store is an inbox and a partition of each topic to fold into it.

@@ -21,7 +21,8 @@ type Limits struct {
 	Life time.Duration
 }
 
-func (l Limits) filled() Limits {
+// OrDefault fills in the defaults.
+func (l Limits) OrDefault() Limits {
 	return Limits{
 		Tx:   cmp.Or(l.Tx, 30*time.Second),
 		Read: cmp.Or(l.Read, 5*time.Second),

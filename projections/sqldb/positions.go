@@ -116,7 +116,7 @@ const GenerationBits = 40
 // Shift is what a projection adds to an offset to store it: it grows with each log that the projection took on.
 func (p Positions) Shift(ctx context.Context) (int64, error) {
 	var generation int64
-	err := p.DB.Read.QueryRowContext(ctx, `SELECT COALESCE(max(generation), 0) FROM positions WHERE projection=$1`, p.Projection).Scan(&generation)
+	err := p.DB.Get(ctx, []any{&generation}, `SELECT COALESCE(max(generation), 0) FROM positions WHERE projection=$1`, p.Projection)
 	if err != nil {
 		return 0, fmt.Errorf("read the generation of %s: %w", p.Projection, err)
 	}
@@ -126,7 +126,7 @@ func (p Positions) Shift(ctx context.Context) (int64, error) {
 // Adopt sets positions, of another log than that of the rows there are, and begins a new generation. more changes what else
 // depends on it, in the same transaction. Nobody may fold meanwhile.
 func (p Positions) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position, more func(*sql.Tx) error) error {
-	return p.DB.Tx(ctx, func(tx *sql.Tx) error {
+	return p.DB.Long(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		for t, ps := range to {
 			for part, at := range ps {
 				_, err := tx.ExecContext(ctx, `INSERT INTO positions (projection, topic, part, next, log, mark) VALUES ($1,$2,$3,$4,$5,$6)

@@ -19,7 +19,7 @@ func OpenPostgres(dsn string) (*DB, error) { return Limits{}.OpenPostgres(dsn) }
 // OpenPostgres opens a pool on a PostgreSQL URL. It does not wait for the server to be there. What the URL sets itself
 // (connect_timeout, statement_timeout, default_query_exec_mode and so on) stays as it is there. No error quotes the URL.
 func (l Limits) OpenPostgres(dsn string) (*DB, error) {
-	l = l.filled()
+	l = l.OrDefault()
 	if err := CheckURL("DATABASE_URL", dsn); err != nil {
 		return nil, err
 	}
@@ -42,13 +42,17 @@ func (l Limits) OpenPostgres(dsn string) (*DB, error) {
 	return &DB{Read: db, Write: db, postgres: true, limits: l}, nil
 }
 
-// CheckURL refuses a URL whose password was not percent-encoded: from its first / ? or # on it would be taken for a path
-// and come to light in errors. A keyword/value string is no URL and passes. name is the setting's.
+// CheckURL refuses a URL whose password was not percent-encoded: what stands behind its first @ / ? or # would be taken for
+// the host, a path or a parameter, and come to light in errors. A keyword/value string is no URL and passes. name is the
+// setting's.
 func CheckURL(name, dsn string) error {
 	_, rest, isURL := strings.Cut(dsn, "://")
-	i := strings.IndexAny(rest, "/?#")
-	if isURL && i >= 0 && strings.Contains(rest[i:], "@") {
-		return fmt.Errorf("%s: an @ stands after the first / ? or #: write these characters of a password as %%2F %%3F %%23, any other @ as %%40", name)
+	authority := rest
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		authority = rest[:i]
+	}
+	if isURL && (strings.Count(authority, "@") > 1 || strings.Contains(rest[len(authority):], "@")) {
+		return fmt.Errorf("%s has an @ that does not stand before the host: in a password write @ as %%40, / as %%2F, ? as %%3F, # as %%23", name)
 	}
 	return nil
 }

@@ -53,7 +53,7 @@ func OpenSQLite(file string) (*DB, error) {
 		return nil, fmt.Errorf("open %s: %w", file, err)
 	}
 	r.SetMaxOpenConns(4)
-	return &DB{Read: r, Write: w, limits: Limits{}.filled()}, nil
+	return &DB{Read: r, Write: w, limits: Limits{}.OrDefault()}, nil
 }
 
 // Close releases the connections.
@@ -134,11 +134,11 @@ func migrate(ctx context.Context, tx *sql.Tx, as, file string, files embed.FS, s
 // Tx runs fn in a writing transaction and commits it, within the limit for transactions. An error that comes of the
 // values written is pipeline.Permanent.
 func (d *DB) Tx(ctx context.Context, fn func(*sql.Tx) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, d.limits.Tx, fmt.Errorf("the transaction took longer than %s", d.limits.Tx))
+	bounded, cancel := context.WithTimeout(ctx, d.limits.Tx)
 	defer cancel()
-	err := d.run(ctx, fn)
-	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	err := d.run(bounded, fn)
+	if late := errors.Is(err, context.DeadlineExceeded) || bounded.Err() != nil; err != nil && late && ctx.Err() == nil {
+		return fmt.Errorf("the transaction took longer than %s: %w", d.limits.Tx, err)
 	}
 	return classify(err)
 }

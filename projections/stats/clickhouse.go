@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -20,8 +21,10 @@ import (
 // counts it twice. It is safe for concurrent use.
 type ClickHouse struct {
 	conn       driver.Conn
+	limits     sqldb.Limits
 	linger     time.Duration
 	generation int32 // how often the statistics took another log on; fixed by Open
+	emptied    bool  // the events are gone and the positions are not; found by Open
 
 	mu      sync.Mutex
 	waiting []*commit // batches of the insert to come; its first brings it about
@@ -36,18 +39,20 @@ type commit struct {
 // few hundred that it has not merged.
 const lingerFor = 250 * time.Millisecond
 
-// OpenClickHouse connects to a URL like clickhouse://user:password@host:9000/database and prepares the tables.
+// OpenClickHouse connects to a URL like clickhouse://user:password@host:9000/database, with the default limits, and
+// prepares the tables.
 func OpenClickHouse(ctx context.Context, url string) (*ClickHouse, error) {
-	o, err := clickhouse.ParseDSN(url)
+	return OpenClickHouseWithin(ctx, sqldb.Limits{}, url)
+}
+
+// OpenClickHouseWithin is OpenClickHouse with limits: Read for what is read, Tx for all else.
+func OpenClickHouseWithin(ctx context.Context, l sqldb.Limits, url string) (*ClickHouse, error) {
+	l = l.OrDefault()
+	conn, err := connect(url, l)
 	if err != nil {
-		return nil, errors.New("CLICKHOUSE_URL is not a URL like clickhouse://user:password@host:9000/database")
+		return nil, err
 	}
-	o.DialTimeout, o.ReadTimeout = 3*time.Second, 10*time.Second
-	conn, err := clickhouse.Open(o)
-	if err != nil {
-		return nil, fmt.Errorf("stats: %w", err)
-	}
-	c := &ClickHouse{conn: conn, linger: lingerFor}
+	c := &ClickHouse{conn: conn, limits: l, linger: lingerFor}
 	if err := c.prepare(ctx); err != nil {
 		conn.Close()
 		return nil, err
@@ -55,8 +60,15 @@ func OpenClickHouse(ctx context.Context, url string) (*ClickHouse, error) {
 	return c, nil
 }
 
+// ErrEmptied reports that the positions say that events were counted, and there are none: the table was dropped, emptied or
+// not restored. Going on from there would lose them from every count.
+var ErrEmptied = errors.New("stats: ClickHouse has the positions of the statistics, and table nexus_events is empty or was dropped: " +
+	"stop all nodes and run nexus rebuild stats")
+
 // prepare makes the tables, takes the positions of an earlier version over, and finds the generation.
 func (c *ClickHouse) prepare(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.limits.Tx)
+	defer cancel()
 	for _, t := range schema {
 		if err := c.conn.Exec(ctx, t); err != nil {
 			return fmt.Errorf("stats: make the tables: %w", err)
@@ -67,19 +79,33 @@ func (c *ClickHouse) prepare(ctx context.Context) error {
 		return err
 	}
 	if len(all) == 0 {
-		return c.takeOver(ctx)
+		if err := c.takeOver(ctx); err != nil {
+			return err
+		}
+		if all, err = c.positions(ctx); err != nil {
+			return err
+		}
 	}
+	counted := false
 	for _, ps := range all {
 		for _, at := range ps {
 			c.generation = max(c.generation, at.number)
+			counted = counted || at.Next > 0
 		}
 	}
+	var rows uint64
+	if err := c.conn.QueryRow(ctx, `SELECT count() FROM (SELECT pos FROM nexus_events LIMIT 1)`).Scan(&rows); err != nil {
+		return fmt.Errorf("stats: look for events: %w", err)
+	}
+	c.emptied = counted && rows == 0
 	return nil
 }
 
 // Adopt takes another log on: what is counted stays, and counting goes on from these positions, in a new generation. Nobody
 // may be folding. The other positions are written once more, in the new generation, so that all have the same.
 func (c *ClickHouse) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position) error {
+	ctx, cancel := context.WithTimeout(ctx, c.limits.Tx)
+	defer cancel()
 	all, err := c.positions(ctx)
 	if err != nil {
 		return err
@@ -135,6 +161,9 @@ func (c *ClickHouse) Ping(ctx context.Context) error { return c.conn.Ping(ctx) }
 // Position is where the statistics stand (pipeline.Sink). Rows of an insert whose position was not written are written
 // again.
 func (c *ClickHouse) Position(ctx context.Context, t topics.Topic, p int32) (pipeline.Position, error) {
+	if c.emptied {
+		return pipeline.Position{}, ErrEmptied
+	}
 	all, err := c.positions(ctx)
 	return all[t][p].Position, err
 }
@@ -147,6 +176,8 @@ type generation struct {
 
 // positions reads all of them, of the latest generation each.
 func (c *ClickHouse) positions(ctx context.Context) (map[topics.Topic]map[int32]generation, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.limits.Read)
+	defer cancel()
 	rows, err := c.conn.Query(ctx, selectPositions)
 	if err != nil {
 		return nil, fmt.Errorf("stats: positions: %w", err)
@@ -175,14 +206,20 @@ func (c *ClickHouse) positions(ctx context.Context) (map[topics.Topic]map[int32]
 // Reset empties the statistics: they are folded anew from the log's beginning. Nobody must be folding: positions have no
 // compare-and-set. They go first: cut off in between, the rows that are left are written again and stay the same.
 func (c *ClickHouse) Reset(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, resetLimit)
+	defer cancel()
 	c.generation = 0
 	for _, table := range []string{"nexus_offsets", "nexus_events"} {
 		if err := c.conn.Exec(ctx, `TRUNCATE TABLE `+table); err != nil {
 			return fmt.Errorf("stats: empty table %s: %w", table, err)
 		}
 	}
+	c.emptied = false
 	return nil
 }
+
+// resetLimit is for emptying tables of any size.
+const resetLimit = 10 * time.Minute
 
 // Reached tells whether everything below ends is counted.
 func (c *ClickHouse) Reached(ctx context.Context, ends Ends) (bool, error) {
@@ -228,31 +265,26 @@ func (c *ClickHouse) gather(ctx context.Context) {
 	all := c.waiting
 	c.waiting = nil
 	c.mu.Unlock()
-	insert, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	err := c.insert(insert, all)
+	err := c.insert(ctx, all)
+	if pipeline.IsPermanent(err) && len(all) > 1 { // one of them is to blame: each gets its own answer
+		for _, w := range all {
+			w.done <- c.insert(ctx, []*commit{w})
+		}
+		return
+	}
 	for _, w := range all {
 		w.done <- err
 	}
 }
 
+// insertLimit bounds an insert, which goes on when the node ends: its batches are half written otherwise.
+const insertLimit = 10 * time.Second
+
 func (c *ClickHouse) insert(ctx context.Context, all []*commit) error {
-	// A failed Send releases the batch, so each attempt builds its own.
-	events, err := c.conn.PrepareBatch(ctx, insertEvents)
-	if err != nil {
-		return fmt.Errorf("stats: insert events: %w", err)
-	}
-	shift := int64(c.generation) << sqldb.GenerationBits // as sqldb.Positions.Shift
-	for _, w := range all {
-		for _, r := range rowsOf(w.batch) {
-			if err := events.Append(r.user, r.typ, r.topic, r.part, r.pos+shift, time.UnixMilli(r.at).UTC(), r.detail,
-				r.refTopic, r.refPart, r.refPos+shift, r.sessions, r.delay); err != nil {
-				return errors.Join(fmt.Errorf("stats: insert events: %w", err), events.Abort())
-			}
-		}
-	}
-	if err := send(events); err != nil {
-		return fmt.Errorf("stats: insert events: %w", err)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(insertLimit, c.limits.Tx))
+	defer cancel()
+	if err := c.insertEvents(ctx, all); err != nil {
+		return classify(err)
 	}
 	positions, err := c.conn.PrepareBatch(ctx, insertPositions)
 	if err != nil {
@@ -265,6 +297,40 @@ func (c *ClickHouse) insert(ctx context.Context, all []*commit) error {
 	}
 	if err := positions.Send(); err != nil {
 		return fmt.Errorf("stats: insert positions: %w", err)
+	}
+	return nil
+}
+
+func (c *ClickHouse) insertEvents(ctx context.Context, all []*commit) error {
+	// A failed Send releases the batch, so each attempt builds its own.
+	events, err := c.conn.PrepareBatch(ctx, insertEvents)
+	if err != nil {
+		return fmt.Errorf("stats: insert events: %w", err)
+	}
+	shift := int64(c.generation) << sqldb.GenerationBits // as sqldb.Positions.Shift
+	for _, w := range all {
+		for _, r := range rowsOf(w.batch) {
+			err := checkTime(r.at)
+			if err == nil {
+				err = events.Append(r.user, r.typ, r.topic, r.part, r.pos+shift, time.UnixMilli(r.at).UTC(), r.detail,
+					r.refTopic, r.refPart, r.refPos+shift, r.sessions, r.delay)
+			}
+			if err != nil { // a value that the column cannot have
+				_ = events.Abort() // where Append failed it has done so
+				return pipeline.Permanent(fmt.Errorf("stats: insert events of %s/%d at offset %d: %w", w.batch.Topic, w.batch.Partition, r.pos, err))
+			}
+		}
+	}
+	if err := send(events); err != nil {
+		return fmt.Errorf("stats: insert events: %w", err)
+	}
+	return nil
+}
+
+// checkTime refuses a record time that a DateTime, which is 32 bits of seconds, cannot have: the driver would write another.
+func checkTime(ms int64) error {
+	if ms < 0 || ms/1000 > math.MaxUint32 {
+		return errors.New("the record time is not between 1970 and 2106")
 	}
 	return nil
 }
@@ -285,6 +351,8 @@ func (c *ClickHouse) Counts(ctx context.Context, users []string) (map[string]Cou
 		out[u] = Counts{}
 		set.Value = append(set.Value, u)
 	}
+	ctx, cancel := context.WithTimeout(ctx, c.limits.Read)
+	defer cancel()
 	rows, err := c.conn.Query(ctx, selectCounts, set)
 	if err != nil {
 		return nil, fmt.Errorf("stats: counts: %w", err)

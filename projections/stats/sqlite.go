@@ -77,12 +77,16 @@ func (s *SQLite) Apply(ctx context.Context, b pipeline.Batch) error {
 		rows = append(rows, []any{r.user, r.typ, r.topic, int64(r.part), r.pos + s.shift, r.at, r.detail,
 			r.refTopic, int64(r.refPart), r.refPos + s.shift, r.sessions, r.delay})
 	}
-	return s.db.Tx(ctx, func(tx *sql.Tx) error {
+	err := s.db.Tx(ctx, func(tx *sql.Tx) error {
 		if err := s.positions.Move(ctx, tx, b, b.From); err != nil {
 			return err
 		}
 		return s.db.Insert(ctx, tx, eventsTable, rows)
 	})
+	if err != nil {
+		return fmt.Errorf("stats: fold %s/%d from %d to %d: %w", b.Topic, b.Partition, b.From, b.To, err)
+	}
+	return nil
 }
 
 // Counts answers for each of the users; one without events has zeros.
@@ -90,11 +94,11 @@ func (s *SQLite) Counts(ctx context.Context, users []string) (map[string]Counts,
 	out := make(map[string]Counts, len(users))
 	for _, u := range users {
 		var c Counts
-		err := s.db.Read.QueryRowContext(ctx, `SELECT
+		err := s.db.Get(ctx, []any{&c.Connections, &c.Messages, &c.Posts}, `SELECT
 			(SELECT count(*) FROM events WHERE user_id=$1 AND type='notification' AND detail=$2),
 			(SELECT count(*) FROM events WHERE user_id=$1 AND type='message'),
 			(SELECT count(*) FROM events WHERE user_id=$1 AND type='activity' AND detail=$3)`,
-			u, detailConnection, detailPost).Scan(&c.Connections, &c.Messages, &c.Posts)
+			u, detailConnection, detailPost)
 		if err != nil {
 			return nil, fmt.Errorf("stats: counts: %w", err)
 		}

@@ -52,7 +52,7 @@ print(json.dumps([str(s.query(q, "CSV")).strip() for q in json.load(sys.stdin)] 
 	n := len(answers)
 	t.Logf("ClickHouse %s", answers[n-1])
 	services.Note("clickhouse of today (chdb)")
-	want := []string{`"messages",0,2`, "\"a\",0,1,0\n\"b\",0,1,0", "1", "1", `"message",1,7,7,7`, `"message",1,1,0,1`}
+	want := []string{`"messages",0,0,2,"l",2`, "\"a\",0,1,0\n\"b\",0,1,0", "1", "1", `"message",1,7,7,7`, `"message",1,1,0,1`}
 	for i, w := range want {
 		got := strings.Split(answers[n-1-len(want)+i], "\n")
 		if len(got) == 2 && got[0] > got[1] {

@@ -265,10 +265,13 @@ func (m maker) text(n int) string {
 	return b.String() + "xyz"[:n]
 }
 
-// largest finds the longest text that fits, by halves; empty where none does.
+// largest finds the longest text that fits, by doubling and then by halves; empty where none does.
 func (m maker) largest(fits func(string) bool) string {
-	text := m.text(topics.MaxValue)
-	low, high := 0, len(text)/4+1 // in characters of four bytes
+	text := m.text(2 * topics.MaxValue)
+	low, high := 0, 1 // in characters of four bytes
+	for 4*high <= topics.MaxValue && fits(text[:4*high]) {
+		low, high = high, 2*high
+	}
 	for high-low > 1 {
 		if mid := (low + high) / 2; fits(text[:4*mid]) {
 			low = mid

@@ -1,0 +1,52 @@
+package push
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/nexus/nexus/topics"
+)
+
+// Tokens and ids as long as the schema lets them be (4,096 and 128 bytes): jobs are made, a token is set aside, and is
+// found set aside.
+func TestLargestToken(t *testing.T) {
+	onBothStores(t, func(t *testing.T, s *shop) {
+		var random strings.Builder // incompressible
+		for random.Len() < topics.MaxToken {
+			random.WriteString(topics.NewID())
+		}
+		token, id := random.String()[:topics.MaxToken], strings.Repeat("i", topics.MaxID)
+		if _, err := s.inbox.Position(t.Context(), topics.Devices, 0); err != nil {
+			t.Fatal(err)
+		}
+		err := s.inbox.Apply(t.Context(), s.batch(topics.Devices, []*topics.Event{{Key: []byte("user:u"), Meta: topics.Meta{Type: topics.DeviceRegistered},
+			Value: topics.Fields("token", token)}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Position(t.Context(), topics.Notifications, 0); err != nil {
+			t.Fatal(err)
+		}
+		tell := func(id string) []job {
+			t.Helper()
+			err := s.Apply(t.Context(), s.batch(topics.Notifications, []*topics.Event{{Key: []byte("user:u"), Meta: topics.Meta{Type: topics.Notification, NexusID: id},
+				Value: topics.Fields("id", id, "title", "t", "body", "b", "type", "SYSTEM")}}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			jobs, err := s.claim(t.Context(), workers)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return jobs
+		}
+		jobs := tell(id)
+		if len(jobs) != 1 || jobs[0].token != token {
+			t.Fatalf("%d jobs", len(jobs))
+		}
+		s.quarantine(t.Context(), jobs[0])
+		if jobs := tell("second"); len(jobs) != 0 {
+			t.Errorf("%d jobs for a token that was set aside", len(jobs))
+		}
+	})
+}

@@ -1,0 +1,159 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/nexus/nexus/topics"
+)
+
+// Watch asks Kafka again and again whether the log is still the one that its contract tells of, and where it ends. It is
+// safe for concurrent use.
+type Watch struct {
+	o        WatchOptions
+	log      *Log
+	names    []string // of the topics, in the order of topics.Specs
+	began    time.Time
+	suspects map[topics.Topic]string    // owned by Run: what the last look found wrong
+	missing  map[topics.Topic]time.Time // owned by Run: since when
+
+	mu   sync.Mutex
+	ends map[partition]int64
+	at   time.Time
+}
+
+// WatchOptions are what a Watch needs.
+type WatchOptions struct {
+	Log      *Log
+	Contract Contract
+	Logger   *slog.Logger
+	// Metrics are told the ends, which lag is measured against. May be nil.
+	Metrics *Metrics
+	// Every is the pause between two looks. Default 2 s.
+	Every time.Duration
+	// MissingFor is how long a topic may be missing: a broker that has just begun may not know all of them. Default 30 s.
+	MissingFor time.Duration
+}
+
+// NewWatch makes a watch; Run works.
+func NewWatch(o WatchOptions) *Watch {
+	if o.Every == 0 {
+		o.Every = 2 * time.Second
+	}
+	if o.MissingFor == 0 {
+		o.MissingFor = 30 * time.Second
+	}
+	return &Watch{o: o, log: o.Log, names: o.Log.allNames(), began: time.Now(), suspects: make(map[topics.Topic]string), missing: make(map[topics.Topic]time.Time)}
+}
+
+// watchPatience bounds each question. An answer that does not come changes nothing: a log that is away is told elsewhere.
+const watchPatience = 5 * time.Second
+
+// Run watches until ctx ends; then it returns nil. Its error is a sentence for the operator: the log is not what it was when
+// the node began, and the node must end before it does harm.
+func (w *Watch) Run(ctx context.Context) error {
+	for {
+		if err := w.look(ctx); err != nil {
+			return ignoreEnd(ctx, err)
+		}
+		if !sleep(ctx, w.o.Every) {
+			return nil
+		}
+	}
+}
+
+func (w *Watch) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, watchPatience)
+	defer cancel()
+	details, err := w.log.adm.ListTopics(ctx, w.names...)
+	if err != nil {
+		return nil
+	}
+	if err := w.compare(details); err != nil {
+		return err
+	}
+	if ends, err := w.log.listed(w.log.adm.ListCommittedOffsets(ctx, w.names...)); err == nil {
+		w.o.Metrics.setEnds(ends)
+		w.mu.Lock()
+		w.ends, w.at = ends, time.Now()
+		w.mu.Unlock()
+	}
+	return nil
+}
+
+// compare finds what has changed. What two looks in succession find is believed: one broker may answer of the past.
+func (w *Watch) compare(details kadm.TopicDetails) error {
+	var problems []error
+	for i, s := range topics.Specs() {
+		found := w.changed(s.Topic, details[w.names[i]])
+		if found != "" && found == w.suspects[s.Topic] {
+			problems = append(problems, errors.New(found))
+		}
+		w.suspects[s.Topic] = found
+	}
+	return errors.Join(problems...)
+}
+
+// changed says in a sentence what is not as in the contract; empty where all is, or where nothing is known.
+func (w *Watch) changed(t topics.Topic, d kadm.TopicDetail) string {
+	name, count := w.log.nameOf(t), int32(len(d.Partitions))
+	if errors.Is(d.Err, kerr.UnknownTopicOrPartition) {
+		since, known := w.missing[t]
+		if !known {
+			w.missing[t] = time.Now()
+			w.o.Logger.Warn("a topic is missing", "topic", name)
+		} else if time.Since(since) >= w.o.MissingFor {
+			return fmt.Sprintf("topic %s was deleted while this node was running (it has been missing for %s): what was in it is lost. "+
+				"Restore the log from a backup, or start the node again to begin the topic anew", name, w.o.MissingFor)
+		}
+		return ""
+	}
+	delete(w.missing, t)
+	if d.Err != nil {
+		return ""
+	}
+	if is, was := name+"@"+d.ID.String(), w.o.Contract.Identities[t]; was != "" && is != was {
+		return fmt.Sprintf("topic %s was deleted and made again while this node was running: it is another topic now, and the offsets that the stores "+
+			"remember mean nothing in it. Start the node again: each store that remembers the old topic then names its way out", name)
+	}
+	if want := w.o.Contract.Partitions[t]; count != want {
+		return w.log.differs(t, count, want)
+	}
+	return ""
+}
+
+// Ends is where every partition of every topic ended when Kafka was asked last, and how long ago that was. Before the first
+// answer ends is empty, and age counts from the watch's making.
+func (w *Watch) Ends() (ends map[topics.Topic]map[int32]int64, age time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ends = make(map[topics.Topic]map[int32]int64)
+	for of, end := range w.ends {
+		if ends[of.topic] == nil {
+			ends[of.topic] = make(map[int32]int64)
+		}
+		ends[of.topic][of.id] = end
+	}
+	if w.at.IsZero() {
+		return ends, time.Since(w.began)
+	}
+	return ends, time.Since(w.at)
+}
+
+// setEnds keeps what lag is measured against.
+func (m *Metrics) setEnds(ends map[partition]int64) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ends = maps.Clone(ends)
+}

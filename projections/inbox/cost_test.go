@@ -1,0 +1,325 @@
+package inbox
+
+import (
+	"database/sql"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/pipeline"
+	"github.com/nexus/nexus/projections/sqldb"
+	"github.com/nexus/nexus/topics"
+)
+
+// onEach runs a test on an inbox in each database.
+func onEach(t *testing.T, test func(*testing.T, *Inbox)) {
+	run := func(t *testing.T, db *sqldb.DB, err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { db.Close() })
+		in, err := Open(t.Context(), db, time.Hour, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		test(t, in)
+	}
+	t.Run("sqlite", func(t *testing.T) {
+		db, err := sqldb.OpenSQLite(filepath.Join(t.TempDir(), "i.db"))
+		run(t, db, err)
+	})
+	t.Run("postgres", func(t *testing.T) {
+		db, err := sqldb.OpenPostgres(services.Postgres(t))
+		run(t, db, err)
+	})
+}
+
+const someTime = 1764583200000
+
+// apply applies events as the next batch of a partition, at a second of record time.
+func apply(t *testing.T, in *Inbox, topic topics.Topic, part int32, second int64, events ...*topics.Event) {
+	t.Helper()
+	at, err := in.Position(t.Context(), topic, part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, e := range events {
+		e.Topic, e.Partition, e.Offset, e.Time = topic, part, at.Next+int64(n), someTime+1000*second
+	}
+	b := pipeline.Batch{Topic: topic, Partition: part, From: at.Next, To: at.Next + int64(len(events)), Events: events}
+	if err := in.Apply(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func notice(user, id string) *topics.Event {
+	return &topics.Event{Key: []byte(topics.UserKey(user)), Meta: topics.Meta{Type: topics.Notification, NexusID: id},
+		Value: topics.Fields("id", id, "title", id, "body", "b", "type", "SYSTEM")}
+}
+
+func marking(user, typ string, fields ...any) *topics.Event {
+	return &topics.Event{Key: []byte(topics.UserKey(user)), Meta: topics.Meta{Type: typ}, Value: topics.Fields(fields...)}
+}
+
+func chatting(n int) []*topics.Event {
+	list := make([]*topics.Event, n)
+	for i := range list {
+		list[i] = topics.Draft{ReceiverID: "b", Content: "x"}.Message("a", "")
+	}
+	return list
+}
+
+// TestCostOfAMessage: what a message and its receipt cost does not depend on how long the conversation is (B11). PostgreSQL
+// counts the pages that it touches; SQLite tells its plan.
+func TestCostOfAMessage(t *testing.T) {
+	onEach(t, func(t *testing.T, in *Inbox) {
+		if !in.db.Postgres() {
+			var f fold
+			for _, e := range append(chatting(2), marking("a", topics.NotificationRead, "notificationId", "x"), marking("a", topics.NotificationDeleted, "notificationId", "x"),
+				&topics.Event{Topic: topics.Messages, Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.MessageRead}, Value: topics.Fields("messageId", "x", "userId", "b")}) {
+				if e.Topic == "" {
+					e.Topic = topics.Notifications
+				}
+				if err := topics.Valid(e); err != nil {
+					t.Fatal(err)
+				}
+				f.add(e)
+			}
+			for _, c := range f.changes {
+				explain(t, in, c)
+			}
+			return
+		}
+		// What autovacuum touches would be counted as well.
+		if _, err := in.db.Write.ExecContext(t.Context(), `ALTER TABLE messages SET (autovacuum_enabled=false)`); err != nil {
+			t.Fatal(err)
+		}
+		in.db.Write.SetMaxOpenConns(1) // the counters below are the connection's own until it gives them away
+		pages := func() (n int64) {
+			t.Helper()
+			if _, err := in.db.Write.ExecContext(t.Context(), `SELECT pg_stat_force_next_flush()`); err != nil {
+				t.Fatal(err)
+			}
+			if err := in.db.Get(t.Context(), []any{&n}, `SELECT sum(heap_blks_hit+heap_blks_read+idx_blks_hit+idx_blks_read)
+				FROM pg_statio_user_tables WHERE relname IN ('messages', 'conversations')`); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		cost := func() int64 {
+			apply(t, in, topics.Messages, 0, 1, chatting(1)...)
+			before := pages()
+			one := chatting(1)
+			apply(t, in, topics.Messages, 0, 2, one...)
+			apply(t, in, topics.Messages, 0, 3, &topics.Event{Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.MessageRead},
+				Value: topics.Fields("messageId", one[0].NexusID, "userId", "b")})
+			return pages() - before
+		}
+		short := cost()
+		for range 10 {
+			apply(t, in, topics.Messages, 0, 0, chatting(1000)...)
+		}
+		if long := cost(); long > 2*short+20 || short == 0 {
+			t.Errorf("a message and its receipt touch %d pages in a conversation of 10,000, %d in one of 3", long, short)
+		} else {
+			t.Logf("%d pages, then %d", short, long)
+		}
+	})
+}
+
+// explain fails where SQLite would read a whole table or sort.
+func explain(t *testing.T, in *Inbox, c change) {
+	t.Helper()
+	err := in.db.Query(t.Context(), func(rows *sql.Rows) error {
+		var id, parent, unused int
+		var detail string
+		if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
+			return err
+		}
+		if strings.HasPrefix(detail, "SCAN ") && detail != "SCAN CONSTANT ROW" || strings.Contains(detail, "TEMP B-TREE") {
+			t.Errorf("%s: %s", c.of, detail)
+		}
+		return nil
+	}, `EXPLAIN QUERY PLAN `+c.statement, c.args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestMovedKeys: a topic got more partitions, and a user's key stands in another one since. Marks and receipts that come
+// there apply to what stood in the old one, and only to what is older (B3).
+func TestMovedKeys(t *testing.T) {
+	onEach(t, func(t *testing.T, in *Inbox) {
+		const before, after = 1, 0 // offsets begin anew: they are lower than those in the old partition
+		for range 3 {
+			apply(t, in, topics.Notifications, before, 0, notice("other", topics.NewID()))
+			apply(t, in, topics.Messages, before, 0, topics.Draft{ReceiverID: "y", Content: topics.NewID()}.Message("x", ""))
+		}
+		apply(t, in, topics.Notifications, before, 1, notice("u", "1"), notice("u", "2"), notice("u", "3"), notice("u", "4"))
+		apply(t, in, topics.Notifications, after, 5, marking("u", topics.NotificationRead, "notificationId", "1"),
+			marking("u", topics.NotificationDeleted, "notificationId", "2"))
+		want := func(what string) {
+			t.Helper()
+			list, _, err := in.Notifications(t.Context(), "u", false, 9, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			for _, n := range list {
+				got += fmt.Sprintf("%s=%v ", n.ID, n.Read)
+			}
+			if got != what {
+				t.Errorf("%q, want %q", got, what)
+			}
+		}
+		want("4=false 3=false 1=true ")
+		apply(t, in, topics.Notifications, after, 6, marking("u", topics.NotificationRead, "upTo", topics.FormatTime(someTime+1000)))
+		want("4=true 3=true 1=true ")
+		// A late record of the old partition that is younger than the mark stays as it is.
+		apply(t, in, topics.Notifications, before, 9, notice("u", "5"))
+		apply(t, in, topics.Notifications, after, 7, marking("u", topics.NotificationRead, "notificationId", "5"))
+		want("5=false 4=true 3=true 1=true ")
+
+		old := topics.Draft{ReceiverID: "b", Content: "old"}.Message("a", "")
+		fresh := topics.Draft{ReceiverID: "b", Content: "new"}.Message("a", "")
+		apply(t, in, topics.Messages, before, 1, old)
+		apply(t, in, topics.Messages, after, 5, fresh)
+		apply(t, in, topics.Messages, after, 6, &topics.Event{Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.MessageRead},
+			Value: topics.Fields("messageId", old.NexusID, "userId", "b")})
+		list, _, err := in.Conversations(t.Context(), "b", 9, "")
+		if err != nil || len(list) != 1 || list[0].Last.ID != fresh.NexusID || list[0].Unread != 1 {
+			t.Errorf("the conversation stands at %+v, %v; want the message of the new partition, and the old one read", list, err)
+		}
+	})
+}
+
+// TestMovedConversation: a conversation stands in two partitions, of which the newer has the smaller number and offsets that
+// begin anew. It is read in order, page by page, both ways.
+func TestMovedConversation(t *testing.T) {
+	onEach(t, func(t *testing.T, in *Inbox) {
+		var want []string
+		for n, part := range []int32{5, 5, 5, 2, 2, 2, 2} {
+			e := topics.Draft{ReceiverID: "b", Content: fmt.Sprint(n)}.Message("a", "")
+			want = append(want, e.NexusID)
+			apply(t, in, topics.Messages, part, int64(n), e)
+		}
+		for limit := 1; limit <= 8; limit++ {
+			var back, on []string
+			cursor := ""
+			for {
+				list, older, _, err := in.Messages(t.Context(), "a", "b", Page{Limit: limit, Before: cursor})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i := len(list) - 1; i >= 0; i-- {
+					back = append(back, list[i].ID)
+				}
+				if cursor = older; cursor == "" {
+					break
+				}
+			}
+			slices.Reverse(back)
+			if !slices.Equal(back, want) {
+				t.Fatalf("backwards by %d: %v, want %v", limit, back, want)
+			}
+			cursor = writeCursor(-1, "5")
+			for len(on) < len(want) {
+				list, _, newer, err := in.Messages(t.Context(), "a", "b", Page{Limit: limit, After: cursor})
+				if err != nil || len(list) == 0 {
+					t.Fatalf("forwards by %d: %d messages, %v", limit, len(list), err)
+				}
+				for _, m := range list {
+					on = append(on, m.ID)
+				}
+				cursor = newer
+			}
+			if !slices.Equal(on, want) {
+				t.Fatalf("forwards by %d: %v, want %v", limit, on, want)
+			}
+		}
+	})
+}
+
+// TestStatesAreAnnouncements: reading or deleting a notification leaves no row of states (B20). An announcement's state
+// is kept whether the announcement is folded before or after.
+func TestStatesAreAnnouncements(t *testing.T) {
+	onEach(t, func(t *testing.T, in *Inbox) {
+		announcement := func(id string) *topics.Event {
+			return &topics.Event{Key: []byte("all"), Meta: topics.Meta{Type: topics.Announcement, NexusID: id}, Value: topics.Fields("id", id, "title", id, "body", "b")}
+		}
+		apply(t, in, topics.Notifications, 0, 1, notice("u", "n1"), notice("u", "n2"))
+		apply(t, in, topics.Notifications, 0, 2, notice("u", "n3"), marking("u", topics.NotificationRead, "notificationId", "n1"),
+			marking("u", topics.NotificationDeleted, "notificationId", "n2"), marking("u", topics.NotificationRead, "notificationId", "n3"))
+		states := func(want int) {
+			t.Helper()
+			var n int
+			if err := in.db.Get(t.Context(), []any{&n}, `SELECT count(*) FROM announcement_states`); err != nil || n != want {
+				t.Errorf("%d rows of states, %v; want %d", n, err, want)
+			}
+		}
+		states(0)
+		apply(t, in, topics.Broadcasts, 0, 3, announcement("early"))
+		apply(t, in, topics.Notifications, 0, 4, marking("u", topics.NotificationRead, "notificationId", "early"), marking("u", topics.NotificationRead, "notificationId", "late"),
+			marking("u", topics.NotificationDeleted, "notificationId", "late2"))
+		apply(t, in, topics.Broadcasts, 0, 3, announcement("late"), announcement("late2"))
+		states(3)
+		if n, err := in.Unread(t.Context(), "u"); err != nil || n != 0 {
+			t.Errorf("%d unread, %v", n, err)
+		}
+		if n, err := in.Unread(t.Context(), "v"); err != nil || n != 3 {
+			t.Errorf("%d unread of another user, %v", n, err)
+		}
+	})
+}
+
+// TestTrimFeed: while the feed is trimmed, old rows come in (a rebuild). Whatever has gone is noted, and what is young stays,
+// over more rows than one step removes.
+func TestTrimFeed(t *testing.T) {
+	onEach(t, func(t *testing.T, in *Inbox) {
+		apply(t, in, topics.Notifications, 1, 100_000, notice("u", "young"))
+		const batches, each = 12, 300
+		folded := make(chan struct{})
+		go func() {
+			defer close(folded)
+			for range batches {
+				old := make([]*topics.Event, each)
+				for i := range old {
+					old[i] = notice("u", topics.NewID())
+				}
+				apply(t, in, topics.Notifications, 0, 1, old...)
+			}
+		}()
+		defer func() { <-folded }()
+		gone := func() {
+			t.Helper()
+			var missing int64
+			err := in.db.Get(t.Context(), []any{&missing}, `SELECT COALESCE((SELECT next FROM positions WHERE projection='inbox' AND topic='notifications' AND part=0), 0)
+				- (SELECT count(*) FROM feed WHERE part=0 AND pos >= COALESCE((SELECT next FROM feed_trimmed WHERE topic='notifications' AND part=0), 0))
+				- COALESCE((SELECT next FROM feed_trimmed WHERE topic='notifications' AND part=0), 0)`)
+			if err != nil || missing != 0 {
+				t.Fatalf("%d rows are gone that nothing was noted of, %v", missing, err)
+			}
+		}
+		for done := false; !done; {
+			select {
+			case <-folded:
+				done = true
+			default:
+			}
+			if err := in.trimFeed(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			gone()
+		}
+		var left int
+		if err := in.db.Get(t.Context(), []any{&left}, `SELECT count(*) FROM feed`); err != nil || left != 1 {
+			t.Errorf("%d rows are left, %v; want the young one", left, err)
+		}
+	})
+}
