@@ -15,7 +15,7 @@ func (a *API) revoke(c echo.Context) error {
 		UserID  string  `json:"userId"`
 		TokenID *string `json:"tokenId"`
 	}
-	if err := read(c, &body, false); err != nil {
+	if err := read(c, &body); err != nil {
 		return err
 	}
 	if err := topics.CheckUserID(body.UserID); err != nil {
@@ -30,9 +30,9 @@ func (a *API) revoke(c echo.Context) error {
 // diagnose shows an operator what a user's case looks like from here: sessions on all nodes with their channels, devices,
 // and whether push is on.
 func (a *API) diagnose(c echo.Context) error {
-	user := c.Param("userId")
-	if err := topics.CheckUserID(user); err != nil {
-		return topics.Invalid("userId: " + err.Error())
+	user, err := userParam(c)
+	if err != nil {
+		return err
 	}
 	type session struct {
 		ID        string   `json:"id"`
@@ -57,8 +57,8 @@ func (a *API) diagnose(c echo.Context) error {
 	for _, d := range devices {
 		registered = append(registered, device{topics.DeviceHash(d.Token), d.Platform})
 	}
-	origins := a.o.Origins
-	if origins == nil {
+	var origins any = a.o.Origins
+	if a.o.Origins == nil {
 		origins = []string{"any"}
 	}
 	return c.JSON(http.StatusOK, map[string]any{"userId": user, "connections": len(sessions), "sessions": sessions, "devices": registered,

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
@@ -56,26 +57,44 @@ type Stats interface {
 	Reached(ctx context.Context, ends stats.Ends) (bool, error)
 }
 
+// Producer appends an event to the log and returns once the log has it.
+type Producer interface {
+	Append(ctx context.Context, e *topics.Event) error
+}
+
+// Tail is this node's reading of the log.
+type Tail interface {
+	// Append appends an event and returns once this node has read it.
+	Append(ctx context.Context, e *topics.Event) (duplicate bool, err error)
+	// Next and NextOf are what a projection must have reached, by partition, to know all that this node has shown of a topic,
+	// or of a key.
+	Next(t topics.Topic) map[int32]int64
+	NextOf(t topics.Topic, key string) map[int32]int64
+}
+
 // Options are what an API needs.
 type Options struct {
 	// Verify checks a token; the error is a *topics.Error.
 	Verify   func(token string) (Claims, error)
-	Producer *pipeline.Producer
-	Tail     *pipeline.Tail
+	Producer Producer
+	Tail     Tail
 	Inbox    Inbox
 	Messages Messages
 	Presence Presence
 	Stats    Stats
 	Logger   *slog.Logger
 	// Origins that browsers may come from; nil lets any in.
-	Origins []string
+	Origins Origins
 	Keys    Keys
-	// AllowLookup and AllowPublish limit how often a user may ask for and publish keys; the error is a *topics.Error.
+	// AllowLookup and AllowPublish limit how often a user may ask for keys, and append what is kept for ever: keys and
+	// device tokens. The error is a *topics.Error.
 	AllowLookup, AllowPublish func(user string) error
 	// Push tells whether events are pushed to devices.
 	Push bool
-	// Problems says what is behind or cannot be reached, by part; empty when all is well.
-	Problems func(ctx context.Context) map[string]string
+	// Parts are the names that Problems knows. Problems says within a second what is behind or cannot be reached, by part;
+	// it asks nothing of those excluded.
+	Parts    []string
+	Problems func(ctx context.Context, exclude []string) map[string]string
 	// Metrics takes in what is shown to Prometheus.
 	Metrics prometheus.Registerer
 	// Handlers are served beside REST, by path: the edge's.
@@ -103,6 +122,7 @@ func New(o Options) *API {
 	e.Server.IdleTimeout = 2 * time.Minute
 	e.Server.MaxHeaderBytes = 32 << 10
 	e.Server.ErrorLog = slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug)
+	e.Pre(escaped)
 	e.Use(a.counted(o.Metrics), a.recovered)
 	for path, h := range o.Handlers {
 		e.Any(path, echo.WrapHandler(h), a.cors)
@@ -110,8 +130,8 @@ func New(o Options) *API {
 	for _, prefix := range []string{"", "/api"} {
 		a.routes(e.Group(prefix, a.cors, a.bounded))
 	}
-	e.GET("/healthz", func(c echo.Context) error { return c.JSON(http.StatusOK, map[string]string{"status": "ok"}) })
-	e.GET("/readyz", a.ready)
+	get(e, "/healthz", func(c echo.Context) error { return c.JSON(http.StatusOK, map[string]string{"status": "ok"}) })
+	get(e, "/readyz", a.ready)
 	return a
 }
 
@@ -119,21 +139,21 @@ func (a *API) routes(g *echo.Group) {
 	user, service, admin := a.authenticated(""), a.authenticated(ScopePublish), a.authenticated(ScopeAdmin)
 	g.POST("/notifications/device-token", a.registerDevice, user)
 	g.DELETE("/notifications/device-token", a.unregisterDevice, user)
-	g.GET("/notifications", a.listNotifications, user)
-	g.GET("/notifications/unread-count", a.unreadCount, user)
+	get(g, "/notifications", a.listNotifications, user, a.read)
+	get(g, "/notifications/unread-count", a.unreadCount, user, a.read)
 	g.POST("/notifications/read-all", a.readAll, user)
 	g.POST("/notifications/:id/read", a.markNotification(topics.NotificationRead), user)
 	g.DELETE("/notifications/:id", a.markNotification(topics.NotificationDeleted), user)
-	g.GET("/conversations", a.listConversations, user)
-	g.GET("/messages", a.listMessages, user)
+	get(g, "/conversations", a.listConversations, user, a.read)
+	get(g, "/messages", a.listMessages, user, a.read)
 	g.POST("/messages", a.sendMessage, user)
 	g.PUT("/keys", a.putKeys, user)
-	g.GET("/keys", a.ownKeys, user)
+	get(g, "/keys", a.ownKeys, user, a.read)
 	g.DELETE("/keys/:deviceId", a.deleteKeys, user)
-	g.GET("/users/:userId/keys", a.keysOf, user)
-	g.GET("/presence", a.presence, user)
-	g.GET("/presence/:userId", a.presenceOf, user)
-	g.GET("/stats", a.stats, user)
+	get(g, "/users/:userId/keys", a.keysOf, user, a.read)
+	get(g, "/presence", a.presence, user, a.read)
+	get(g, "/presence/:userId", a.presenceOf, user, a.read)
+	get(g, "/stats", a.stats, user, a.read)
 
 	g.POST("/notifications", a.publishNotification, service)
 	g.POST("/activities", a.publishActivity, service)
@@ -141,9 +161,12 @@ func (a *API) routes(g *echo.Group) {
 	g.POST("/events", a.publishEvents, service)
 
 	g.POST("/revocations", a.revoke, admin)
-	g.GET("/diagnostics/:userId", a.diagnose, admin)
+	get(g, "/diagnostics/:userId", a.diagnose, admin, a.read)
 	g.OPTIONS("/*", func(c echo.Context) error { return c.NoContent(http.StatusNoContent) })
 }
+
+// ServeHTTP answers one request (http.Handler).
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.echo.ServeHTTP(w, r) }
 
 // Serve answers requests on ln until ctx ends; then it lets those under way finish, for at most grace.
 func (a *API) Serve(ctx context.Context, ln net.Listener, grace time.Duration) error {
@@ -159,8 +182,55 @@ func (a *API) Serve(ctx context.Context, ln net.Listener, grace time.Duration) e
 	wind, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
 	err := a.echo.Server.Shutdown(wind)
+	if errors.Is(err, context.DeadlineExceeded) {
+		a.o.Logger.Warn("requests were still under way when the time to stop was over; they are cut", "after", grace)
+		err = a.echo.Server.Close()
+	}
 	<-failed
 	return err
+}
+
+// get registers a route for GET, and for HEAD, which net/http answers without the body (RFC 9110, section 9.3.2).
+func get(g interface {
+	Match(methods []string, path string, h echo.HandlerFunc, m ...echo.MiddlewareFunc) []*echo.Route
+}, path string, h echo.HandlerFunc, m ...echo.MiddlewareFunc) {
+	g.Match([]string{http.MethodGet, http.MethodHead}, path, h, m...)
+}
+
+// escaped has the routes found by the path as it was sent, so that param decodes every id alike: %2F is no end of a segment.
+func escaped(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		u := c.Request().URL
+		u.RawPath = u.EscapedPath()
+		return next(c)
+	}
+}
+
+// param is a part of the path, decoded once (RFC 3986, section 2.4).
+func param(c echo.Context, name string) (string, error) {
+	v, err := url.PathUnescape(c.Param(name))
+	if err != nil || !utf8.ValidString(v) {
+		return "", topics.Invalid(name + " in the path: an escape is broken; write a percent sign as %25")
+	}
+	return v, nil
+}
+
+// readTime bounds a read: a store that hangs costs a client this long.
+const readTime = 5 * time.Second
+
+// reading bounds the reads of fn, which go by the request's context.
+func reading(c echo.Context, fn func() error) error {
+	r := c.Request()
+	ctx, cancel := context.WithTimeout(r.Context(), readTime)
+	defer cancel()
+	c.SetRequest(r.WithContext(ctx))
+	defer c.SetRequest(r)
+	return fn()
+}
+
+// read bounds a route that only reads.
+func (a *API) read(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error { return reading(c, func() error { return next(c) }) }
 }
 
 // cors refuses foreign origins and answers preflights (Fetch standard, "CORS protocol").
@@ -172,32 +242,23 @@ func (a *API) cors(next echo.HandlerFunc) echo.HandlerFunc {
 			return next(c)
 		}
 		h.Add("Vary", "Origin")
-		if !allowedOrigin(r, a.o.Origins) {
+		if !a.o.Origins.allows(r) {
 			return &topics.Error{Code: topics.CodeForbidden, Message: "this origin is not allowed (ALLOWED_ORIGIN)"}
 		}
 		h.Set("Access-Control-Allow-Origin", origin)
+		if a.o.Origins != nil { // never for whoever comes along
+			h.Set("Access-Control-Allow-Credentials", "true")
+		}
 		if r.Method == http.MethodOptions {
-			h.Set("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE")
-			h.Set("Access-Control-Allow-Headers", "authorization, content-type, idempotency-key")
+			h.Add("Vary", "Access-Control-Request-Headers")
+			h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE")
+			h.Set("Access-Control-Allow-Headers", allowedHeaders(r.Header.Get("Access-Control-Request-Headers")))
 			h.Set("Access-Control-Max-Age", "600")
 			return c.NoContent(http.StatusNoContent)
 		}
+		h.Set("Access-Control-Expose-Headers", "Retry-After")
 		return next(c)
 	}
-}
-
-// allowedOrigin tells whether a page may use the server: one of no Origin (not a browser), the server's own, or one of
-// allowed; nil allows any.
-func allowedOrigin(r *http.Request, allowed []string) bool {
-	origin := r.Header.Get("Origin")
-	if allowed == nil {
-		return true
-	}
-	u, err := url.Parse(origin)
-	if err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host) {
-		return true
-	}
-	return slices.ContainsFunc(allowed, func(a string) bool { return strings.EqualFold(a, origin) })
 }
 
 // bounded bounds the body.
@@ -241,12 +302,12 @@ func (a *API) fail(err error, c echo.Context) {
 	if c.Response().Committed {
 		return
 	}
-	a.explain(err).WriteHTTP(c.Response())
+	a.explain(c, err).WriteHTTP(c.Response())
 }
 
 // explain finds what may be said of an error. Unknown ones are logged, and an engine's being away is what they nearly
 // always are.
-func (a *API) explain(err error) *topics.Error {
+func (a *API) explain(c echo.Context, err error) *topics.Error {
 	var known *topics.Error
 	var tooBig *http.MaxBytesError
 	var he *echo.HTTPError
@@ -256,27 +317,32 @@ func (a *API) explain(err error) *topics.Error {
 	case errors.As(err, &tooBig):
 		return &topics.Error{Code: topics.CodeTooLarge, Message: "the body is too large"}
 	case errors.Is(err, inbox.ErrNotFound):
-		return topics.NotFound()
+		return topics.NotFound("thing")
 	case errors.Is(err, inbox.ErrCursor):
 		return topics.Invalid("cursor: not one that this server gave out")
 	case pipeline.TooLarge(err):
 		return &topics.Error{Code: topics.CodeTooLarge, Message: "the event is larger than the log takes"}
 	case errors.As(err, &he) && he.Code < http.StatusInternalServerError:
-		return &topics.Error{Code: topics.CodeNotFound, Message: "there is no such route"}
+		return &topics.Error{Code: topics.CodeNotFound, Message: "there is no route " + c.Request().Method + " with this path; docs/rest.md lists them"}
 	}
-	a.o.Logger.Warn("a request failed", "err", err)
+	a.o.Logger.Warn("a request failed", "method", c.Request().Method, "route", c.Path(), "err", err)
 	return topics.Unavailable()
 }
 
 // ready answers 503 while anything is behind or unreachable, and says what. ?exclude=stats,… leaves parts out, for whoever
 // wants to go on serving without them.
 func (a *API) ready(c echo.Context) error {
-	ctx, cancel := context.WithTimeout(c.Request().Context(), 3*time.Second)
-	defer cancel()
-	problems := a.o.Problems(ctx)
+	var exclude []string
 	for part := range strings.SplitSeq(c.QueryParam("exclude"), ",") {
-		delete(problems, part)
+		if part = strings.TrimSpace(part); part == "" {
+			continue
+		}
+		if !slices.Contains(a.o.Parts, part) {
+			return topics.Invalid("exclude: there is no part " + strconv.Quote(clip(part)) + "; there are " + strings.Join(a.o.Parts, ", "))
+		}
+		exclude = append(exclude, part)
 	}
+	problems := a.o.Problems(c.Request().Context(), exclude)
 	if len(problems) > 0 {
 		return c.JSON(http.StatusServiceUnavailable, map[string]any{"status": "not ready", "problems": problems})
 	}

@@ -27,7 +27,7 @@ func (a *API) putKeys(c echo.Context) error {
 		IdentityKey string          `json:"identityKey"`
 		Prekeys     []topics.Prekey `json:"prekeys"`
 	}
-	if err := read(c, &body, false); err != nil {
+	if err := read(c, &body); err != nil {
 		return err
 	}
 	devices := a.o.Keys.Devices(userOf(c))
@@ -40,7 +40,11 @@ func (a *API) putKeys(c echo.Context) error {
 }
 
 func (a *API) deleteKeys(c echo.Context) error {
-	return a.publishKeys(c, own(c, topics.Control, topics.KeyPublished, topics.Fields("deviceId", c.Param("deviceId"), "removed", true)))
+	device, err := param(c, "deviceId")
+	if err != nil {
+		return err
+	}
+	return a.publishKeys(c, own(c, topics.Control, topics.KeyPublished, topics.Fields("deviceId", device, "removed", true)))
 }
 
 func (a *API) publishKeys(c echo.Context, ev *topics.Event) error {
@@ -72,18 +76,18 @@ type deviceKeys struct {
 // keysOf hands out the keys of a user's devices, a one-time key of each, which nobody else gets; ?prekeys=false leaves
 // those alone.
 func (a *API) keysOf(c echo.Context) error {
-	user := c.Param("userId")
-	if err := topics.CheckUserID(user); err != nil {
-		return topics.Invalid("userId: " + err.Error())
+	user, err := userParam(c)
+	if err != nil {
+		return err
 	}
 	if err := a.o.AllowLookup(userOf(c)); err != nil {
 		return err
 	}
+	hand := c.QueryParam("prekeys") != "false" && c.Request().Method != http.MethodHead // nobody sees what HEAD would use up
 	list := []deviceKeys{}
 	for _, d := range a.o.Keys.Devices(user) {
 		k := deviceKeys{DeviceID: d.ID, IdentityKey: d.IdentityKey}
-		if c.QueryParam("prekeys") != "false" {
-			var err error
+		if hand {
 			if k.Prekey, err = a.takePrekey(c, user, d.ID); err != nil {
 				return err
 			}

@@ -1,7 +1,9 @@
 package api
 
 import (
-	"errors"
+	"encoding/json"
+	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,17 +54,7 @@ const leeway = 30 * time.Second
 // maxToken bounds a token, in bytes.
 const maxToken = 8 << 10
 
-type rawClaims struct {
-	jwt.RegisteredClaims
-	UserID   string    `json:"userId,omitempty"`
-	Scope    scopeList `json:"scope,omitempty"`
-	Channels []string  `json:"channels,omitempty"`
-}
-
-// scopeList is written as a space-separated string (RFC 8693, section 4.2) or, by some issuers, as an array.
-type scopeList = jwt.ClaimStrings
-
-// Verify checks a token. The error is a *topics.Error and never quotes the token.
+// Verify checks a token. The error is a *topics.Error, says which claim is to blame, and never quotes the token.
 func (t Tokens) Verify(token string) (Claims, error) {
 	if token == "" {
 		return Claims{}, tokenInvalid("a token is needed")
@@ -70,73 +62,153 @@ func (t Tokens) Verify(token string) (Claims, error) {
 	if len(token) > maxToken {
 		return Claims{}, tokenInvalid("the token is too long")
 	}
-	var err error
 	for _, secret := range t.Secrets {
-		var c rawClaims
-		if err = t.parse(token, secret, &c); err == nil {
-			return t.claims(c)
+		raw := jwt.MapClaims{}
+		if _, err := parser().ParseWithClaims(token, raw, func(*jwt.Token) (any, error) { return secret, nil }); err == nil {
+			return t.judge(raw)
 		}
-		if !errors.Is(err, jwt.ErrTokenSignatureInvalid) {
-			break
-		}
-	}
-	switch {
-	case errors.Is(err, jwt.ErrTokenExpired):
-		return Claims{}, expired()
-	case errors.Is(err, jwt.ErrTokenRequiredClaimMissing):
-		return Claims{}, tokenInvalid("the token lacks exp or another claim that is demanded")
-	case errors.Is(err, jwt.ErrTokenNotValidYet), errors.Is(err, jwt.ErrTokenUsedBeforeIssued):
-		return Claims{}, tokenInvalid("the token is not valid yet")
-	case errors.Is(err, jwt.ErrTokenInvalidIssuer), errors.Is(err, jwt.ErrTokenInvalidAudience):
-		return Claims{}, tokenInvalid("the token is of another issuer or for another audience")
 	}
 	return Claims{}, tokenInvalid("the token is not one signed for this server")
 }
 
-func (t Tokens) parse(token string, secret []byte, c *rawClaims) error {
-	opts := []jwt.ParserOption{jwt.WithValidMethods([]string{"HS256"}), jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(leeway),
-		jwt.WithTimeFunc(t.now)}
-	if t.Issuer != "" {
-		opts = append(opts, jwt.WithIssuer(t.Issuer))
-	}
-	if t.Audience != "" {
-		opts = append(opts, jwt.WithAudience(t.Audience))
-	}
-	_, err := jwt.ParseWithClaims(token, c, func(*jwt.Token) (any, error) { return secret, nil }, opts...)
-	return err
+// parser checks the signature alone: jwt refuses a token for a claim of another type than it expects, whether or not
+// anybody needs the claim. Numbers stay as they were written.
+func parser() *jwt.Parser {
+	return jwt.NewParser(jwt.WithValidMethods([]string{"HS256"}), jwt.WithoutClaimsValidation(), jwt.WithJSONNumber())
 }
 
-func (t Tokens) claims(r rawClaims) (Claims, error) {
-	c := Claims{User: r.Subject, Expires: r.ExpiresAt.Time, Channels: r.Channels}
-	if c.User == "" {
-		c.User = r.UserID
+// judge reads what is needed of a token's claims (RFC 7519, section 4.1) and names what is wrong with it. What is not
+// needed is ignored, whatever it is.
+func (t Tokens) judge(raw jwt.MapClaims) (c Claims, err error) {
+	exp, err := instant(raw, "exp")
+	if err != nil {
+		return c, err
 	}
-	if r.IssuedAt != nil {
-		c.Issued = r.IssuedAt.Time
+	if exp.IsZero() {
+		return c, tokenInvalid("the token lacks exp")
 	}
-	c.ID = r.ID
-	for _, s := range r.Scope {
+	if !t.now().Before(exp) {
+		return c, expired()
+	}
+	nbf, err := instant(raw, "nbf")
+	if err != nil {
+		return c, err
+	}
+	// A token of unknown age counts as older than any revocation of its user's tokens.
+	iat, err := instant(raw, "iat")
+	if err != nil {
+		iat = time.Time{}
+	}
+	if latest := t.now().Add(leeway); nbf.After(latest) || iat.After(latest) {
+		return c, tokenInvalid("the token is not valid yet")
+	}
+	if t.Issuer != "" && raw["iss"] != t.Issuer {
+		return c, tokenInvalid("the token's iss is not " + t.Issuer + " (JWT_ISSUER)")
+	}
+	if t.Audience != "" && !slices.Contains(words(raw["aud"]), t.Audience) {
+		return c, tokenInvalid("the token's aud does not name " + t.Audience + " (JWT_AUDIENCE)")
+	}
+	c = Claims{Expires: exp, Issued: iat, ID: idOf(raw["jti"])}
+	if c.User, err = userIn(raw); err != nil {
+		return Claims{}, err
+	}
+	for _, s := range words(raw["scope"]) {
 		c.Scopes = append(c.Scopes, strings.Fields(s)...)
 	}
-	if !t.now().Before(c.Expires) {
-		return Claims{}, expired()
-	}
-	if err := topics.CheckUserID(c.User); err != nil {
-		return Claims{}, tokenInvalid("the token's sub: " + err.Error())
+	if c.Channels, err = channelsIn(raw); err != nil {
+		return Claims{}, err
 	}
 	return c, nil
 }
 
-// Unverified reads what a token claims, without any check: only for explaining a token to whoever has it.
+// latest is the last second that claims may name; what is later counts as this.
+const latest = 253402300799 // the end of the year 9999
+
+// instant reads a NumericDate, which may have a fraction; zero where there is none.
+func instant(raw jwt.MapClaims, name string) (time.Time, error) {
+	v, there := raw[name]
+	if !there || v == nil {
+		return time.Time{}, nil
+	}
+	n, ok := v.(json.Number)
+	if !ok {
+		return time.Time{}, tokenInvalid("the token's " + name + " must be a number: seconds since 1970")
+	}
+	f, err := n.Float64()
+	if err != nil || f < 0 {
+		return time.Time{}, tokenInvalid("the token's " + name + " is no time")
+	}
+	whole, part := math.Modf(min(f, latest))
+	return time.Unix(int64(whole), int64(part*1e9)), nil
+}
+
+// words are the strings of a claim that is a string or an array of them (RFC 7519, section 4.1.3; scope: RFC 8693,
+// section 4.2, and by some issuers an array).
+func words(v any) (list []string) {
+	switch v := v.(type) {
+	case string:
+		return []string{v}
+	case []any:
+		for _, item := range v {
+			if s, ok := item.(string); ok {
+				list = append(list, s)
+			}
+		}
+	}
+	return list
+}
+
+// idOf is a token's id; a number is one as well, as it is written.
+func idOf(v any) string {
+	switch v := v.(type) {
+	case string:
+		return v
+	case json.Number:
+		return v.String()
+	}
+	return ""
+}
+
+func userIn(raw jwt.MapClaims) (string, error) {
+	for _, name := range []string{"sub", "userId"} {
+		v, there := raw[name]
+		if !there || v == nil || v == "" {
+			continue
+		}
+		user, ok := v.(string)
+		if !ok {
+			return "", tokenInvalid("the token's " + name + " must be a string")
+		}
+		if err := topics.CheckUserID(user); err != nil {
+			return "", tokenInvalid("the token's " + name + ": " + err.Error())
+		}
+		return user, nil
+	}
+	return "", tokenInvalid("the token lacks sub (or userId), whose it is")
+}
+
+// channelsIn is what a token is limited to; nil where it is not limited. A limit that cannot be read is no lack of one.
+func channelsIn(raw jwt.MapClaims) ([]string, error) {
+	v, there := raw["channels"]
+	if !there || v == nil {
+		return nil, nil
+	}
+	list, ok := v.([]any)
+	channels := append([]string{}, words(v)...)
+	if !ok || len(channels) != len(list) {
+		return nil, tokenInvalid("the token's channels must be an array of strings")
+	}
+	return channels, nil
+}
+
+// Unverified reads whose a token claims to be, without any check: only for explaining a token to whoever has it.
 func Unverified(token string) (Claims, error) {
-	var r rawClaims
-	if _, _, err := jwt.NewParser().ParseUnverified(token, &r); err != nil {
-		return Claims{}, tokenInvalid("the token is none")
+	raw := jwt.MapClaims{}
+	if _, _, err := parser().ParseUnverified(token, raw); err != nil {
+		return Claims{}, tokenInvalid("the token is no JSON Web Token")
 	}
-	if r.Subject == "" {
-		r.Subject = r.UserID
-	}
-	return Claims{User: r.Subject, ID: r.ID}, nil
+	user, err := userIn(raw)
+	return Claims{User: user, ID: idOf(raw["jti"])}, err
 }
 
 // Sign makes a token that lives for ttl.

@@ -20,27 +20,6 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// read decodes a body into v. An empty body is an error unless optional.
-func read(c echo.Context, v any, optional bool) error {
-	b, err := io.ReadAll(c.Request().Body)
-	if err != nil {
-		return err
-	}
-	if optional && len(bytes.TrimSpace(b)) == 0 {
-		return nil
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	err = d.Decode(v)
-	if err == nil && d.More() {
-		err = errors.New("more than one JSON value")
-	}
-	if err != nil {
-		return topics.Invalid("the body is not the JSON that is expected: " + strings.TrimPrefix(err.Error(), "json: "))
-	}
-	return nil
-}
-
 func message(c echo.Context, text string) error {
 	return c.JSON(http.StatusOK, map[string]string{"message": text})
 }
@@ -104,10 +83,13 @@ func (a *API) registerDevice(c echo.Context) error {
 		Token    string  `json:"token"`
 		Platform *string `json:"platform"`
 	}
-	if err := read(c, &body, false); err != nil {
+	if err := read(c, &body); err != nil {
 		return err
 	}
-	if err := a.roomForDevice(c, body.Token); err != nil {
+	if err := a.o.AllowPublish(userOf(c)); err != nil {
+		return err
+	}
+	if err := reading(c, func() error { return a.roomForDevice(c, body.Token) }); err != nil {
 		return err
 	}
 	var platform any
@@ -137,21 +119,39 @@ func (a *API) roomForDevice(c echo.Context, token string) error {
 	return nil
 }
 
+// unregisterDevice forgets the body's token; without a body all of the user's.
 func (a *API) unregisterDevice(c echo.Context) error {
-	var body struct {
-		Token *string `json:"token"`
-	}
-	if err := read(c, &body, true); err != nil {
+	text, err := io.ReadAll(c.Request().Body)
+	if err != nil {
 		return err
 	}
 	var token any
-	if body.Token != nil {
-		token = *body.Token
+	if len(bytes.TrimSpace(text)) > 0 {
+		if token, err = oneToken(text); err != nil {
+			return err
+		}
+	}
+	if err := a.o.AllowPublish(userOf(c)); err != nil {
+		return err
 	}
 	if err := a.append(c, own(c, topics.Devices, topics.DeviceUnregistered, topics.Fields("token", token))); err != nil {
 		return err
 	}
 	return message(c, "Device token unregistered successfully")
+}
+
+// oneToken reads which device is meant; a client that has lost its token must not log all of the user's out.
+func oneToken(text []byte) (string, error) {
+	var body struct {
+		Token *string `json:"token"`
+	}
+	if err := decode(text, &body); err != nil {
+		return "", err
+	}
+	if body.Token == nil {
+		return "", topics.Invalid("field token is missing; only an empty body means all devices")
+	}
+	return *body.Token, nil
 }
 
 // settledNotifications waits for the user's own notifications and for the announcements.
@@ -237,11 +237,20 @@ func (a *API) unreadCount(c echo.Context) error {
 // markNotification appends that the user read or deleted one of its notifications.
 func (a *API) markNotification(typ string) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		id := c.Param("id")
-		if err := a.settledNotifications(c); err != nil {
+		id, err := param(c, "id")
+		if err != nil {
 			return err
 		}
-		if err := a.o.Inbox.HasNotification(c.Request().Context(), userOf(c), id); err != nil {
+		err = reading(c, func() error {
+			if err := a.settledNotifications(c); err != nil {
+				return err
+			}
+			return a.o.Inbox.HasNotification(c.Request().Context(), userOf(c), id)
+		})
+		if errors.Is(err, inbox.ErrNotFound) {
+			return topics.NotFound("notification") // the same for another's
+		}
+		if err != nil {
 			return err
 		}
 		if err := a.append(c, own(c, topics.Notifications, typ, topics.Fields("notificationId", id))); err != nil {
@@ -253,10 +262,14 @@ func (a *API) markNotification(typ string) echo.HandlerFunc {
 
 // readAll marks everything that the inbox has at this moment.
 func (a *API) readAll(c echo.Context) error {
-	if err := a.settledNotifications(c); err != nil {
+	var newest int64
+	err := reading(c, func() (err error) {
+		if err := a.settledNotifications(c); err != nil {
+			return err
+		}
+		newest, err = a.o.Inbox.Newest(c.Request().Context(), userOf(c))
 		return err
-	}
-	newest, err := a.o.Inbox.Newest(c.Request().Context(), userOf(c))
+	})
 	if errors.Is(err, inbox.ErrNotFound) {
 		return c.JSON(http.StatusOK, map[string]int{"count": 0})
 	}
@@ -267,7 +280,7 @@ func (a *API) readAll(c echo.Context) error {
 	if err := a.append(c, ev); err != nil {
 		return err
 	}
-	return a.unreadCount(c)
+	return reading(c, func() error { return a.unreadCount(c) })
 }
 
 func (a *API) listMessages(c echo.Context) error {
@@ -323,7 +336,7 @@ func (a *API) listConversations(c echo.Context) error {
 
 func (a *API) sendMessage(c echo.Context) error {
 	var d topics.Draft
-	if err := read(c, &d, false); err != nil {
+	if err := read(c, &d); err != nil {
 		return err
 	}
 	if key := c.Request().Header.Get("Idempotency-Key"); d.ClientMessageID == "" {
@@ -363,11 +376,23 @@ func (a *API) presence(c echo.Context) error {
 }
 
 func (a *API) presenceOf(c echo.Context) error {
-	user := c.Param("userId")
-	if err := topics.CheckUserID(user); err != nil {
-		return topics.Invalid("userId: " + err.Error())
+	user, err := userParam(c)
+	if err != nil {
+		return err
 	}
 	return c.JSON(http.StatusOK, a.statusOf(user))
+}
+
+// userParam is the user that a path names.
+func userParam(c echo.Context) (string, error) {
+	user, err := param(c, "userId")
+	if err != nil {
+		return "", err
+	}
+	if err := topics.CheckUserID(user); err != nil {
+		return "", topics.Invalid("userId: " + err.Error())
+	}
+	return user, nil
 }
 
 func (a *API) statusOf(user string) map[string]any {

@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/presence"
@@ -52,18 +55,94 @@ func rateLimited(wait time.Duration) *topics.Error {
 	return &topics.Error{Code: topics.CodeRateLimited, Message: fmt.Sprintf("too many at once; try again in %s", wait.Round(time.Second)), RetryAfter: wait}
 }
 
-// read decodes a command's data into v, which says what is expected by example.
-func read(c command, v any, example string) *topics.Error {
-	if len(c.data) == 0 || c.data[0] != '{' || json.Unmarshal(c.data, v) != nil {
-		return topics.Invalid("the data of " + strconv.Quote(c.event) + " must be like " + example)
+// payload is a command's data.
+type payload interface {
+	// missing names the members that must be there and are not, or are empty.
+	missing() []string
+}
+
+// read decodes a command's data into v; the error says by example what is expected, and names the members concerned.
+// Members that are not known are ignored, since clients may be newer, unless others are missing: then they are told,
+// for they are most likely what was meant.
+func read(c command, v payload, example string) *topics.Error {
+	must := "the data of " + strconv.Quote(c.event) + " must be like " + example
+	var kind *json.UnmarshalTypeError
+	err := json.Unmarshal(c.data, v)
+	switch missing := v.missing(); {
+	case errors.As(err, &kind) && kind.Field != "":
+		member := kind.Field[strings.LastIndexByte(kind.Field, '.')+1:] // without the name of an embedded struct
+		return topics.Invalid(must + ": " + strconv.Quote(member) + " has another kind of value")
+	case err != nil || c.data[0] != '{':
+		return topics.Invalid(must)
+	case len(missing) > 0:
+		must += ": missing or empty is " + quoted(missing)
+		if unknown := unknownMembers(c.data, v); len(unknown) > 0 {
+			must += "; not known is " + quoted(unknown)
+		}
+		return topics.Invalid(must)
+	}
+	return nil
+}
+
+func quoted(names []string) string {
+	out := make([]string, len(names))
+	for i, name := range names {
+		out[i] = strconv.Quote(name)
+	}
+	return strings.Join(out, ", ")
+}
+
+const (
+	// maxUnknown bounds how many members a client is told that are not known.
+	maxUnknown = 3
+	// maxMember bounds the length of such a member's name, in bytes: what is longer may be content.
+	maxMember = 32
+	// maxLookedAt bounds the data that such members are looked for in, in bytes.
+	maxLookedAt = 4096
+)
+
+// unknownMembers are the members of an object that v has no field for. Only what looks like a name is told: an error
+// quotes no contents.
+func unknownMembers(object []byte, v any) (names []string) {
+	if len(object) > maxLookedAt {
+		return nil
+	}
+	var members map[string]json.RawMessage
+	_ = json.Unmarshal(object, &members) // it was read already
+	known := make(map[string]bool)
+	for _, f := range reflect.VisibleFields(reflect.TypeOf(v).Elem()) {
+		known[f.Tag.Get("json")] = true
+	}
+	for name := range members {
+		if !known[name] && len(name) <= maxMember && !strings.ContainsFunc(name, notInNames) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names[:min(len(names), maxUnknown)]
+}
+
+func notInNames(r rune) bool {
+	return r != '_' && r != '-' && (r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r))
+}
+
+// renewal is the data of authenticate.
+type renewal struct {
+	Token string `json:"token"`
+}
+
+func (r *renewal) missing() []string { return names("token", r.Token == "") }
+
+// names is a list of name where that is missing.
+func names(name string, missing bool) []string {
+	if missing {
+		return []string{name}
 	}
 	return nil
 }
 
 func (e *Edge) authenticate(s *session, c command) {
-	var data struct {
-		Token string `json:"token"`
-	}
+	var data renewal
 	if err := read(c, &data, `{"token":"…"}`); err != nil {
 		s.refuse(c, err)
 		return
@@ -73,7 +152,10 @@ func (e *Edge) authenticate(s *session, c command) {
 		s.refuse(c, err)
 		return
 	}
-	s.identity.Store(&id)
+	if err := e.renew(s, id); err != nil {
+		s.refuse(c, err)
+		return
+	}
 	s.answer(c, topics.Fields("ok", true))
 }
 
@@ -82,6 +164,8 @@ type subscription struct {
 	Channels []string `json:"channels"`
 	Offset   string   `json:"offset"` // subscribe: what the channels had since then is sent first
 }
+
+func (d *subscription) missing() []string { return names("channels", d.Channels == nil) }
 
 type refusal struct {
 	Channel string `json:"channel"`
@@ -106,12 +190,28 @@ func (e *Edge) subscribe(s *session, c command) {
 		recovered = e.catchUp(s, data.Offset, join) == nil
 	}
 	if c.ack == "" && len(refused) > 0 {
-		s.fail(topics.Invalid(fmt.Sprintf("%d of %d channels were refused; ask for an acknowledgement to see which", len(refused), len(data.Channels))))
+		s.fail(topics.Invalid(tellRefused(refused)))
 	}
 	if c.ack == "" && recovered == false {
 		s.fail(&topics.Error{Code: topics.CodeNotFound, Message: "what the channels had since that offset cannot be given; they are subscribed from now on"})
 	}
 	e.subscribed(s, c, before, refused, recovered)
+}
+
+// maxTold bounds how many channels an error names; the acknowledgement has them all.
+const maxTold = 10
+
+// tellRefused says which channels were refused, and why.
+func tellRefused(refused []refusal) string {
+	told := make([]string, 0, maxTold)
+	for _, r := range refused[:min(len(refused), maxTold)] {
+		told = append(told, strconv.Quote(r.Channel)+" ("+r.Code+")")
+	}
+	text := "channels were refused: " + strings.Join(told, ", ")
+	if more := len(refused) - len(told); more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 func (e *Edge) unsubscribe(s *session, c command) {
@@ -131,7 +231,7 @@ func (e *Edge) unsubscribe(s *session, c command) {
 func (e *Edge) subscribed(s *session, c command, before []string, refused []refusal, recovered any) {
 	now := e.hub.channelsOf(s)
 	if !slices.Equal(before, now) {
-		e.appendLater(e.presenceEvent(topics.SessionChannels, s, "pid", e.hub.pidOf(s), "channels", now))
+		e.say(s)
 	}
 	s.answer(c, topics.Fields("channels", now, "refused", refused, "recovered", recovered))
 }
@@ -143,7 +243,7 @@ func (e *Edge) join(s *session, names []string) (joined []string, refused []refu
 	for _, name := range names {
 		switch {
 		case topics.CheckChannel(name) != nil:
-			refused = append(refused, refusal{name[:min(len(name), topics.MaxID)], topics.CodeInvalidPayload})
+			refused = append(refused, refusal{strings.ToValidUTF8(name[:min(len(name), topics.MaxID)], ""), topics.CodeInvalidPayload})
 		case !s.mayJoin(name):
 			refused = append(refused, refusal{name, topics.CodeForbidden})
 		case !e.hub.subscribe(s, name):
@@ -155,13 +255,20 @@ func (e *Edge) join(s *session, names []string) (joined []string, refused []refu
 	return joined, refused
 }
 
+// draft is the data of sendMessage.
+type draft struct{ topics.Draft }
+
+func (d *draft) missing() []string {
+	return slices.Concat(names("receiverId", d.ReceiverID == ""), names("content", d.Content == "" && len(d.Encrypted) == 0))
+}
+
 func (e *Edge) sendMessage(s *session, c command) {
-	var d topics.Draft
+	var d draft
 	if err := read(c, &d, `{"receiverId":"…","content":"…"}`); err != nil {
 		s.refuse(c, err)
 		return
 	}
-	e.trySend(s.user, d, func(r topics.Receipt, err error) {
+	e.trySend(s.user, d.Draft, func(r topics.Receipt, err error) {
 		if err != nil {
 			s.refuse(c, problem(err))
 			return
@@ -228,66 +335,50 @@ func (e *Edge) draft(sender string, d topics.Draft, now time.Time) (*topics.Even
 	return ev, checked(ev)
 }
 
+// typist is the data of typing.
+type typist struct {
+	ReceiverID string `json:"receiverId"`
+	IsTyping   *bool  `json:"isTyping"`
+}
+
+func (d *typist) missing() []string {
+	return slices.Concat(names("receiverId", d.ReceiverID == ""), names("isTyping", d.IsTyping == nil))
+}
+
 func (e *Edge) type_(s *session, c command) {
-	var data struct {
-		ReceiverID string `json:"receiverId"`
-		IsTyping   *bool  `json:"isTyping"`
-	}
-	err := read(c, &data, `{"receiverId":"…","isTyping":true}`)
-	if err == nil && (data.IsTyping == nil || topics.CheckUserID(data.ReceiverID) != nil) {
-		err = topics.Invalid("typing needs receiverId and isTyping")
-	}
-	if err != nil {
+	var data typist
+	if err := read(c, &data, `{"receiverId":"…","isTyping":true}`); err != nil {
 		s.refuse(c, err)
 		return
 	}
-	typ := topics.TypingStop
-	if *data.IsTyping {
-		typ = topics.TypingStart
-	}
-	if e.typingShown(typingPair{s.user, data.ReceiverID}, *data.IsTyping) {
-		s.answer(c, topics.Fields("ok", true))
+	if err := topics.CheckUserID(data.ReceiverID); err != nil {
+		s.refuse(c, topics.Invalid("receiverId: "+err.Error()))
 		return
 	}
-	ev := topics.New(topics.Signals, topics.ConversationKey(s.user, data.ReceiverID),
-		topics.Meta{Type: typ, Source: topics.SourceOf(s.user), ID: topics.NewID()},
-		topics.Fields("userId", s.user, "isTyping", *data.IsTyping))
-	e.o.Producer.TryAppend(ev, func(err error) {
+	e.typing.tell(typingPair{s.user, data.ReceiverID}, *data.IsTyping, func(id string, err error) {
 		if err != nil {
 			s.refuse(c, problem(err))
 			return
 		}
-		s.succeed(c, topics.Receipt{ID: ev.ID})
+		s.succeed(c, topics.Receipt{ID: id})
 	})
-}
-
-// typingEvery is how often typing.start is appended for a user who goes on typing: well within typingFor.
-const typingEvery = 2 * time.Second
-
-// typingShown tells that the log has had the same a moment ago; else it notes what is about to be appended.
-func (e *Edge) typingShown(pair typingPair, on bool) bool {
-	now := time.Now()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	last, known := e.typed[pair]
-	if on && known && now.Sub(last) < typingEvery {
-		return true
-	}
-	if !on {
-		delete(e.typed, pair)
-		return false // a stop is rare, and must not be lost
-	}
-	e.typed[pair] = now
-	return false
 }
 
 // lookupWait bounds how long a look-up by id waits for the projection.
 const lookupWait = 2 * time.Second
 
+// receipt is the data of markAsRead.
+type receipt struct {
+	MessageID string `json:"messageId"`
+	UpTo      bool   `json:"upTo"` // and all of the conversation before it
+}
+
+func (d *receipt) missing() []string { return names("messageId", d.MessageID == "") }
+
+// markAsRead appends that the user has read a message that it received, or all of a conversation up to a message, which
+// may then be its own.
 func (e *Edge) markAsRead(s *session, c command) {
-	var data struct {
-		MessageID string `json:"messageId"`
-	}
+	var data receipt
 	if err := read(c, &data, `{"messageId":"…"}`); err != nil {
 		s.refuse(c, err)
 		return
@@ -295,21 +386,25 @@ func (e *Edge) markAsRead(s *session, c command) {
 	ctx, cancel := e.requestContext()
 	defer cancel()
 	m, err := e.findMessage(ctx, s.user, data.MessageID)
-	if err == nil && m.Receiver != s.user {
+	if err == nil && m.Receiver != s.user && !data.UpTo {
 		err = inbox.ErrNotFound
 	}
 	switch {
 	case errors.Is(err, inbox.ErrNotFound):
-		s.refuse(c, topics.NotFound())
+		s.refuse(c, topics.NotFound("message"))
 		return
 	case err != nil:
 		e.o.Logger.Warn("a message could not be looked up", "err", err)
 		s.refuse(c, topics.Unavailable())
 		return
 	}
+	identity, upTo := m.ID, any(nil)
+	if data.UpTo {
+		identity, upTo = "upTo:"+m.ID, true
+	}
 	ev := topics.New(topics.Messages, topics.ConversationKey(m.Sender, m.Receiver),
-		topics.Meta{Type: topics.MessageRead, Source: topics.SourceOf(s.user), ID: topics.NewID(), IdempotencyKey: m.ID},
-		topics.Fields("messageId", m.ID, "userId", s.user))
+		topics.Meta{Type: topics.MessageRead, Source: topics.SourceOf(s.user), ID: topics.NewID(), IdempotencyKey: identity},
+		topics.Fields("messageId", m.ID, "userId", s.user, "upTo", upTo))
 	e.tryAppend(ev, func(duplicate bool, err error) {
 		if err != nil {
 			s.refuse(c, problem(err))

@@ -35,13 +35,16 @@ type conn struct {
 
 	heart heart
 
-	mu      sync.Mutex
-	queue   [][]byte
-	queued  int // bytes, those being written included
-	writing bool
-	closing bool // a close frame is queued; nothing may follow it
-	dead    bool
-	why     string // the first reason to end
+	mu         sync.Mutex
+	queue      [][]byte
+	marks      marks // go out after the queue
+	queued     int   // bytes, those being written included
+	writing    bool
+	closing    bool // a close frame is queued; nothing may follow it
+	dead       bool
+	challenged bool          // the client must show soon that it lives
+	written    chan struct{} // closed once nothing is being written; nil: nobody waits for that
+	why        string        // the first reason to end
 }
 
 const (
@@ -53,28 +56,36 @@ const (
 // deliver queues what f makes for this wire (transport).
 func (c *conn) deliver(f framer, s style) {
 	s.wire = c.wire
-	c.send(f.frame(s))
+	c.enqueue(f.frame(s), f.mark(s))
 }
 
 // text queues a text of this connection alone (transport).
 func (c *conn) text(b []byte) { c.send(appendText(nil, b, c.wire, c.deflateAbove)) }
 
-// send queues a frame. A client that lets more than maxQueue bytes wait is closed as too slow: nothing is dropped
+// send queues a frame.
+func (c *conn) send(frame []byte) { c.enqueue(frame, mark{}) }
+
+// enqueue queues a frame, and where the client stands after it. A client that lets more than maxQueue bytes wait is closed as too slow: nothing is dropped
 // silently.
-func (c *conn) send(frame []byte) {
+func (c *conn) enqueue(frame []byte, after mark) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closing || c.dead {
 		return
 	}
-	c.queue = append(c.queue, frame)
-	c.queued += len(frame)
+	c.addLocked(frame)
+	c.marks.set(after)
 	if c.queued > c.maxQueue {
-		c.queue = nil
+		c.queue, c.marks = nil, nil
 		c.closeLocked(closeTooSlow, "the client reads too slowly; it may resume")
 		return
 	}
 	c.startLocked()
+}
+
+func (c *conn) addLocked(frame []byte) {
+	c.queue = append(c.queue, frame)
+	c.queued += len(frame)
 }
 
 // close sends what is queued, then a close frame, and ends the connection once the client has answered, or soon.
@@ -90,7 +101,8 @@ func (c *conn) closeLocked(code int, reason string) {
 	if c.why == "" {
 		c.why = reasonOf(code)
 	}
-	c.queue = append(c.queue, appendFrame(nil, bitFinal|opClose, closePayload(code, reason)))
+	c.marks.take(c.addLocked)
+	c.addLocked(appendFrame(nil, bitFinal|opClose, closePayload(code, reason)))
 	c.closing = true
 	c.startLocked()
 }
@@ -105,10 +117,15 @@ func (c *conn) startLocked() {
 func (c *conn) write() {
 	for {
 		c.mu.Lock()
+		c.marks.take(c.addLocked)
 		frames := c.queue
 		c.queue = nil
 		if len(frames) == 0 || c.dead {
 			c.writing = false
+			if c.written != nil {
+				close(c.written)
+				c.written = nil
+			}
 			closing := c.closing
 			c.mu.Unlock()
 			if closing {
@@ -282,9 +299,12 @@ func (c *conn) next(handle func(kind int, message []byte)) error {
 
 // alive grants the client its patience anew, unless the connection is closing.
 func (c *conn) alive() error {
-	if c.isClosing() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing {
 		return nil
 	}
+	c.challenged = false
 	return c.net.SetReadDeadline(time.Now().Add(c.patience))
 }
 
@@ -296,14 +316,35 @@ func (c *conn) isClosing() bool {
 
 // drainQueue waits, for a moment, until a close frame has been written.
 func (c *conn) drainQueue() {
-	end := time.Now().Add(closeWait)
-	for time.Now().Before(end) {
-		c.mu.Lock()
-		idle := !c.writing || c.dead
+	c.mu.Lock()
+	if !c.writing || c.dead {
 		c.mu.Unlock()
-		if idle {
-			return
-		}
-		time.Sleep(time.Millisecond)
+		return
+	}
+	if c.written == nil {
+		c.written = make(chan struct{})
+	}
+	written := c.written
+	c.mu.Unlock()
+	t := time.NewTimer(closeWait)
+	defer t.Stop()
+	select {
+	case <-written:
+	case <-t.C:
+	}
+}
+
+// challenge sends a ping, which every WebSocket stack answers by itself (RFC 6455, section 5.5.2). alive takes the deadline
+// back; until then further challenges do not move it.
+func (c *conn) challenge(within time.Duration) {
+	c.mu.Lock()
+	again := c.challenged || c.closing || c.dead
+	if !again {
+		c.challenged = true
+		_ = c.net.SetReadDeadline(time.Now().Add(within))
+	}
+	c.mu.Unlock()
+	if !again {
+		c.send(appendFrame(nil, bitFinal|opPing, nil))
 	}
 }

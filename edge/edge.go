@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -82,43 +81,42 @@ type Edge struct {
 	node     string // new at every start
 	nameJSON []byte // NodeName
 	hub      *hub
+	log      appender // takes what this node says of itself
 	tail     *pipeline.Tail
+	live     func() bool // the tail reads
 	fold     *presence.Fold
 	ids      *contentIDs
 	// rates counts messages over all nodes; connects, lookups and publishes count what users do on this one: attempts to
 	// connect, and keys asked for and published.
 	rates, connects, lookups, publishes *limiter
-	verdicts                            pipeline.Answers[presence.Verdict] // by session
+	slots                               *slots
 	stats                               *statistics
 	metrics                             *metrics
+	schedule                            *schedule
+	typing                              *typing
 	// topicIDs identify the topics in resume offsets.
 	topicIDs map[topics.Topic][4]byte
 
 	melody   *melody.Melody
 	draining atomic.Bool
+	// admissions ends when Drain begins, working when Drain has ended.
+	admissions, working    context.Context
+	endAdmissions, endWork context.CancelFunc
 	// superseded is closed when another process of this node's name has begun: all ignore this one from then on.
 	superseded     chan struct{}
 	supersededOnce sync.Once
-	unacked        atomic.Int64 // appends of clients that wait for their answer
+	unacked        tally // appends of clients that wait for their answer
+	serving        tally // connections
 
 	mu      sync.Mutex
-	open    map[transport]func(now time.Time) // what to do for each every second
-	engines map[string]*engine                // Engine.IO sessions that began with long-polling, by sid
-	typing  map[typingPair]*time.Timer
-	typed   map[typingPair]time.Time // when this node last appended typing.start
-	closed  sync.WaitGroup           // connections being served
+	open    map[transport]bool
+	engines map[string]*engine       // Engine.IO sessions that began with long-polling, by sid
+	rooms   map[userIn]chan struct{} // closed when a session of the user ends, for those who wait for that
 }
 
 // New prepares an edge: it notes where the log ends, from where on it delivers.
 func New(ctx context.Context, o Options) (*Edge, error) {
-	e := &Edge{o: o, node: randomID(), rates: newLimiter(o.RateLimit, o.RateWindow),
-		connects: newLimiter(10*o.RateLimit, o.RateWindow), lookups: newLimiter(o.RateLimit, o.RateWindow),
-		publishes: newLimiter(max(1, o.RateLimit/10), o.RateWindow),
-		ids:       newContentIDs(o.ContentWindow), topicIDs: make(map[topics.Topic][4]byte),
-		superseded: make(chan struct{}), open: make(map[transport]func(time.Time)), engines: make(map[string]*engine), typing: make(map[typingPair]*time.Timer), typed: make(map[typingPair]time.Time)}
-	e.nameJSON, _ = json.Marshal(o.NodeName) // a string always encodes
-	e.stats, e.metrics = newStatistics(e), newMetrics(e, o.Metrics)
-	e.hub = newHub(e.metrics.sent)
+	e := newEdge(o, o.Producer)
 	var err error
 	e.tail, err = pipeline.NewTail(ctx, pipeline.TailOptions{Kafka: o.Kafka, Producer: o.Producer, Log: o.Log, Logger: o.Logger,
 		Topics: []topics.Topic{topics.Messages, topics.Notifications, topics.Broadcasts, topics.Signals, topics.Devices},
@@ -126,6 +124,7 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 	if err != nil {
 		return nil, err
 	}
+	e.live = e.tail.Live
 	for _, behind := range feedTopics {
 		for _, t := range behind {
 			if e.topicIDs[t], err = o.Log.TopicHash(ctx, t); err != nil {
@@ -133,17 +132,37 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 			}
 		}
 	}
-	e.fold = presence.New(presence.Options{Limits: o.Limits, Judged: e.verdicts.Give, Evicted: e.evicted, Grace: o.PresenceGrace, Changed: e.presenceChanged, Lost: e.takenForDead, Superseded: e.supersededBy,
-		Start: e.presenceStart, End: func(ctx context.Context) (int64, error) {
-			ends, err := o.Log.Ends(ctx, topics.Presence)
-			return ends[0], err
-		}})
+	e.fold = e.newFold(e.presenceStart, func(ctx context.Context) (int64, error) {
+		ends, err := o.Log.Ends(ctx, topics.Presence)
+		return ends[0], err
+	})
+	return e, nil
+}
+
+// newEdge makes an edge that has no tail and no presence fold yet; log takes what the node says of itself.
+func newEdge(o Options, log appender) *Edge {
+	e := &Edge{o: o, node: randomID(), log: log, rates: newLimiter(o.RateLimit, o.RateWindow),
+		connects: newLimiter(10*o.RateLimit, o.RateWindow), lookups: newLimiter(o.RateLimit, o.RateWindow),
+		publishes: newLimiter(max(1, o.RateLimit/10), o.RateWindow), ids: newContentIDs(o.ContentWindow), topicIDs: make(map[topics.Topic][4]byte),
+		superseded: make(chan struct{}), schedule: newSchedule(), open: make(map[transport]bool), engines: make(map[string]*engine),
+		rooms: make(map[userIn]chan struct{})}
+	e.admissions, e.endAdmissions = context.WithCancel(context.Background())
+	e.working, e.endWork = context.WithCancel(context.Background())
+	e.nameJSON, _ = json.Marshal(o.NodeName) // a string always encodes
+	e.stats, e.metrics = newStatistics(e), newMetrics(e, o.Metrics)
+	e.hub = newHub(e.metrics.sent)
+	e.typing = newTyping(log.TryAppend, e.sendTyping)
+	e.slots = newSlots(slotOptions{Log: log, Node: e.node, Event: e.presenceEvent, Logger: o.Logger})
 	e.melody = melody.New()
 	e.melody.Config.MessageBufferSize = 1 // its queue is not used
 	e.melody.Upgrader = &websocket.Upgrader{ReadBufferSize: 512, WriteBufferSize: 512, WriteBufferPool: &sync.Pool{},
 		EnableCompression: true, CheckOrigin: func(*http.Request) bool { return true }} // the API has judged the origin
 	e.melody.HandleConnect(func(s *melody.Session) { s.MustGet(keyServe).(func(*melody.Session))(s) })
-	return e, nil
+	return e
+}
+
+func (e *Edge) newFold(start func(context.Context) (int64, bool, error), end func(context.Context) (int64, error)) *presence.Fold {
+	return presence.New(presence.Options{Limits: e.o.Limits, Notify: e.read, Grace: e.o.PresenceGrace, Changed: e.presenceChanged, Start: start, End: end})
 }
 
 const keyServe = "serve"
@@ -184,7 +203,7 @@ func allowed(l *limiter, user string) error {
 func (e *Edge) Ready() bool {
 	select {
 	case <-e.fold.Ready():
-		return e.tail.Live() && !e.draining.Load()
+		return e.live() && !e.draining.Load()
 	default:
 		return false
 	}
@@ -199,7 +218,9 @@ func (e *Edge) Run(ctx context.Context) error {
 	g.Go(func() error { return e.fold.Run(ctx) })
 	g.Go(func() error { return e.stats.run(ctx) })
 	g.Go(func() error { return every(ctx, e.o.HeartbeatInterval, e.heartbeat) })
-	g.Go(func() error { return every(ctx, e.o.RepeatInterval, e.repeatSessions) })
+	g.Go(func() error { return e.slots.run(ctx) })
+	g.Go(func() error { return every(ctx, e.o.RepeatInterval, e.slots.sayAll) })
+	g.Go(func() error { return e.schedule.run(ctx) })
 	g.Go(func() error { return every(ctx, time.Second, e.sweep) })
 	g.Go(func() error {
 		select {
@@ -210,12 +231,6 @@ func (e *Edge) Run(ctx context.Context) error {
 		}
 	})
 	return g.Wait()
-}
-
-func (e *Edge) supersededBy(node string) {
-	if node == e.node {
-		e.supersededOnce.Do(func() { close(e.superseded) })
-	}
 }
 
 // every calls fn at once and then at each interval until ctx ends.
@@ -232,55 +247,16 @@ func every(ctx context.Context, interval time.Duration, fn func()) error {
 	}
 }
 
-// Drain stops admitting, answers what was sent, closes every session as going away, and waits for them or for ctx. The
-// clients come back elsewhere.
-func (e *Edge) Drain(ctx context.Context) {
-	e.mu.Lock()
-	e.draining.Store(true)
-	e.mu.Unlock()
-	for e.unacked.Load() > 0 && ctx.Err() == nil {
-		time.Sleep(time.Millisecond)
-	}
-	e.mu.Lock()
-	for pair, t := range e.typing {
-		t.Stop()
-		delete(e.typing, pair)
-	}
-	e.mu.Unlock()
-	for _, t := range e.transports() {
-		t.close(websocket.CloseGoingAway, goingAway)
-	}
-	done := make(chan struct{})
-	go func() {
-		e.closed.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-ctx.Done():
-		for _, t := range e.transports() {
-			t.abort()
-		}
-		<-done
-	}
-}
-
 func (e *Edge) transports() []transport {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return slices.Collect(maps.Keys(e.open))
 }
 
-// sweep looks after every connection once a second: pings, tokens, joins that do not come.
+// sweep forgets what has had its time, once a second.
 func (e *Edge) sweep() {
 	now := time.Now()
-	e.mu.Lock()
-	checks := slices.Collect(maps.Values(e.open))
-	maps.DeleteFunc(e.typed, func(_ typingPair, at time.Time) bool { return now.Sub(at) > typingFor })
-	e.mu.Unlock()
-	for _, check := range checks {
-		check(now)
-	}
+	e.typing.sweep(now)
 	e.rates.sweep(now)
 	e.connects.sweep(now)
 	e.lookups.sweep(now)
@@ -288,81 +264,14 @@ func (e *Edge) sweep() {
 	e.ids.sweep(now)
 }
 
-// expire tells a session whose token has run out, then closes its connection.
-func (e *Edge) expire(s *session, now time.Time) {
-	if s.expired(now) {
-		e.cut(s, tokenExpired())
-	}
-}
-
-// cut ends a session whose token is not good any more.
-func (e *Edge) cut(s *session, why *topics.Error) {
-	if !s.told.Swap(true) {
-		s.fail(why)
-		s.out.close(closeToken, why.Message)
-	}
-}
-
-// Revoke ends the sessions of a user whose tokens are revoked.
-func (e *Edge) Revoke(user string) {
-	for _, s := range e.hub.ofUser(user) {
-		if e.o.Revoked(*s.identity.Load()) {
-			e.cut(s, tokenRevoked())
-		}
-	}
-}
-
-func tokenRevoked() *topics.Error {
-	return &topics.Error{Code: topics.CodeTokenRevoked, Message: "the token has been revoked; connect again with a new one"}
-}
-
-func tokenExpired() *topics.Error {
-	return &topics.Error{Code: topics.CodeTokenExpired, Message: "the token has expired; connect again with a new one"}
-}
-
-// admit makes a session of a verified identity, with a place in the log. Every session admitted must be dismissed.
-func (e *Edge) admit(ctx context.Context, ns presence.Namespace, id Identity, out transport, back comeback) (*session, *topics.Error) {
-	if !e.Ready() {
-		return nil, topics.Unavailable()
-	}
-	if wait, ok := e.connects.allow(id.User, time.Now()); !ok {
-		return nil, rateLimited(wait)
-	}
-	s := &session{id: randomID(), pid: cmp.Or(back.pid, randomID()), user: id.User, namespace: ns, out: out, m: e.metrics, opened: time.Now(), threshold: e.o.CompressionThreshold,
-		frames: newBucketWindow(10*e.o.RateLimit, e.o.RateWindow)}
-	s.identity.Store(&id)
-	if err := e.takePlace(ctx, s, back.channels); err != nil {
-		e.o.Logger.Info("session refused", "user", s.user, "namespace", ns, "reason", err.Code)
-		e.dismiss(s, reasonRefused)
-		return nil, err
-	}
-	return s, nil
-}
-
-// dismiss records that a session is gone, which gives its place back.
-func (e *Edge) dismiss(s *session, why string) {
-	e.hub.leave(s)
-	if why != reasonRefused {
-		e.metrics.closed.WithLabelValues(string(s.namespace), why).Inc()
-		e.o.Logger.Info("session closed", "session", s.id, "user", s.user, "namespace", s.namespace, "reason", why,
-			"seconds", int(time.Since(s.opened).Seconds()))
-	}
-	e.appendLater(e.presenceEvent(topics.Disconnected, s))
-}
-
-func (e *Edge) presenceEvent(typ string, s *session, more ...any) *topics.Event {
-	fields := append([]any{"session", s.id, "node", e.node, "name", e.o.NodeName, "userId", s.user, "namespace", string(s.namespace)}, more...)
-	return topics.New(topics.Presence, s.id, topics.Meta{Type: typ, Source: e.source(), ID: topics.NewID()}, topics.Fields(fields...))
-}
-
 func (e *Edge) source() string { return "/nodes/" + e.node }
 
 // tryAppend appends a client's event; Drain waits for its answer.
 func (e *Edge) tryAppend(ev *topics.Event, done func(duplicate bool, err error)) {
-	e.unacked.Add(1)
+	e.unacked.begin()
 	e.tail.TryAppend(ev, func(duplicate bool, err error) {
+		defer e.unacked.end()
 		done(duplicate, err)
-		e.unacked.Add(-1)
 	})
 }
 
@@ -374,24 +283,13 @@ func (e *Edge) appendLater(ev *topics.Event) {
 }
 
 func (e *Edge) heartbeat() {
-	e.appendLater(topics.New(topics.Presence, e.node, topics.Meta{Type: topics.NodeHeartbeat, Source: e.source(), ID: topics.NewID()},
-		topics.Fields("node", e.node, "name", e.o.NodeName)))
-}
-
-// repeatSessions says again which sessions live: a fold reads only the last minutes.
-func (e *Edge) repeatSessions() {
-	for _, s := range e.hub.sessions() {
-		e.appendLater(e.presenceEvent(topics.Connected, s, "repeated", true, "pid", e.hub.pidOf(s), "channels", e.hub.channelsOf(s)))
-	}
-}
-
-// takenForDead says again which sessions live, where the others took this node for dead: it was paused, or cut off from
-// the log, for longer than their patience.
-func (e *Edge) takenForDead(node string) {
-	if node == e.node {
-		e.heartbeat()
-		e.repeatSessions()
-	}
+	ev := topics.New(topics.Presence, e.node, topics.Meta{Type: topics.NodeHeartbeat, Source: e.source(), ID: topics.NewID()},
+		topics.Fields("node", e.node, "name", e.o.NodeName))
+	e.log.TryAppend(ev, func(err error) {
+		if err != nil {
+			e.o.Logger.Warn("a heartbeat could not be appended", "err", err)
+		}
+	})
 }
 
 func (e *Edge) presenceStart(ctx context.Context) (start int64, whole bool, err error) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/flate"
 	"encoding/binary"
+	"slices"
 	"sync"
 
 	"github.com/nexus/nexus/edge/socketio"
@@ -14,7 +15,7 @@ import (
 // style is how a session wants its frames; frames are built once for each style that occurs.
 type style struct {
 	socketIO  bool // Socket.IO packets; else {"event":…,"data":…}
-	offsets   bool // feed events carry the resume offset
+	offsets   bool // the client is told where it stands: beside each event of the feed, or by a mark
 	canonical bool // without the guide's second names
 	wire      wire // filled in by the transport
 }
@@ -42,7 +43,46 @@ func (s style) index() int {
 }
 
 // framer makes the bytes of something to send, once for each style.
-type framer interface{ frame(s style) []byte }
+type framer interface {
+	frame(s style) []byte
+	// mark tells a Socket.IO client where it stands after that; none for what is not resumed, and for bare clients,
+	// whose events carry their offsets.
+	mark(s style) mark
+}
+
+// mark is an offset on its way to a Socket.IO client: a packet of its own, ["offset","…"]. socket.io-client takes its
+// offset from any event whose last argument is a string; as a second argument of the events themselves it would break
+// the handlers of clients that pass on what they get.
+type mark struct {
+	namespace presence.Namespace
+	frame     []byte // empty: none
+}
+
+// marks are those that go out after all that waits: of each namespace the latest alone. So a client never has an offset
+// beyond what it was sent.
+type marks []mark
+
+func (m *marks) set(latest mark) {
+	if len(latest.frame) == 0 {
+		return
+	}
+	for i := range *m {
+		if (*m)[i].namespace == latest.namespace {
+			(*m)[i] = latest
+			return
+		}
+	}
+	*m = append(*m, latest)
+}
+
+// take calls emit with each mark's frame, and forgets them.
+func (m *marks) take(emit func(frame []byte)) {
+	for _, x := range *m {
+		emit(x.frame)
+	}
+	clear(*m)
+	*m = (*m)[:0]
+}
 
 // message is an event on its way to sessions of a namespace. It is built and used by one goroutine; the frames it made
 // are read by many.
@@ -56,6 +96,7 @@ type message struct {
 	threshold int           // longer texts are deflated where that was negotiated
 
 	frames [styles][]byte
+	marked [wires]mark
 }
 
 // frame is the message as bytes of the WebSocket connection: one frame, or two where the event has a second name.
@@ -66,7 +107,7 @@ func (m *message) frame(s style) []byte {
 	}
 	var b []byte
 	if m.alias != "" && !s.canonical {
-		// The last frame of a record carries the offset.
+		// A bare client gets the offset with the last frame of a record.
 		b = appendText(b, m.text(style{socketIO: s.socketIO}, m.event), s.wire, m.threshold)
 		b = appendText(b, m.text(s, m.alias), s.wire, m.threshold)
 	} else {
@@ -74,6 +115,18 @@ func (m *message) frame(s style) []byte {
 	}
 	*f = b
 	return b
+}
+
+func (m *message) mark(s style) mark {
+	if !s.socketIO || !s.offsets || m.offset == "" {
+		return mark{}
+	}
+	x := &m.marked[s.wire]
+	if x.frame == nil {
+		p := socketio.Packet{Type: socketio.Event, Namespace: string(m.namespace), Data: slices.Concat([]byte(`["offset","`), []byte(m.offset), []byte(`"]`))}
+		*x = mark{m.namespace, appendText(nil, p.Append(nil), s.wire, m.threshold)}
+	}
+	return *x
 }
 
 // joined are messages sent as one piece.
@@ -92,9 +145,10 @@ func (j *joined) frame(s style) []byte {
 	return *f
 }
 
+func (j *joined) mark(s style) mark { return j.ms[len(j.ms)-1].mark(s) }
+
 func (m *message) text(s style, event string) []byte {
 	b := make([]byte, 0, len(m.data)+len(event)+len(m.offset)+48)
-	withOffset := s.offsets && m.offset != ""
 	if s.socketIO {
 		b = append(b, "42"...)
 		b = append(b, m.namespace...)
@@ -102,18 +156,13 @@ func (m *message) text(s style, event string) []byte {
 		b = append(b, event...)
 		b = append(b, `",`...)
 		b = append(b, m.data...)
-		if withOffset {
-			b = append(b, `,"`...)
-			b = append(b, m.offset...)
-			b = append(b, '"')
-		}
 		return append(b, ']')
 	}
 	b = append(b, `{"event":"`...)
 	b = append(b, event...)
 	b = append(b, `","data":`...)
 	b = append(b, m.data...)
-	if withOffset {
+	if s.offsets && m.offset != "" {
 		b = append(b, `,"offset":"`...)
 		b = append(b, m.offset...)
 		b = append(b, '"')

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/flate"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -57,9 +58,10 @@ func TestFrames(t *testing.T) {
 		{style{}, `{"event":"message:new","data":{"a":1}} {"event":"MESSAGE_BROADCAST","data":{"a":1}}`},
 		{style{offsets: true}, `{"event":"message:new","data":{"a":1}} {"event":"MESSAGE_BROADCAST","data":{"a":1},"offset":"off"}`},
 		{style{socketIO: true, canonical: true}, `42/ws,["message:new",{"a":1}]`},
-		{style{socketIO: true, offsets: true}, `42/ws,["message:new",{"a":1}] 42/ws,["MESSAGE_BROADCAST",{"a":1},"off"]`},
+		{style{socketIO: true, offsets: true}, `42/ws,["message:new",{"a":1}] 42/ws,["MESSAGE_BROADCAST",{"a":1}] 42/ws,["offset","off"]`},
 	} {
-		texts, _ := unframe(t, m().frame(tc.style))
+		one := m()
+		texts, _ := unframe(t, slices.Concat(one.frame(tc.style), one.mark(tc.style).frame))
 		if got := strings.Join(texts, " "); got != tc.want {
 			t.Errorf("%+v: %s\nwant %s", tc.style, got, tc.want)
 		}
@@ -70,6 +72,10 @@ func TestFramesAreBuiltOnce(t *testing.T) {
 	m := &message{event: "e", data: []byte(`{}`)}
 	if a, b := m.frame(style{}), m.frame(style{}); &a[0] != &b[0] {
 		t.Error("a second session of the same style has another frame built")
+	}
+	m.offset = "o"
+	if a, b := m.mark(style{socketIO: true, offsets: true}), m.mark(style{socketIO: true, offsets: true}); &a.frame[0] != &b.frame[0] {
+		t.Error("a second session of the same style has another mark built")
 	}
 	seen := make(map[int]bool)
 	for i := range styles {

@@ -7,7 +7,6 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -54,10 +53,11 @@ func (e *Edge) Raw(ns presence.Namespace) http.Handler {
 			return
 		}
 		q := r.URL.Query()
+		offset := q.Get("offset")
 		id, refusal := e.identify(q.Get("userId"), q.Get("token"))
 		var s *session
 		if refusal == nil {
-			s, refusal = e.admit(r.Context(), ns, id, nil, comeback{})
+			s, refusal = e.admit(r.Context(), ns, id, nil, comeback{offset: offset})
 		}
 		if refusal != nil {
 			e.metrics.refusal(refusal)
@@ -65,7 +65,6 @@ func (e *Edge) Raw(ns presence.Namespace) http.Handler {
 			return
 		}
 		s.style = style{canonical: q.Get("events") == "canonical", offsets: q.Has("offset")}
-		offset := q.Get("offset")
 		e.upgrade(w, r, func(c *conn) { e.serveRaw(c, s, offset) }, func() { e.dismiss(s, s.reason()) })
 	})
 }
@@ -74,7 +73,7 @@ func (e *Edge) Raw(ns presence.Namespace) http.Handler {
 // was no connection. It returns once the connection is there: served by a goroutine of its own it does without the
 // buffers and the deep stack of the HTTP server, two thirds of what a session would hold.
 func (e *Edge) upgrade(w http.ResponseWriter, r *http.Request, serve func(*conn), ended func()) {
-	if !e.begin() {
+	if !e.serving.begin() {
 		topics.Unavailable().WriteHTTP(w)
 		ended()
 		return
@@ -88,7 +87,7 @@ func (e *Edge) upgrade(w http.ResponseWriter, r *http.Request, serve func(*conn)
 	var answered sync.Once
 	answer := func() { answered.Do(func() { close(upgraded) }) }
 	go func() {
-		defer e.closed.Done()
+		defer e.serving.end()
 		defer ended()
 		defer answer() // an error has been answered by the upgrader
 		defer e.survive()
@@ -111,25 +110,13 @@ func (e *Edge) survive() {
 }
 
 func (e *Edge) newConn(ws *websocket.Conn, wire wire) *conn {
-	c := &conn{ws: ws, net: ws.NetConn(), log: e.o.Logger, wire: wire, deflateAbove: e.o.CompressionThreshold,
+	c := &conn{heart: newHeart(time.Now(), e.o.PingInterval), ws: ws, net: ws.NetConn(), log: e.o.Logger, wire: wire, deflateAbove: e.o.CompressionThreshold,
 		maxQueue: e.o.MaxQueueBytes, maxRead: int64(e.o.MaxMessageBytes), patience: e.patience()}
-	c.heart.last.Store(time.Now().UnixNano())
 	return c
 }
 
 // patience is how long a client may be silent before it is gone.
 func (e *Edge) patience() time.Duration { return e.o.PingInterval + e.o.PingTimeout }
-
-// begin counts a connection in, unless the edge is draining.
-func (e *Edge) begin() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.draining.Load() {
-		return false
-	}
-	e.closed.Add(1)
-	return true
-}
 
 // negotiateDeflate accepts an offer of permessage-deflate without a bound on our window (RFC 7692, section 7.1), and
 // leaves just that offer for the upgrader, so that both agree on the outcome.
@@ -146,24 +133,30 @@ func negotiateDeflate(h http.Header) bool {
 	return false
 }
 
-// serve has the sweep look after t and reads the connection until it ends.
-func (e *Edge) serve(c *conn, t transport, check func(time.Time), handle func(kind int, message []byte)) {
+// serve has t looked after, runs begin, and reads the connection until it ends.
+func (e *Edge) serve(c *conn, t transport, check func(time.Time) time.Time, begin func(), handle func(kind int, message []byte)) {
 	e.watch(t, check)
 	defer e.unwatch(t)
-	c.read(handle)
+	begin()
+	c.read(func(kind int, message []byte) {
+		handle(kind, message)
+		_ = c.alive() // handling may have taken longer than a challenge allows; a connection that fails is found by the next read
+	})
 }
 
-// watch has the sweep look after a transport, and Drain close it.
-func (e *Edge) watch(t transport, check func(time.Time)) {
+// watch has a transport looked after, and Drain close it.
+func (e *Edge) watch(t transport, check func(time.Time) time.Time) {
 	e.mu.Lock()
-	e.open[t] = check
+	e.open[t] = true
 	e.mu.Unlock()
+	e.schedule.add(t, check)
 	if e.draining.Load() { // the handshake was under way when Drain looked
 		t.close(websocket.CloseGoingAway, goingAway)
 	}
 }
 
 func (e *Edge) unwatch(t transport) {
+	e.schedule.remove(t)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.open, t)
@@ -171,8 +164,10 @@ func (e *Edge) unwatch(t transport) {
 
 const goingAway = "the server is going away"
 
-// greet makes a session reachable: connected comes before anything else, and before that what before sends.
+// greet makes a session reachable: connected comes before anything else, and before that what before sends. One that has
+// ended meanwhile stays as it is; one that must end is told why.
 func (e *Edge) greet(s *session, message string, back comeback, before func()) {
+	in := true
 	welcome := func(recovered any, offset string) {
 		before()
 		m := e.plain(s.namespace, "connected", topics.Fields("userId", s.user, "timestamp", topics.FormatTime(time.Now().UnixMilli()),
@@ -182,24 +177,24 @@ func (e *Edge) greet(s *session, message string, back comeback, before func()) {
 	}
 	switch {
 	case back.offset != "":
-		e.rejoin(s, back, welcome)
+		in = e.rejoin(s, back, welcome)
 	case back.claims:
 		e.metrics.resumed.WithLabelValues("unknown_pid").Inc()
-		e.hub.join(s, func() { welcome(false, e.offset(s.namespace, nil)) })
+		in = e.hub.join(s, func() { welcome(false, e.offset(s.namespace, nil)) })
 	default:
-		e.hub.join(s, func() { welcome(nil, e.offset(s.namespace, nil)) })
+		in = e.hub.join(s, func() { welcome(nil, e.offset(s.namespace, nil)) })
+	}
+	if !in {
+		return
 	}
 	e.metrics.opened.WithLabelValues(string(s.namespace)).Inc()
 	e.o.Logger.Info("session opened", "session", s.id, "user", s.user, "namespace", s.namespace, "protocol", s.protocol(), "transport", s.out.kind())
 	if s.namespace == presence.Dashboard {
 		e.stats.show(s.user)
 	}
-	// What befell it before it could be found.
-	switch {
-	case !e.fold.Has(s.id):
-		e.evict(s)
-	case e.o.Revoked(*s.identity.Load()):
-		e.cut(s, tokenRevoked())
+	e.cutRevoked(s) // its token was verified before it could be found
+	if d := e.hub.doomOf(s); d != nil {
+		s.end(d)
 	}
 }
 
@@ -210,15 +205,7 @@ func greeting(ns presence.Namespace) string {
 	return "Messaging connection established"
 }
 
-// heart says when a ping is due.
-type heart struct{ last atomic.Int64 } // Unix nanoseconds
-
-// due is true once in an interval.
-func (h *heart) due(now time.Time, interval time.Duration) bool {
-	last := h.last.Load()
-	return now.UnixNano()-last >= int64(interval) && h.last.CompareAndSwap(last, now.UnixNano())
-}
-
+// requestContext bounds what a client's event asks of others; it ends with Drain.
 func (e *Edge) requestContext() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), 10*time.Second)
+	return context.WithTimeout(e.working, 10*time.Second)
 }

@@ -11,7 +11,8 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// hub finds the sessions that an event concerns: by user, by channel, by namespace.
+// hub has this node's sessions, moves them through their life, and finds those that an event concerns: by user, by channel,
+// by namespace.
 type hub struct {
 	sent *prometheus.CounterVec // by namespace and event
 
@@ -19,7 +20,8 @@ type hub struct {
 	namespaces map[presence.Namespace]*set
 	users      map[userIn]*set
 	channels   map[string]*set
-	byID       map[string]*session
+	byID       map[string]*session // those that have joined, and those that are about to
+	coming     map[*session]bool   // those that are about to join
 }
 
 type userIn struct {
@@ -30,7 +32,8 @@ type userIn struct {
 func newHub(sent *prometheus.CounterVec) *hub {
 	return &hub{sent: sent,
 		namespaces: map[presence.Namespace]*set{presence.Dashboard: newSet(), presence.Messaging: newSet()},
-		users:      make(map[userIn]*set), channels: make(map[string]*set), byID: make(map[string]*session)}
+		users:      make(map[userIn]*set), channels: make(map[string]*set), byID: make(map[string]*session),
+		coming: make(map[*session]bool)}
 }
 
 // set is a set of sessions, quick to walk.
@@ -61,11 +64,34 @@ func (s *set) remove(x *session) {
 	delete(s.at, x)
 }
 
-// join makes the session reachable. first runs before any event can reach it.
-func (h *hub) join(s *session, first func()) {
+// expect has a session found by its id from now on; it asks for a slot.
+func (h *hub) expect(s *session) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.byID[s.id] = s
+	h.coming[s] = true
+}
+
+// admit notes that the session has its slot; it reports false where the session has ended meanwhile.
+func (h *hub) admit(s *session) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.life == lifeNew {
+		s.life = lifeAdmitted
+	}
+	return s.life == lifeAdmitted
+}
+
+// join makes the session reachable, unless it has ended: then it reports false. first runs before any event can reach it.
+func (h *hub) join(s *session, first func()) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.life == lifeGone {
+		return false
+	}
 	first()
+	s.life = lifeJoined
+	delete(h.coming, s)
 	h.namespaces[s.namespace].add(s)
 	h.byID[s.id] = s
 	u := userIn{s.namespace, s.user}
@@ -73,18 +99,20 @@ func (h *hub) join(s *session, first func()) {
 		h.users[u] = newSet()
 	}
 	h.users[u].add(s)
+	return true
 }
 
-// leave undoes join; a second call does nothing.
-func (h *hub) leave(s *session) {
+// leave ends the session and tells where it stood; from the second call on it had ended.
+func (h *hub) leave(s *session) (was life) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if s.left {
-		return
+	was, s.life = s.life, lifeGone
+	if was == lifeGone {
+		return was
 	}
-	s.left = true
-	h.namespaces[s.namespace].remove(s)
 	delete(h.byID, s.id)
+	delete(h.coming, s)
+	h.namespaces[s.namespace].remove(s)
 	u := userIn{s.namespace, s.user}
 	if set := h.users[u]; set != nil {
 		if set.remove(s); len(set.list) == 0 {
@@ -94,6 +122,36 @@ func (h *hub) leave(s *session) {
 	for name := range s.channels {
 		h.leaveChannel(s, name)
 	}
+	return was
+}
+
+// doom has a session end for this reason, if it holds and is the first one; it reports whether the client can be told now.
+// Else it is told when it joins.
+func (h *hub) doom(s *session, d *doom, holds func() bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.doomed != nil || s.life == lifeGone || !holds() {
+		return false
+	}
+	s.doomed = d
+	return s.life == lifeJoined
+}
+
+// doomOf is why the session must end; nil: it need not.
+func (h *hub) doomOf(s *session) *doom {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return s.doomed
+}
+
+// identify gives a session another identity, unless it must end; then it tells why.
+func (h *hub) identify(s *session, id *Identity) *doom {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.doomed == nil {
+		s.identity.Store(id)
+	}
+	return s.doomed
 }
 
 // maxChannels bounds the channels of one session.
@@ -103,7 +161,7 @@ const maxChannels = 128
 func (h *hub) subscribe(s *session, name string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if s.channels[name] || s.left {
+	if s.channels[name] || s.life == lifeGone {
 		return true
 	}
 	if len(s.channels) >= maxChannels {
@@ -141,18 +199,24 @@ func (h *hub) leaveChannel(s *session, name string) {
 func (h *hub) channelsOf(s *session) []string {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
+	return s.channelNames()
+}
+
+// state hands over the session's pid and channels. They stay what they are while use has them, so that changes are used in
+// their order.
+func (h *hub) state(s *session, use func(session, pid string, channels []string)) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	use(s.id, s.pid, s.channelNames())
+}
+
+func (s *session) channelNames() []string {
 	names := slices.AppendSeq(make([]string, 0, len(s.channels)), maps.Keys(s.channels))
 	slices.Sort(names)
 	return names
 }
 
-// pidOf is the session's pid; renew gives it another.
-func (h *hub) pidOf(s *session) string {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	return s.pid
-}
-
+// renew gives the session another pid.
 func (h *hub) renew(s *session, pid string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -252,10 +316,15 @@ func (h *hub) sessions() (out []*session) {
 	return out
 }
 
-// ofUser copies the list of a user's sessions.
+// ofUser copies the list of a user's sessions, those that are about to join included.
 func (h *hub) ofUser(user string) (out []*session) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
+	for s := range h.coming {
+		if s.user == user {
+			out = append(out, s)
+		}
+	}
 	for ns := range h.namespaces {
 		if set := h.users[userIn{ns, user}]; set != nil {
 			out = append(out, set.list...)
@@ -264,7 +333,17 @@ func (h *hub) ofUser(user string) (out []*session) {
 	return out
 }
 
-// find finds a session by its id.
+// in copies the list of a user's sessions that have joined a namespace.
+func (h *hub) in(ns presence.Namespace, user string) []*session {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if set := h.users[userIn{ns, user}]; set != nil {
+		return slices.Clone(set.list)
+	}
+	return nil
+}
+
+// find finds a session by its id, wherever it is in its life.
 func (h *hub) find(id string) *session {
 	h.mu.RLock()
 	defer h.mu.RUnlock()

@@ -15,7 +15,10 @@ func member(user string, ns presence.Namespace) *session {
 
 // got is what waits in a session's queue.
 func got(t *testing.T, s *session) (out []string) {
-	for _, f := range s.out.(*conn).queue {
+	c := s.out.(*conn)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.queue {
 		texts, _ := unframe(t, f)
 		out = append(out, texts...)
 	}

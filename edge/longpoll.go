@@ -74,29 +74,25 @@ func (n *engine) idleSince() (time.Time, bool) {
 func (e *Edge) enter(n *engine) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.draining.Load() || len(e.engines) >= e.maxEngines() {
+	if len(e.engines) >= e.maxEngines() || !e.serving.begin() {
 		return false
 	}
-	e.closed.Add(1)
 	e.engines[n.sid] = n
 	return true
 }
 
 // end ends a session that began with long-polling; only the first call counts.
 func (n *engine) end() {
-	n.mu.Lock()
-	again := n.ended
-	n.ended = true
-	n.mu.Unlock()
-	if again {
-		return
-	}
 	n.e.mu.Lock()
+	_, first := n.e.engines[n.sid]
 	delete(n.e.engines, n.sid)
 	n.e.mu.Unlock()
+	if !first {
+		return
+	}
 	n.e.unwatch(n)
 	n.leaveAll()
-	n.e.closed.Done()
+	n.e.serving.end()
 }
 
 // polling is the session's transport while that is long-polling, else nil.
@@ -111,14 +107,21 @@ func (n *engine) polling() *polling {
 func (n *engine) hear() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.heard = time.Now()
+	n.heard, n.answerBy = time.Now(), time.Time{}
 }
 
-func (n *engine) silent(now time.Time) bool {
+// silentAt is when the client will have been silent for too long.
+func (n *engine) silentAt() time.Time {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return now.Sub(n.heard) > n.e.patience()
+	at := n.heard.Add(n.e.patience())
+	if !n.answerBy.IsZero() && n.answerBy.Before(at) {
+		at = n.answerBy
+	}
+	return at
 }
+
+func (n *engine) silent(now time.Time) bool { return !now.Before(n.silentAt()) }
 
 func (n *engine) servePolling(w http.ResponseWriter, r *http.Request) {
 	p := n.polling()
@@ -221,11 +224,12 @@ func (n *engine) serveUpgrade(c *conn) {
 	took := false
 	late := time.AfterFunc(upgradeTimeout, c.abort)
 	defer late.Stop()
-	n.e.serve(c, c, func(time.Time) {}, func(kind int, message []byte) {
+	n.e.serve(c, c, nothingDue, func() {}, func(kind int, message []byte) {
 		switch {
 		case took:
 			n.handle(kind, message)
 		case kind == websocket.TextMessage && string(message) == "2probe":
+			n.hear()
 			c.text([]byte("3probe"))
 			p.probe(true)
 		case kind == websocket.TextMessage && string(message) == "5" && late.Stop():
@@ -244,6 +248,9 @@ func (n *engine) serveUpgrade(c *conn) {
 	n.upgrading = false
 	n.mu.Unlock()
 }
+
+// nothingDue is the look at a WebSocket that is about to take over: its session has one of its own.
+func nothingDue(now time.Time) time.Time { return now.Add(lookEvery) }
 
 func (n *engine) beginUpgrade() *polling {
 	n.mu.Lock()

@@ -59,6 +59,7 @@ var (
 	connectionsDesc = prometheus.NewDesc("nexus_connections", "Sessions on this node.", []string{"namespace", "protocol", "transport"}, nil)
 	allDesc         = prometheus.NewDesc("nexus_cluster_connections", "Sessions on all nodes, as the log shows them.", []string{"namespace"}, nil)
 	queueDesc       = prometheus.NewDesc("nexus_queue_bytes", "Bytes that wait for clients of this node.", nil, nil)
+	slotsDesc       = prometheus.NewDesc("nexus_unsettled_sessions", "Sessions of this node, gone ones included, of which the log does not show yet what it should.", nil, nil)
 	unackedDesc     = prometheus.NewDesc("nexus_unanswered_appends", "Appends of clients that wait for the log.", nil, nil)
 )
 
@@ -101,6 +102,7 @@ func (m *metrics) Describe(out chan<- *prometheus.Desc) {
 	out <- allDesc
 	out <- queueDesc
 	out <- unackedDesc
+	out <- slotsDesc
 }
 
 // Collect implements prometheus.Collector.
@@ -118,7 +120,9 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		queued += t.waiting()
 	}
 	out <- prometheus.MustNewConstMetric(queueDesc, prometheus.GaugeValue, float64(queued))
-	out <- prometheus.MustNewConstMetric(unackedDesc, prometheus.GaugeValue, float64(m.e.unacked.Load()))
+	out <- prometheus.MustNewConstMetric(unackedDesc, prometheus.GaugeValue, float64(m.e.unacked.count()))
+	_, unsettled := m.e.slots.counts()
+	out <- prometheus.MustNewConstMetric(slotsDesc, prometheus.GaugeValue, float64(unsettled))
 	for ns := range feedTopics {
 		out <- prometheus.MustNewConstMetric(allDesc, prometheus.GaugeValue, float64(m.e.fold.Connections(ns)), string(ns))
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -34,15 +36,39 @@ type noStats struct{}
 func (noStats) Counts(context.Context, []string) (map[string]stats.Counts, error) { return nil, nil }
 func (noStats) Reached(context.Context, stats.Ends) (bool, error)                 { return true, nil }
 
+// broker is an embedded log that may be away for a while.
+type broker struct {
+	t    *testing.T
+	o    pipeline.BrokerOptions
+	b    *pipeline.Broker
+	addr string
+}
+
+func (b *broker) start() {
+	b.t.Helper()
+	var err error
+	if b.b, err = pipeline.StartBroker(b.o); err != nil {
+		b.t.Fatal(err)
+	}
+	b.addr = b.b.Addr()
+	_, port, _ := net.SplitHostPort(b.addr)
+	b.o.Port, _ = strconv.Atoi(port)
+}
+
+func (b *broker) stop() { _ = b.b.Close() }
+
 // running is an edge on an embedded log; the token is the user's name, and the token boom panics.
 func running(t *testing.T) (*Edge, *httptest.Server) {
+	e, s, _ := runningOn(t)
+	return e, s
+}
+
+func runningOn(t *testing.T, settings ...func(*Options)) (*Edge, *httptest.Server, *broker) {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	b, err := pipeline.StartBroker(pipeline.BrokerOptions{Dir: t.TempDir(), Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	k := pipeline.Kafka{Brokers: []string{b.Addr()}, Names: topics.Names{Prefix: "t."}, Log: log}
+	b := &broker{t: t, o: pipeline.BrokerOptions{Dir: t.TempDir(), Log: log}}
+	b.start()
+	k := pipeline.Kafka{Brokers: []string{b.addr}, Names: topics.Names{Prefix: "t."}, Log: log}
 	l, err := pipeline.OpenLog(k)
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +80,7 @@ func running(t *testing.T) (*Edge, *httptest.Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := New(t.Context(), Options{Kafka: k, Producer: p, Log: l, Inbox: noInbox{}, Stats: noStats{}, Logger: log, NodeName: "n",
+	o := Options{Kafka: k, Producer: p, Log: l, Inbox: noInbox{}, Stats: noStats{}, Logger: log, NodeName: "n",
 		Verify: func(token string) (Identity, error) {
 			if token == "boom" {
 				panic("a fault of ours")
@@ -64,7 +90,11 @@ func running(t *testing.T) (*Edge, *httptest.Server) {
 		Revoked: func(Identity) bool { return false }, Limits: presence.Limits{PerUser: 5, PerNamespace: 100}, RateLimit: 100, RateWindow: time.Minute,
 		Windows: pipeline.NewWindows(time.Minute), ContentWindow: time.Minute, PingInterval: time.Minute, PingTimeout: time.Minute, ConnectTimeout: time.Minute,
 		StatsInterval: time.Minute, CompressionThreshold: 1024, MaxMessageBytes: 1 << 20, MaxContentBytes: 1 << 15, MaxQueueBytes: 1 << 20,
-		HeartbeatInterval: time.Second, RepeatInterval: time.Minute})
+		HeartbeatInterval: time.Second, RepeatInterval: time.Minute}
+	for _, set := range settings {
+		set(&o)
+	}
+	e, err := New(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,15 +118,15 @@ func running(t *testing.T) (*Edge, *httptest.Server) {
 		}
 		p.Close(log)
 		l.Close()
-		_ = b.Close()
+		b.stop()
 	})
 	waitFor(t, "the edge is ready", e.Ready)
-	return e, s
+	return e, s, b
 }
 
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("never: %s", what)
 		}

@@ -18,6 +18,7 @@ type polling struct {
 
 	mu       sync.Mutex
 	queue    []byte // packets, each followed by the separator
+	marks    marks  // go out after the queue
 	fetching bool   // a GET is being served
 	probed   bool   // a WebSocket is about to take over: no GET waits any more
 	closing  bool   // the close packet is queued; nothing may follow it
@@ -32,20 +33,21 @@ func newPolling(maxQueue int) *polling {
 
 func (p *polling) deliver(f framer, s style) {
 	s.wire = wirePolling
-	p.push(f.frame(s))
+	p.push(f.frame(s), f.mark(s))
 }
 
-func (p *polling) text(b []byte) { p.push(appendText(nil, b, wirePolling, 0)) }
+func (p *polling) text(b []byte) { p.push(appendText(nil, b, wirePolling, 0), mark{}) }
 
-func (p *polling) push(packets []byte) {
+func (p *polling) push(packets []byte, after mark) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closing || p.gone {
 		return
 	}
 	p.queue = append(p.queue, packets...)
+	p.marks.set(after)
 	if len(p.queue) > p.maxQueue { // too slow: what it missed it can resume
-		p.queue = nil
+		p.queue, p.marks = nil, nil
 		p.closeLocked(closeTooSlow)
 	}
 	p.nudge()
@@ -63,6 +65,7 @@ func (p *polling) close(code int, _ string) {
 
 func (p *polling) closeLocked(code int) {
 	p.why = reasonOf(code)
+	p.queueMarks()
 	p.queue = append(p.queue, socketio.EngineClose, socketio.Separator)
 	p.closing, p.closedAt = true, time.Now()
 }
@@ -81,9 +84,15 @@ func (p *polling) end(packet byte, why string) {
 		p.why = why
 	}
 	if p.fetching && !p.closing {
+		p.queueMarks()
 		p.queue = append(p.queue, packet, socketio.Separator)
 	}
 	p.nudge()
+}
+
+// queueMarks has the marks follow what waits.
+func (p *polling) queueMarks() {
+	p.marks.take(func(packet []byte) { p.queue = append(p.queue, packet...) })
 }
 
 // probe lets no GET wait any more, or again.
@@ -100,6 +109,9 @@ func (p *polling) nudge() {
 	default:
 	}
 }
+
+// challenge asks for a packet; the engine notes when it comes.
+func (p *polling) challenge(time.Duration) { p.text([]byte{socketio.EnginePing}) }
 
 func (p *polling) kind() string { return "polling" }
 
@@ -130,6 +142,10 @@ var (
 	errGone    = errors.New("edge: the session has ended")
 )
 
+// probeWait is how long a GET waits that comes while a WebSocket is about to take over: what completes that may be on its
+// way already, and then the GET is one too many. A GET that waits when the probe comes is let go at once.
+const probeWait = 100 * time.Millisecond
+
 // fetch waits for packets and takes them, as a payload; last tells that the session ends with it.
 func (p *polling) fetch(ctx context.Context) (payload []byte, last bool, err error) {
 	p.mu.Lock()
@@ -139,24 +155,32 @@ func (p *polling) fetch(ctx context.Context) (payload []byte, last bool, err err
 	}
 	p.fetching = true
 	defer func() { p.fetching = false }()
+	var lapse <-chan time.Time
+	if p.probed {
+		lapse = time.After(probeWait)
+	}
 	for {
 		switch {
 		case len(p.queue) > 0:
+			p.queueMarks()
 			payload, p.queue = bytes.TrimSuffix(p.queue, []byte{socketio.Separator}), nil
 			return payload, p.closing || p.gone, nil
 		case p.gone:
 			return nil, false, errGone
-		case p.probed:
+		case p.probed && lapse == nil:
 			return []byte{socketio.EngineNoop}, false, nil
 		}
 		p.mu.Unlock()
 		select {
 		case <-p.wake:
+		case <-lapse:
+			lapse = nil
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
 		p.mu.Lock()
 		if err != nil {
+			p.gone = true // no later GET is served: what is lost with this one would be missing
 			return nil, false, err
 		}
 	}
@@ -166,6 +190,7 @@ func (p *polling) fetch(ctx context.Context) (payload []byte, last bool, err err
 func (p *polling) takeOver(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.queueMarks()
 	for packet := range bytes.SplitSeq(bytes.TrimSuffix(p.queue, []byte{socketio.Separator}), []byte{socketio.Separator}) {
 		if len(packet) > 0 {
 			c.text(packet)

@@ -12,14 +12,8 @@ import (
 // serveRaw runs the session of a bare WebSocket client.
 func (e *Edge) serveRaw(c *conn, s *session, offset string) {
 	s.out = c
-	e.greet(s, greeting(s.namespace), comeback{offset: offset}, func() {})
-	check := func(now time.Time) {
-		if c.heart.due(now, e.o.PingInterval) {
-			c.send(appendFrame(nil, bitFinal|opPing, nil))
-		}
-		e.expire(s, now)
-	}
-	e.serve(c, c, check, func(kind int, message []byte) {
+	greet := func() { e.greet(s, greeting(s.namespace), comeback{offset: offset}, func() {}) }
+	e.serve(c, c, e.checkRaw(c, s), greet, func(kind int, message []byte) {
 		if kind != websocket.TextMessage {
 			s.fail(&topics.Error{Code: topics.CodeBadFrame, Message: `send text frames like {"event":"…","data":{…}}`})
 			return
@@ -31,6 +25,17 @@ func (e *Edge) serveRaw(c *conn, s *session, offset string) {
 		}
 		e.handle(s, cmd)
 	})
+}
+
+// checkRaw is what is due for a bare client (schedule).
+func (e *Edge) checkRaw(c *conn, s *session) func(now time.Time) time.Time {
+	return func(now time.Time) time.Time {
+		if c.heart.due(now, e.o.PingInterval) {
+			c.send(appendFrame(nil, bitFinal|opPing, nil))
+		}
+		e.expire(s, now)
+		return c.heart.next
+	}
 }
 
 // maxAck bounds the id of an acknowledgement, in bytes.

@@ -25,10 +25,13 @@ const (
 // held is what came for a session while it was being given what it had missed: the bytes for each wire.
 type held struct {
 	frames [wires][]byte
+	marks  [wires]mark
 	ev     *topics.Event // of the feed; nil: it is shown whatever happens
 }
 
 func (h *held) frame(s style) []byte { return h.frames[s.wire] }
+
+func (h *held) mark(s style) mark { return h.marks[s.wire] }
 
 // suspension holds back what comes for a session. It is safe for concurrent use.
 type suspension struct {
@@ -62,7 +65,7 @@ func (p *suspension) hold(s *session, f framer) bool {
 	st := s.style
 	for w := range wires {
 		st.wire = w
-		h.frames[w] = f.frame(st)
+		h.frames[w], h.marks[w] = f.frame(st), f.mark(st)
 	}
 	p.size += len(h.frames[wirePlain])
 	if p.size > p.limit {
@@ -104,7 +107,7 @@ func (m *missed) has(ev *topics.Event) bool {
 // lookUp finds what a session missed: of each topic what is for its audiences, from a cursor up to what may have been sent
 // before the session was suspended. The latest is taken from memory, what stands before that from the feed.
 func (e *Edge) lookUp(from cursor, audiences map[topics.Topic][]string) (*missed, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), resumeWait)
+	ctx, cancel := context.WithTimeout(e.working, resumeWait)
 	defer cancel()
 	m := &missed{to: make(map[topics.Topic][]int64)}
 	if err := e.verify(ctx, from, audiences); err != nil {
@@ -229,15 +232,19 @@ func (e *Edge) recall(ns presence.Namespace, user, pid, offset string) comeback 
 }
 
 // rejoin makes a session reachable that comes back: first it gets what it missed, then what came meanwhile, then it goes
-// on. welcome is told whether that was possible, and where the session stands.
-func (e *Edge) rejoin(s *session, back comeback, welcome func(recovered any, offset string)) {
+// on. welcome is told whether that was possible, and where the session stands. It reports false where the session has ended
+// before it could join.
+func (e *Edge) rejoin(s *session, back comeback, welcome func(recovered any, offset string)) bool {
 	p := e.suspend(s)
-	e.hub.join(s, func() {})
+	if !e.hub.join(s, func() {}) {
+		return false
+	}
 	for _, name := range back.channels {
 		if s.mayJoin(name) {
 			e.hub.subscribe(s, name)
 		}
 	}
+	e.say(s) // its token may allow fewer channels than it had
 	start := e.offset(s.namespace, nil)
 	from, m, err := e.missedBy(s, back.offset)
 	e.metrics.resumed.WithLabelValues(outcomeOf(err)).Inc()
@@ -246,7 +253,7 @@ func (e *Edge) rejoin(s *session, back comeback, welcome func(recovered any, off
 		e.forgetState(s)
 		welcome(false, start)
 		p.release(s, nothing)
-		return
+		return true
 	}
 	welcome(true, back.offset) // not a later one: what follows may not arrive
 	for _, x := range m.list {
@@ -254,6 +261,7 @@ func (e *Edge) rejoin(s *session, back comeback, welcome func(recovered any, off
 		e.give(s, x, e.offsetOf(s.namespace, from))
 	}
 	p.release(s, m.has)
+	return true
 }
 
 // forgetState makes the session one that has nothing of an earlier one.
@@ -261,9 +269,8 @@ func (e *Edge) forgetState(s *session) {
 	for _, name := range e.hub.channelsOf(s) {
 		e.hub.unsubscribe(s, name)
 	}
-	pid := randomID()
-	e.hub.renew(s, pid)
-	e.appendLater(e.presenceEvent(topics.SessionChannels, s, "pid", pid, "channels", []string{}))
+	e.hub.renew(s, randomID())
+	e.say(s)
 }
 
 // missedBy reads what a session missed since an offset, in everything that it gets.

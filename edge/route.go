@@ -133,36 +133,12 @@ func (e *Edge) delivered(d delivery, sessions int) {
 	e.appendLater(topics.New(topics.Deliveries, d.key, topics.Meta{Type: topics.DeliveryWebSocket, Source: e.source(), ID: string(at)}, b))
 }
 
-// typingPair is who types to whom.
-type typingPair struct{ from, to string }
-
-// typingFor is how long a user types after the last typing.start, if no typing.stop comes.
-const typingFor = 6 * time.Second
-
 func (e *Edge) deliverTyping(ev *topics.Event) {
 	from := ev.Body.Text("userId")
 	to := ev.Audience.Other(from)
-	if !e.hub.hasUser(presence.Messaging, to) {
-		return
+	if e.hub.hasUser(presence.Messaging, to) {
+		e.typing.shown(typingPair{from, to}, ev.Type == topics.TypingStart, ev.Data(false))
 	}
-	pair := typingPair{from, to}
-	e.mu.Lock()
-	if t := e.typing[pair]; t != nil {
-		t.Stop()
-		delete(e.typing, pair)
-	}
-	if ev.Type == topics.TypingStart && !e.draining.Load() {
-		e.typing[pair] = time.AfterFunc(typingFor, func() { e.typingEnds(pair) })
-	}
-	e.mu.Unlock()
-	e.sendTyping(to, ev.Type == topics.TypingStart, ev.Data(false))
-}
-
-func (e *Edge) typingEnds(pair typingPair) {
-	e.mu.Lock()
-	delete(e.typing, pair)
-	e.mu.Unlock()
-	e.sendTyping(pair.to, false, topics.Fields("userId", pair.from, "isTyping", false, "timestamp", topics.FormatTime(time.Now().UnixMilli())))
 }
 
 func (e *Edge) sendTyping(to string, start bool, data []byte) {

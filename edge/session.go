@@ -30,10 +30,42 @@ type transport interface {
 	close(code int, reason string)
 	// abort ends it at once.
 	abort()
+	// challenge asks the client for a sign of life; without one within that time the transport ends as lost.
+	challenge(within time.Duration)
 	// kind is its name; waiting how many bytes are queued; reason why it ended, or would if it ended now.
 	kind() string
 	waiting() int
 	reason() string
+}
+
+// life is where a session stands in its life, which goes in one direction:
+//
+//	new ──▶ admitted ──▶ joined ──▶ gone
+//	 └─────────┴──────────────────▶ gone
+//
+//	new       it asks the log for a slot (slots.take)
+//	admitted  it has one; its transport may still be on the way (a raw client's upgrade)
+//	joined    events reach it (hub.join)
+//	gone      it has left, for whatever reason, and its slot is being released (Edge.dismiss)
+//
+// The hub moves it, under the hub's lock: whoever finds it gone has come too late, undoes what it did and leaves the rest to
+// who ended it. From the first on it can be found, so that an eviction, a revocation or an expiry that comes before it has
+// joined is not lost: it is doomed, and told when it joins.
+type life uint8
+
+const (
+	lifeNew life = iota
+	lifeAdmitted
+	lifeJoined
+	lifeGone
+)
+
+// doom is why a session must end, as its client is told.
+type doom struct {
+	why    *topics.Error
+	code   int // of the WebSocket's close, with its reason
+	reason string
+	told   atomic.Bool
 }
 
 // session is a user in a namespace, over a connection: a raw client has one, a Socket.IO client up to two.
@@ -45,7 +77,6 @@ type session struct {
 	style     style
 	threshold int                      // texts longer than this are deflated where that was negotiated
 	identity  atomic.Pointer[Identity] // of the latest token
-	told      atomic.Bool              // that its token is not good any more
 	frames    *bucketWindow            // of all frames, valid or not; local
 
 	opened time.Time
@@ -53,9 +84,11 @@ type session struct {
 
 	suspended atomic.Pointer[suspension] // while it is being given what it missed
 
-	pid      string          // by which a client claims its state later; once it is reachable guarded by hub.mu
-	channels map[string]bool // guarded by hub.mu
-	left     bool            // guarded by hub.mu
+	// Guarded by hub.mu from the moment on that the hub has it.
+	life     life
+	doomed   *doom
+	pid      string // by which a client claims its state later
+	channels map[string]bool
 }
 
 func (s *session) expired(now time.Time) bool { return !now.Before(s.identity.Load().Expires) }

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -81,14 +82,17 @@ type engine struct {
 	upgrading bool
 	heard     time.Time // when the client last sent something by polling
 	sessions  map[presence.Namespace]*session
-	idle      time.Time // since when it has been in no namespace
-	ended     bool
+	idle      time.Time       // since when it has been in no namespace
+	answerBy  time.Time       // by when a challenged client must have been heard; zero: it is not challenged
+	life      context.Context // ends with the session, under mu: it ends admissions, and no namespace is entered after it
+	endLife   context.CancelFunc
 }
 
 func (e *Edge) newEngine(q url.Values, out transport) *engine {
 	now := time.Now()
-	n := &engine{e: e, sid: randomID(), q: q, out: out, sessions: make(map[presence.Namespace]*session), idle: now, heard: now}
-	n.heart.last.Store(now.UnixNano())
+	n := &engine{e: e, sid: randomID(), q: q, out: out, heart: newHeart(now, e.o.PingInterval),
+		sessions: make(map[presence.Namespace]*session), idle: now, heard: now}
+	n.life, n.endLife = context.WithCancel(context.Background())
 	return n
 }
 
@@ -107,8 +111,7 @@ func (e *Edge) serveWebSocket(c *conn, n *engine, q url.Values) {
 	}
 	n = e.newEngine(q, c)
 	defer n.leaveAll()
-	n.text(n.handshake())
-	e.serve(c, n, n.check, n.handle)
+	e.serve(c, n, n.check, func() { n.text(n.handshake()) }, n.handle)
 }
 
 // deliver, text, close and abort make an engine a transport: that which it has at the moment.
@@ -141,6 +144,15 @@ func (n *engine) abort() {
 	n.out.abort()
 }
 
+func (n *engine) challenge(within time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.answerBy.IsZero() {
+		n.answerBy = time.Now().Add(within)
+	}
+	n.out.challenge(within)
+}
+
 func (n *engine) kind() string   { return n.now().kind() }
 func (n *engine) waiting() int   { return n.now().waiting() }
 func (n *engine) reason() string { return n.now().reason() }
@@ -151,8 +163,8 @@ func (n *engine) now() transport {
 	return n.out
 }
 
-// check is what the sweep does with the session.
-func (n *engine) check(now time.Time) {
+// check does what is due (schedule).
+func (n *engine) check(now time.Time) (next time.Time) {
 	if n.heart.due(now, n.e.o.PingInterval) {
 		n.text([]byte{socketio.EnginePing})
 	}
@@ -164,9 +176,18 @@ func (n *engine) check(now time.Time) {
 	if since, idle := n.idleSince(); idle && now.Sub(since) > n.e.o.ConnectTimeout {
 		n.close(websocket.CloseNormalClosure, "no namespace was joined")
 	}
-	if p := n.polling(); p != nil && (n.silent(now) || p.overdue(now)) {
+	next = n.heart.next
+	p := n.polling()
+	if p == nil {
+		return next // the connection itself misses a silent client
+	}
+	if n.silent(now) || p.overdue(now) {
 		n.abort()
 	}
+	if at := n.silentAt(); at.Before(next) {
+		return at
+	}
+	return next
 }
 
 // broken closes a session that breaks the protocol.
@@ -336,18 +357,17 @@ func (n *engine) connect(p socketio.Packet) {
 		n.refuseWith(p.Namespace, refusal)
 		return
 	}
-	ctx, cancel := n.e.requestContext()
-	defer cancel()
 	back := n.e.recall(ns, id.User, auth.PID, auth.Offset)
-	s, refusal := n.e.admit(ctx, ns, id, n, back)
+	s, refusal := n.e.admit(n.life, ns, id, n, back)
 	if refusal != nil {
 		n.refuseWith(p.Namespace, refusal)
 		return
 	}
 	s.style = style{socketIO: true, offsets: true, canonical: n.q.Get("events") == "canonical"}
-	n.mu.Lock()
-	n.sessions[ns] = s
-	n.mu.Unlock()
+	if !n.enter(s) {
+		n.e.dismiss(s, n.reason())
+		return
+	}
 	n.e.greet(s, greeting(ns), back, func() {
 		n.text(socketio.Packet{Type: socketio.Connect, Namespace: p.Namespace,
 			Data: topics.Fields("sid", s.id, "pid", s.pid)}.Append(nil))
@@ -363,6 +383,17 @@ func (n *engine) refuse(ns string, data []byte) {
 	n.text(socketio.Packet{Type: socketio.ConnectError, Namespace: ns, Data: data}.Append(nil))
 }
 
+// enter has a session end with the engine; it reports false where that has ended already.
+func (n *engine) enter(s *session) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.life.Err() != nil {
+		return false
+	}
+	n.sessions[s.namespace] = s
+	return true
+}
+
 func (n *engine) leave(s *session, why string) {
 	n.mu.Lock()
 	delete(n.sessions, s.namespace)
@@ -371,7 +402,11 @@ func (n *engine) leave(s *session, why string) {
 	n.e.dismiss(s, why)
 }
 
+// leaveAll ends the engine's sessions: those that it has, and those whose admission is under way.
 func (n *engine) leaveAll() {
+	n.mu.Lock()
+	n.endLife()
+	n.mu.Unlock()
 	for _, ns := range []presence.Namespace{presence.Dashboard, presence.Messaging} {
 		if s := n.session(string(ns)); s != nil {
 			n.leave(s, n.reason())

@@ -259,6 +259,7 @@ func (b *bench) gated(k pipeline.Kafka) {
 	}
 	defer p.Close(quiet)
 	gate := pipeline.NewGate(pipeline.GateOptions{Kafka: k, Producer: p, Positions: k.Names.Prefix + "gate", Windows: pipeline.NewWindows(5 * time.Minute), Log: quiet})
+	defer gate.Close()
 	stop := b.run(gate.Run)
 	newMemory().until(b.t, "the gate", gate.Consumer().CaughtUp)
 	stop()

@@ -43,8 +43,10 @@ func Unavailable() *Error {
 	return &Error{Code: CodeUnavailable, Message: "the log or a store cannot be reached; try again with the same id", RetryAfter: time.Second}
 }
 
-// NotFound is the answer for what does not exist and for what is not the asking user's.
-func NotFound() *Error { return &Error{Code: CodeNotFound, Message: "there is no such thing"} }
+// NotFound is the answer for what does not exist and for what is not the asking user's; what names its kind.
+func NotFound(what string) *Error {
+	return &Error{Code: CodeNotFound, Message: "there is no such " + what + " of this user's"}
+}
 
 // WriteHTTP answers a request with the error: its status, Retry-After where waiting helps, {"error":{"code","message"}}.
 func (e *Error) WriteHTTP(w http.ResponseWriter) {

@@ -82,7 +82,7 @@ var schemas = []schema{
 		{"content", aString, false, notEmpty}, {"encrypted", anything, false, nil},
 		{"clientMessageId", aString, false, length(1, 256)}, timestamp}},
 	{typ: MessageRead, topics: []Topic{Messages}, keys: []AudienceKind{Conversation}, extra: checkParticipant, fields: []field{
-		{"messageId", aString, true, size(1, MaxID)}, {"userId", aString, true, CheckUserID}, timestamp}},
+		{"messageId", aString, true, size(1, MaxID)}, {"userId", aString, true, CheckUserID}, {"upTo", aBool, false, nil}, timestamp}},
 	{typ: Notification, topics: []Topic{Notifications, Broadcasts}, extra: checkAudience, fields: []field{
 		{"title", aString, true, notEmpty}, {"body", aString, true, nil},
 		{"type", aString, true, oneOf(NotificationTypes()...)}, {"priority", aString, false, oneOf("low", "normal", "high")},

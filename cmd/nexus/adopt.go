@@ -35,14 +35,14 @@ type adopter interface {
 	Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position) error
 }
 
-func adopt(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+func adopt(ctx context.Context, args []string, env environment, stdout, stderr io.Writer) error {
 	f := newFlags("adopt", adoptHelp, stderr)
 	n := 0
 	for n < len(args) && !strings.HasPrefix(args[n], "-") {
 		n++
 	}
 	names := args[:n]
-	c, err := load(f, args[n:], getenv)
+	c, err := load(f, args[n:], env)
 	if err != nil {
 		return err
 	}

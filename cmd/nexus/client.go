@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -24,14 +25,14 @@ const tokenHelp = `nexus token prints a token signed with JWT_SECRET, or with th
 
 `
 
-func token(_ context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+func token(_ context.Context, args []string, env environment, stdout, stderr io.Writer) error {
 	f := newFlags("token", tokenHelp, stderr)
 	user := f.String("user", "", "whose token it is (sub)")
 	scope := f.String("scope", "", "scopes, space-separated: publish lets a service send events, admin an operator revoke tokens")
 	id := f.String("id", "", "the token's id (jti), by which it alone can be revoked")
 	channels := f.String("channels", "", "channels the token is limited to, comma-separated")
 	ttl := f.Duration("ttl", time.Hour, "how long it is valid")
-	tokens, err := signer(f, args, getenv)
+	_, tokens, err := signer(f, args, env)
 	if err != nil {
 		return err
 	}
@@ -49,21 +50,35 @@ func token(_ context.Context, args []string, getenv func(string) string, stdout,
 	return err
 }
 
-// signer reads the settings that tokens are signed with.
-func signer(f *flag.FlagSet, args []string, getenv func(string) string) (api.Tokens, error) {
-	c, err := load(f, args, getenv)
+const serverUsage = "the server's address (default http://localhost:<PORT>)"
+
+// serverURL is the address of the server that a command asks: the one named, or where serve listens with these settings.
+func (c *Config) serverURL(named string) string {
+	if named != "" {
+		return named
+	}
+	host := c.Host
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	return "http://" + net.JoinHostPort(host, c.Port)
+}
+
+// signer reads the settings, and what tokens are signed with by them. The settings are there where only the secret is not.
+func signer(f *flag.FlagSet, args []string, env environment) (*Config, api.Tokens, error) {
+	c, err := load(f, args, env)
 	if err != nil {
-		return api.Tokens{}, err
+		return c, api.Tokens{}, err
 	}
 	secret := c.JWTSecret
 	if secret == "" {
 		b, err := os.ReadFile(secretFile(c.DataDir))
 		if err != nil {
-			return api.Tokens{}, errors.New("there is no secret to sign with: set JWT_SECRET, or start nexus serve with the same DATA_DIR first")
+			return c, api.Tokens{}, errors.New("there is no secret to sign with: set JWT_SECRET, or start nexus serve with the same DATA_DIR first")
 		}
 		secret = strings.TrimSpace(string(b))
 	}
-	return tokensOf(c, secret), nil
+	return c, tokensOf(c, secret), nil
 }
 
 const publishHelp = `nexus publish sends one event to a running server by REST.
@@ -75,9 +90,9 @@ const publishHelp = `nexus publish sends one event to a running server by REST.
 
 `
 
-func publish(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+func publish(ctx context.Context, args []string, env environment, stdout, stderr io.Writer) error {
 	f := newFlags("publish", publishHelp, stderr)
-	server := f.String("server", "http://localhost:3000", "the server's address")
+	server := f.String("server", "", serverUsage)
 	bearer := f.String("token", "", "token to use; default: one signed with JWT_SECRET or the secret under DATA_DIR")
 	user, channel := f.String("user", "", "user to address"), f.String("channel", "", "channel to address")
 	from, to := f.String("from", "", "sender of a message"), f.String("to", "", "receiver of a message")
@@ -93,7 +108,7 @@ func publish(ctx context.Context, args []string, getenv func(string) string, std
 		return usageError{errors.New("say what to publish: notification, activity, announcement or message (see --help)")}
 	}
 	what := args[0]
-	tokens, err := signer(f, args[1:], getenv)
+	c, tokens, err := signer(f, args[1:], env)
 	var wrong usageError
 	if err != nil && (*bearer == "" || errors.As(err, &wrong) || errors.Is(err, flag.ErrHelp)) {
 		return err
@@ -126,7 +141,7 @@ func publish(ctx context.Context, args []string, getenv func(string) string, std
 			return err
 		}
 	}
-	return post(ctx, *server+path, *bearer, *key, payload, stdout)
+	return post(ctx, c.serverURL(*server)+path, *bearer, *key, payload, stdout)
 }
 
 func post(ctx context.Context, url, bearer, key string, payload []byte, stdout io.Writer) error {
@@ -143,7 +158,7 @@ func post(ctx context.Context, url, bearer, key string, payload []byte, stdout i
 	}
 	resp, err := http.DefaultClient.Do(r)
 	if err != nil {
-		return err
+		return fmt.Errorf("no server answers (name its address with --server, or its PORT): %w", err)
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))

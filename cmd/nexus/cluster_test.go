@@ -21,9 +21,10 @@ import (
 // node is nexus serve as a process of its own.
 type node struct {
 	*instance
-	cmd *exec.Cmd
-	env []string
-	out io.Closer // what it prints goes in here
+	cmd    *exec.Cmd
+	binary string
+	env    []string
+	out    io.Closer // what it prints goes in here
 }
 
 var builtOnce = sync.OnceValues(func() (string, error) {
@@ -53,7 +54,12 @@ func nexusBinary(t testing.TB) string {
 // launch starts a node and waits until it serves.
 func launch(t testing.TB, env map[string]string) *node {
 	t.Helper()
-	n := &node{instance: &instance{t: t}}
+	return launchBinary(t, nexusBinary(t), env)
+}
+
+func launchBinary(t testing.TB, binary string, env map[string]string) *node {
+	t.Helper()
+	n := &node{instance: &instance{t: t}, binary: binary}
 	for k, v := range env {
 		n.env = append(n.env, k+"="+v)
 	}
@@ -68,7 +74,7 @@ func launch(t testing.TB, env map[string]string) *node {
 func (n *node) start() {
 	n.t.Helper()
 	n.log = &safeBuffer{}
-	n.cmd = exec.Command(nexusBinary(n.t), "serve")
+	n.cmd = exec.Command(n.binary, "serve")
 	n.cmd.Env, n.cmd.Stderr = n.env, n.log
 	out, in := io.Pipe()
 	n.cmd.Stdout, n.out = in, in
@@ -454,7 +460,7 @@ func TestSecretRotation(t *testing.T) {
 	i := start(t, map[string]string{"JWT_SECRET": next, "JWT_SECRET_PREVIOUS": testSecret})
 	i.must(200, "GET", "/stats", tokenFor(t, "alice"), "")
 	var out bytes.Buffer
-	if code := run(t.Context(), []string{"token", "--user", "alice"}, func(n string) string { return map[string]string{"JWT_SECRET": next}[n] }, &out, &out); code != 0 {
+	if code := run(t.Context(), []string{"token", "--user", "alice"}, map[string]string{"JWT_SECRET": next}, &out, &out); code != 0 {
 		t.Fatal(out.String())
 	}
 	i.must(200, "GET", "/stats", strings.TrimSpace(out.String()), "")

@@ -12,7 +12,7 @@ func TestCommands(t *testing.T) {
 	env := map[string]string{"JWT_SECRET": testSecret, "DATA_DIR": t.TempDir()}
 	nexus := func(args ...string) (int, string, string) {
 		var stdout, stderr bytes.Buffer
-		code := run(t.Context(), args, func(n string) string { return env[n] }, &stdout, &stderr)
+		code := run(t.Context(), args, env, &stdout, &stderr)
 		return code, strings.TrimSpace(stdout.String()), stderr.String()
 	}
 	server := "http://" + i.base
@@ -58,11 +58,31 @@ func TestCommands(t *testing.T) {
 	}
 }
 
+// Commands find the server by the settings that it has; who does not reach it is told how.
+func TestServerURL(t *testing.T) {
+	for _, tc := range []struct{ named, host, port, want string }{{"", "", "3700", "http://localhost:3700"}, {"", "0.0.0.0", "1", "http://localhost:1"},
+		{"", "::", "1", "http://localhost:1"}, {"", "10.0.0.1", "1", "http://10.0.0.1:1"}, {"", "::1", "1", "http://[::1]:1"}, {"https://x", "h", "1", "https://x"}} {
+		if got := (&Config{Host: tc.host, Port: tc.port}).serverURL(tc.named); got != tc.want {
+			t.Errorf("%+v: %s", tc, got)
+		}
+	}
+	i := start(t, nil)
+	_, port, _ := strings.Cut(i.base, ":")
+	env := environment{"JWT_SECRET": testSecret, "DATA_DIR": t.TempDir(), "HOST": "127.0.0.1", "PORT": port}
+	if code, out, problem := command(t, env, "publish", "announcement", "--title", "T", "--body", "B"); code != 0 {
+		t.Errorf("%d %s%s", code, out, problem)
+	}
+	env["PORT"] = "1"
+	if code, _, problem := command(t, env, "publish", "announcement", "--title", "T", "--body", "B"); code != 1 || !strings.Contains(problem, "--server") {
+		t.Errorf("%d %s", code, problem)
+	}
+}
+
 // command runs nexus with settings and returns its exit code and output.
 func command(t *testing.T, env map[string]string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, problem bytes.Buffer
-	code = run(t.Context(), args, func(n string) string { return env[n] }, &out, &problem)
+	code = run(t.Context(), args, env, &out, &problem)
 	return code, out.String(), problem.String()
 }
 

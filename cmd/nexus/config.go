@@ -7,18 +7,16 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/url"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/joho/godotenv"
-
+	"github.com/nexus/nexus/api"
 	"github.com/nexus/nexus/edge/push"
+	"github.com/nexus/nexus/projections/sqldb"
 )
 
 // Config is everything an operator can set. Below cmd nobody reads the environment.
@@ -40,7 +38,7 @@ type Config struct {
 	FeedRetention              time.Duration
 
 	JWTSecret, JWTSecretPrevious, JWTIssuer, JWTAudience string
-	AllowedOrigins                                       []string // nil: any
+	AllowedOrigins                                       api.Origins // nil: any
 
 	MaxConnectionsPerUser, MaxConnectionsPerNamespace int
 	ConnectionPolicy                                  string
@@ -54,9 +52,14 @@ type Config struct {
 	MaxMessageBytes, MaxContentBytes, MaxQueueBytes   int
 	StartupTimeout, ShutdownTimeout                   time.Duration
 
-	Firebase           push.Credentials
-	PushTTL, PushLease time.Duration
-	PushRate           int
+	Firebase push.Credentials
+	// FirebasePlaceholder names the Firebase setting that has the guide's placeholder, which counts as unset.
+	FirebasePlaceholder string
+	PushTTL, PushLease  time.Duration
+	PushRate            int
+
+	// Warnings are what an operator is told of the settings, though they hold.
+	Warnings []string
 }
 
 // setting is one thing an operator can set: NAME in the environment or in .env, --name on the command line.
@@ -83,13 +86,19 @@ func oneOf(p func(*Config) *string, allowed ...string) func(*Config, string) err
 
 func list(p func(*Config) *[]string) func(*Config, string) error {
 	return func(c *Config, v string) error {
-		for _, item := range strings.Split(v, ",") {
-			if item = strings.TrimSpace(item); item != "" {
-				*p(c) = append(*p(c), item)
-			}
-		}
+		*p(c) = items(v)
 		return nil
 	}
+}
+
+// items are those of a comma-separated list.
+func items(v string) (list []string) {
+	for item := range strings.SplitSeq(v, ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			list = append(list, item)
+		}
+	}
+	return list
 }
 
 func truth(p func(*Config) *bool) func(*Config, string) error {
@@ -154,7 +163,7 @@ func settings() []setting {
 			return number(func(c *Config) *int { return &c.EmbeddedKafkaPort }, 0, 65535)(c, v)
 		}},
 		{"DURABILITY", "process", "process: the embedded log survives kill -9; fsync: also a loss of power, slower", oneOf(func(c *Config) *string { return &c.Durability }, "process", "fsync")},
-		{"NEXUS_TOPIC_PREFIX", "nexus.", "what the topics' names begin with", text(func(c *Config) *string { return &c.TopicPrefix })},
+		{topicPrefix, "nexus.", "what the topics' names begin with", text(func(c *Config) *string { return &c.TopicPrefix })},
 		{"TOPIC_PARTITIONS", "6", "partitions of topics that Nexus makes", number(func(c *Config) *int { return &c.TopicPartitions }, 1, 1000)},
 		{"TOPIC_REPLICATION", "0", "replicas of topics that Nexus makes; 0 means min(3, brokers)", number(func(c *Config) *int { return &c.TopicReplication }, 0, 10)},
 
@@ -173,15 +182,9 @@ func settings() []setting {
 		{"JWT_ISSUER", "", "demanded iss of tokens", text(func(c *Config) *string { return &c.JWTIssuer })},
 		{"JWT_AUDIENCE", "", "demanded aud of tokens", text(func(c *Config) *string { return &c.JWTAudience })},
 		{"ALLOWED_ORIGIN", "", "origins that browsers may come from, comma-separated; unset: any", func(c *Config, v string) error {
-			if err := list(func(c *Config) *[]string { return &c.AllowedOrigins })(c, v); err != nil {
-				return err
-			}
-			for _, o := range c.AllowedOrigins {
-				if u, err := url.Parse(o); err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" {
-					return errors.New("must be origins like https://app.example.com, without a path")
-				}
-			}
-			return nil
+			all, err := api.ParseOrigins(items(v))
+			c.AllowedOrigins = all
+			return err
 		}},
 
 		{"MAX_CONNECTIONS_PER_USER", "5", "connections of a user in a namespace", number(func(c *Config) *int { return &c.MaxConnectionsPerUser }, 1, many)},
@@ -189,12 +192,10 @@ func settings() []setting {
 		{"CONNECTION_POLICY", "refuse", "what happens to one connection too many of a user: refuse it, or evict-oldest", oneOf(func(c *Config) *string { return &c.ConnectionPolicy }, "refuse", evictOldest)},
 		{"RATE_LIMIT_MESSAGES", "100", "messages of a user within the window", number(func(c *Config) *int { return &c.RateLimitMessages }, 1, many)},
 		{"RATE_LIMIT_WINDOW", "1m", "the window of the rate limit", span(func(c *Config) *time.Duration { return &c.RateLimitWindow }, time.Second)},
-		{"DEDUP_WINDOW", "5m", "how long a repeat is a duplicate; fixed by the log's first start", func(c *Config, v string) error {
-			return span(func(c *Config) *time.Duration { return &c.DedupWindow }, time.Millisecond)(c, v)
-		}},
+		{"DEDUP_WINDOW", "5m", "how long a repeat is a duplicate; fixed by the log's first start", span(func(c *Config) *time.Duration { return &c.DedupWindow }, time.Millisecond)},
 		{"DEDUP_CONTENT_WINDOW", "5m", "how long a node gives copies of a message without an id the first one's id", span(func(c *Config) *time.Duration { return &c.DedupContentWindow }, 0)},
-		{"PING_INTERVAL", "30s", "heartbeat of connections", span(func(c *Config) *time.Duration { return &c.PingInterval }, time.Second)},
-		{"PING_TIMEOUT", "20s", "how long an answer to the heartbeat may take", span(func(c *Config) *time.Duration { return &c.PingTimeout }, time.Second)},
+		{"PING_INTERVAL", "30s", "heartbeat of connections", span(func(c *Config) *time.Duration { return &c.PingInterval }, 50*time.Millisecond)},
+		{"PING_TIMEOUT", "20s", "how long an answer to the heartbeat may take", span(func(c *Config) *time.Duration { return &c.PingTimeout }, 50*time.Millisecond)},
 		{"CONNECT_TIMEOUT", "45s", "how long a Socket.IO session may take to join a namespace", span(func(c *Config) *time.Duration { return &c.ConnectTimeout }, time.Second)},
 		{"STATS_INTERVAL", "30s", "how often stats_update is sent without a change", span(func(c *Config) *time.Duration { return &c.StatsInterval }, time.Second)},
 		{"PRESENCE_GRACE", "2s", "how long a user who is gone is still shown as online", span(func(c *Config) *time.Duration { return &c.PresenceGrace }, 0)},
@@ -202,9 +203,9 @@ func settings() []setting {
 		{"MAX_MESSAGE_BYTES", "1000000", "longest frame from a client", number(func(c *Config) *int { return &c.MaxMessageBytes }, 1024, 64<<20)},
 		{"MAX_CONTENT_BYTES", "32768", "longest content of a chat message", number(func(c *Config) *int { return &c.MaxContentBytes }, 1, 200<<10)},
 		{"MAX_QUEUE_BYTES", "1048576", "bytes that may wait for a slow client before it is closed", number(func(c *Config) *int { return &c.MaxQueueBytes }, 64<<10, many)},
-		{"FIREBASE_PROJECT_ID", "", "Firebase project that pushes are sent for; unset: push is off", real(func(c *Config) *string { return &c.Firebase.ProjectID })},
-		{"FIREBASE_PRIVATE_KEY", "", "private key of its service account, PEM; \\n stands for a line's end", real(func(c *Config) *string { return &c.Firebase.PrivateKey })},
-		{"FIREBASE_CLIENT_EMAIL", "", "its service account", real(func(c *Config) *string { return &c.Firebase.ClientEmail })},
+		{"FIREBASE_PROJECT_ID", "", "Firebase project that pushes are sent for; unset: push is off", real("FIREBASE_PROJECT_ID", func(c *Config) *string { return &c.Firebase.ProjectID })},
+		{"FIREBASE_PRIVATE_KEY", "", "private key of its service account, PEM; \\n stands for a line's end", real("FIREBASE_PRIVATE_KEY", func(c *Config) *string { return &c.Firebase.PrivateKey })},
+		{"FIREBASE_CLIENT_EMAIL", "", "its service account", real("FIREBASE_CLIENT_EMAIL", func(c *Config) *string { return &c.Firebase.ClientEmail })},
 		{"FIREBASE_ENDPOINT", "", "a proxy or a fake in FCM's place, like https://host/v1", func(c *Config, v string) error {
 			c.Firebase.Endpoint = v
 			return httpURL(v)
@@ -223,11 +224,13 @@ func settings() []setting {
 }
 
 // real takes a value unless it is the guide's placeholder, which counts as unset.
-func real(p func(*Config) *string) func(*Config, string) error {
+func real(name string, p func(*Config) *string) func(*Config, string) error {
 	return func(c *Config, v string) error {
-		if !strings.HasPrefix(v, "your-") {
-			*p(c) = v
+		if strings.HasPrefix(v, "your-") {
+			c.FirebasePlaceholder = name
+			return nil
 		}
+		*p(c) = v
 		return nil
 	}
 }
@@ -241,6 +244,9 @@ func httpURL(v string) error {
 }
 
 func urlOf(v string, schemes ...string) error {
+	if err := sqldb.CheckURL("the URL", v); err != nil {
+		return err
+	}
 	u, err := url.Parse(v)
 	if err != nil || !slices.Contains(schemes, u.Scheme) || u.Host == "" { // the URL may hold a password: it is not repeated
 		return fmt.Errorf("must be a URL like %s://user:password@host:port/name", schemes[0])
@@ -250,15 +256,15 @@ func urlOf(v string, schemes ...string) error {
 
 // load reads the settings from args, the environment and ./.env, in this order of precedence. Every problem is
 // reported at once, by the name that the operator typed. An empty value counts as unset.
-func load(fs *flag.FlagSet, args []string, getenv func(string) string) (*Config, error) {
-	c, err := readSettings(fs, args, getenv)
+func load(fs *flag.FlagSet, args []string, env environment) (*Config, error) {
+	c, err := readSettings(fs, args, env)
 	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		err = usageError{err}
 	}
 	return c, err
 }
 
-func readSettings(fs *flag.FlagSet, args []string, getenv func(string) string) (*Config, error) {
+func readSettings(fs *flag.FlagSet, args []string, env environment) (*Config, error) {
 	all := settings()
 	given := make(map[string]*string)
 	for _, s := range all {
@@ -274,23 +280,22 @@ func readSettings(fs *flag.FlagSet, args []string, getenv func(string) string) (
 	if fs.NArg() > 0 {
 		return nil, fmt.Errorf("%q is not expected: settings are flags like --port 3000 (see --help)", fs.Arg(0))
 	}
-	dotenv, err := readDotenv()
+	dotenv, ignored, err := readDotenv()
 	if err != nil {
 		return nil, err
 	}
 	c := &Config{}
 	var problems []error
+	set := make(map[string]bool)
 	for _, s := range all {
 		v, typed := *given[s.name], "--"+s.flag()
 		if v == "" {
-			v, typed = getenv(s.name), s.name
+			v, typed = env[s.name], s.name
 		}
 		if v == "" {
 			v, typed = dotenv[s.name], s.name+" in .env"
 		}
-		if s.name == "DEDUP_WINDOW" {
-			c.DedupWindowSet = v != ""
-		}
+		set[s.name] = v != ""
 		if v == "" {
 			v = s.fallback
 		}
@@ -301,44 +306,39 @@ func readSettings(fs *flag.FlagSet, args []string, getenv func(string) string) (
 			problems = append(problems, fmt.Errorf("%s: %w", typed, err))
 		}
 	}
-	return c, errors.Join(append(problems, c.validate())...)
+	c.DedupWindowSet = set["DEDUP_WINDOW"]
+	for _, line := range ignored {
+		c.Warnings = append(c.Warnings, fmt.Sprintf(".env: line %d is not like NAME=value and is ignored", line))
+	}
+	if _, there := env[topicPrefix]; there && !set[topicPrefix] {
+		c.Warnings = append(c.Warnings, topicPrefix+" is empty, which counts as unset: topics are called "+c.TopicPrefix+"…")
+	}
+	mistakes, warnings := namesOf(all).unknown(dotenv, env, func(name string) bool { return set[name] })
+	c.Warnings = append(c.Warnings, warnings...)
+	return c, errors.Join(append(append(problems, mistakes...), c.validate())...)
 }
 
-func readDotenv() (map[string]string, error) {
-	m, err := godotenv.Read()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, errors.New(".env could not be read: a line must be like NAME=value")
-	}
-	return m, nil
-}
-
-// minSecret is the least length of an HS256 key (RFC 7518, section 3.2).
-const minSecret = 32
-
-// placeholders are what the guide writes where a secret belongs.
-var placeholders = []string{"your-secret-key-here", "your-secret-key", "secret", "changeme"}
+const topicPrefix = "NEXUS_TOPIC_PREFIX"
 
 func (c *Config) external() bool {
 	return len(c.KafkaBrokers) > 0 || c.DatabaseURL != "" || c.ClickHouseURL != ""
 }
 
+// engines names the engine of each part, for the log's first line.
+func (c *Config) engines() []any {
+	pick := func(set bool, external, own string) string {
+		if set {
+			return external
+		}
+		return own
+	}
+	return []any{"log", pick(len(c.KafkaBrokers) > 0, "kafka", "embedded"), "inbox", pick(c.DatabaseURL != "", "postgres", "sqlite"),
+		"stats", pick(c.ClickHouseURL != "", "clickhouse", "sqlite"), "push", pick(c.pushes(), "fcm", "off")}
+}
+
 // validate judges what no single setting shows.
 func (c *Config) validate() error {
-	var problems []error
-	if c.external() {
-		switch {
-		case c.JWTSecret == "":
-			problems = append(problems, errors.New("JWT_SECRET: must be set where an external engine is used"))
-		case slices.Contains(placeholders, c.JWTSecret):
-			problems = append(problems, errors.New("JWT_SECRET: is a placeholder; make one with: openssl rand -hex 32"))
-		case len(c.JWTSecret) < minSecret:
-			problems = append(problems, fmt.Errorf("JWT_SECRET: must have at least %d bytes; make one with: openssl rand -hex 32", minSecret))
-		}
-	}
-	problems = append(problems, c.checkFirebase())
+	problems := []error{c.checkSecrets(), c.checkFirebase()}
 	if c.KafkaSASLMechanism != "" && (c.KafkaSASLUsername == "" || c.KafkaSASLPassw == "") {
 		problems = append(problems, errors.New("KAFKA_SASL_MECHANISM: needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"))
 	}
@@ -354,7 +354,7 @@ func (c *Config) checkFirebase() error {
 	if f.ProjectID == "" && f.PrivateKey == "" && f.ClientEmail == "" {
 		return nil
 	}
-	f.PrivateKey = strings.ReplaceAll(f.PrivateKey, `\n`, "\n")
+	f.PrivateKey = pemText(f.PrivateKey)
 	var problems []error
 	if !projectID.MatchString(f.ProjectID) {
 		problems = append(problems, errors.New("FIREBASE_PROJECT_ID: must be a project id like my-app-1234"))
@@ -373,13 +373,25 @@ func (c *Config) checkFirebase() error {
 	return errors.Join(problems...)
 }
 
+// pemText undoes what shells, .env files and secret stores do to a PEM: quotes around it, and \n, \\n or \r\n for a
+// line's end.
+func pemText(s string) string {
+	s = strings.Trim(strings.TrimSpace(s), `"'`)
+	return escapedLineEnd.ReplaceAllString(s, "\n")
+}
+
+var escapedLineEnd = regexp.MustCompile(`(\\+r)?\\+n|\r\n|\\+r`)
+
+// pushOff says why push is off.
+func (c *Config) pushOff() string {
+	if c.FirebasePlaceholder != "" {
+		return c.FirebasePlaceholder + " is the guide's placeholder"
+	}
+	return "FIREBASE_PROJECT_ID is not set"
+}
+
 // projectID is what Google allows (Resource Manager, "Project ID").
 var projectID = regexp.MustCompile(`^[a-z][a-z0-9-]{4,28}[a-z0-9]$`)
-
-// weakSecret says what is wrong with the secret in use, for a warning in embedded mode.
-func (c *Config) weakSecret() bool {
-	return c.JWTSecret != "" && (len(c.JWTSecret) < minSecret || slices.Contains(placeholders, c.JWTSecret))
-}
 
 // newFlags makes a command's flag set; its help goes to out.
 func newFlags(name, help string, out io.Writer) *flag.FlagSet {
@@ -397,5 +409,3 @@ func newFlags(name, help string, out io.Writer) *flag.FlagSet {
 	}
 	return f
 }
-
-func environment(name string) string { return os.Getenv(name) }

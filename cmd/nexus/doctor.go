@@ -40,27 +40,27 @@ type doctor struct {
 	failed int
 }
 
-func diagnose(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+func diagnose(ctx context.Context, args []string, env environment, stdout, stderr io.Writer) error {
 	f := newFlags("doctor", doctorHelp, stderr)
-	server := f.String("server", "http://localhost:3000", "the server's address")
+	server := f.String("server", "", serverUsage)
 	token := f.String("token", "", "a client's token to examine")
 	user := f.String("user", "", "the user in question: the userId that the client sends")
 	channel := f.String("channel", "", "a channel whose events the user misses")
 	device := f.String("device", "", "a device token of the user's that gets no push")
 	origin := f.String("origin", "", "the origin of the page that cannot connect, like https://app.example.com")
-	tokens, signErr := signer(f, args, getenv)
+	c, tokens, signErr := signer(f, args, env)
 	var wrong usageError
 	if errors.Is(signErr, flag.ErrHelp) || errors.As(signErr, &wrong) {
 		return signErr
 	}
-	u, err := url.Parse(*server)
+	u, err := url.Parse(c.serverURL(*server))
 	if err != nil || u.Host == "" {
 		return usageError{errors.New("--server: must be a URL like http://localhost:3000")}
 	}
 	if *token == "" && *user == "" && *origin == "" {
 		return usageError{errors.New("say what to examine: --token, --user or --origin (see --help)")}
 	}
-	d := &doctor{ctx: ctx, out: stdout, colour: isTerminal(stdout) && getenv("NO_COLOR") == "", server: u, client: &http.Client{Timeout: 10 * time.Second}}
+	d := &doctor{ctx: ctx, out: stdout, colour: isTerminal(stdout) && env["NO_COLOR"] == "", server: u, client: &http.Client{Timeout: 10 * time.Second}}
 	defer d.client.CloseIdleConnections()
 	if d.serverWell() {
 		if *origin != "" {
@@ -74,9 +74,16 @@ func diagnose(ctx context.Context, args []string, getenv func(string) string, st
 		}
 	}
 	if d.failed > 0 {
-		return fmt.Errorf("%d found", d.failed)
+		return fmt.Errorf("%s found", counted(d.failed, "problem"))
 	}
 	return nil
+}
+
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 func (d *doctor) good(what string, args ...any) {
@@ -147,7 +154,7 @@ func (d *doctor) originAllowed(origin string) {
 	case err != nil:
 		d.bad("Try again.", "the server does not answer: %v", err)
 	case status == http.StatusForbidden:
-		d.bad("Add it to ALLOWED_ORIGIN (comma-separated, exact, without a path) and restart.", "pages of %s may not connect", origin)
+		d.bad("Add it to ALLOWED_ORIGIN (comma-separated, without a path; https://*.example.com for all hosts below it) and restart.", "pages of %s may not connect", origin)
 	case header.Get("Access-Control-Allow-Origin") != origin:
 		d.bad("Have the proxy in front of Nexus pass Origin and the answer's headers on.", "the answer lacks Access-Control-Allow-Origin for %s", origin)
 	default:

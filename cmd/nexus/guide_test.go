@@ -196,7 +196,7 @@ func TestGuideDotenv(t *testing.T) {
 		t.Fatal(err)
 	}
 	i := start(t, map[string]string{"JWT_SECRET": ""}) // the guide's own placeholder: taken, with a warning, in embedded mode alone
-	if !strings.Contains(i.log.String(), "JWT_SECRET is short or a placeholder") {
+	if !strings.Contains(i.log.String(), "JWT_SECRET is weak") {
 		t.Errorf("no warning of the placeholder:\n%s", i.log)
 	}
 	for origin, want := range map[string]int{"http://localhost:3001": 401, "http://localhost:3002": 403} {

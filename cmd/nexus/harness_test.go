@@ -67,7 +67,7 @@ func start(t testing.TB, env map[string]string) *instance {
 	log := &safeBuffer{}
 	done := make(chan int, 1)
 	go func() {
-		done <- run(ctx, []string{"serve"}, func(name string) string { return settings[name] }, in, log)
+		done <- run(ctx, []string{"serve"}, settings, in, log)
 		in.Close()
 	}()
 	i := &instance{t: t, log: log}

@@ -10,11 +10,14 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/gorilla/websocket"
+
+	"github.com/nexus/nexus/api"
 )
 
 func signed(t *testing.T, method jwt.SigningMethod, key any, claims jwt.MapClaims) string {
@@ -148,6 +151,15 @@ func TestBadFrames(t *testing.T) {
 		s.send(tc.text)
 		s.expect("error", map[string]any{"code": tc.code})
 	}
+	token, err := api.Tokens{Secrets: [][]byte{[]byte(testSecret)}}.Sign(api.Claims{User: "carol", Channels: []string{"mine"}}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited := i.dial(i.url("/dashboard", "carol", token))
+	limited.send(`{"event":"subscribe","data":{"channel":"mine"}}`)
+	limited.expect("error", map[string]any{"code": "invalid_payload", "message": `the data of "subscribe" must be like {"channels":["…"]}: missing or empty is "channels"; not known is "channel"`})
+	limited.send(`{"event":"subscribe","data":{"channels":["mine","news","a b"]}}`)
+	limited.expect("error", map[string]any{"code": "invalid_payload", "message": `channels were refused: "news" (forbidden), "a b" (invalid_payload)`})
 	s.send(`{"event":"sendMessage","data":{"receiverId":"bob","content":"still here","extra":{"ignored":true}},"id":"x"}`)
 	if f := s.expect("ack", map[string]any{"ok": true}); f.ID != "x" {
 		t.Errorf("ack of %v", f.ID)
@@ -264,20 +276,11 @@ func TestCompressionAndNames(t *testing.T) {
 	again.expect("message:new", map[string]any{"content": "last"})
 }
 
-// Typing ends by itself six seconds after the last start.
-func TestTypingEnds(t *testing.T) {
-	i := start(t, nil)
-	bob, alice := i.open("/ws", "bob"), i.open("/ws", "alice")
-	alice.send(`{"event":"typing","data":{"receiverId":"bob","isTyping":true}}`)
-	bob.expect("typing:start", map[string]any{"userId": "alice", "isTyping": true})
-	bob.expect("typing:stop", map[string]any{"userId": "alice", "isTyping": false})
-}
-
 // Configuration problems are told all at once, by the names that were typed.
 func TestConfigProblems(t *testing.T) {
 	var log safeBuffer
 	env := map[string]string{"PORT": "99999", "PING_INTERVAL": "soon", "KAFKA_BROKERS": "k:9092", "JWT_SECRET": "your-secret-key-here", "DATABASE_URL": "mysql://u:hunter2@h/d"}
-	code := run(t.Context(), []string{"serve", "--max-connections-per-user", "none"}, func(n string) string { return env[n] }, &log, &log)
+	code := run(t.Context(), []string{"serve", "--max-connections-per-user", "none"}, env, &log, &log)
 	if code != 2 {
 		t.Errorf("exit code %d, want 2", code)
 	}
@@ -291,16 +294,26 @@ func TestConfigProblems(t *testing.T) {
 	}
 }
 
-// A client that answers pings stays; one that is silent is gone after PING_INTERVAL and PING_TIMEOUT.
+// A client that answers pings stays over many of them; one that is silent is gone after PING_INTERVAL and PING_TIMEOUT.
+// TestHeartbeats in package edge has the times.
 func TestHeartbeat(t *testing.T) {
-	i := start(t, map[string]string{"PING_INTERVAL": "1s", "PING_TIMEOUT": "1s"})
+	i := start(t, map[string]string{"PING_INTERVAL": "50ms", "PING_TIMEOUT": "1s"})
 	silent, _, err := websocket.DefaultDialer.Dial(i.url("/ws", "silent", tokenFor(t, "silent")), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer silent.Close()
 	silent.SetPingHandler(func(string) error { return nil })
-	lively := i.open("/ws", "lively")
+	ws, _, err := websocket.DefaultDialer.Dial(i.url("/ws", "lively", tokenFor(t, "lively")), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.Close()
+	var pings atomic.Int64
+	answer := ws.PingHandler()
+	ws.SetPingHandler(func(data string) error { pings.Add(1); return answer(data) })
+	lively := &socket{t: t, ws: ws, frames: make(chan frame, 10_000), closed: make(chan error, 1)}
+	go lively.read()
 	_ = silent.SetReadDeadline(time.Now().Add(patience))
 	for err == nil {
 		_, _, err = silent.ReadMessage()
@@ -308,6 +321,8 @@ func TestHeartbeat(t *testing.T) {
 	if e, timeout := err.(net.Error); timeout && e.Timeout() {
 		t.Error("a client that answers no ping was not closed")
 	}
+	since := pings.Load()
+	eventually(t, "pings for twice as long as a silent one is borne", func() bool { return pings.Load() >= since+2*1050/50 })
 	lively.send(`{"event":"typing","data":{"receiverId":"x","isTyping":false},"id":1}`)
 	lively.expect("ack", map[string]any{"ok": true})
 }

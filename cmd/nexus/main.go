@@ -31,12 +31,12 @@ func main() {
 	// The second signal ends the process at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
-	os.Exit(run(ctx, os.Args[1:], environment, os.Stdout, os.Stderr))
+	os.Exit(run(ctx, os.Args[1:], environmentOf(os.Environ()), os.Stdout, os.Stderr))
 }
 
 // run is the whole program; it returns the exit code: 0 done, 1 failed, 2 wrong use.
-func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
-	commands := map[string]func(context.Context, []string, func(string) string, io.Writer, io.Writer) error{
+func run(ctx context.Context, args []string, env environment, stdout, stderr io.Writer) int {
+	commands := map[string]func(context.Context, []string, environment, io.Writer, io.Writer) error{
 		"serve": serve, "token": token, "publish": publish, "tail": tail, "doctor": diagnose, "rebuild": rebuild, "adopt": adopt, "repartition": repartition,
 	}
 	if len(args) == 0 || args[0] == "help" || args[0] == "--help" || args[0] == "-h" {
@@ -48,7 +48,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		fmt.Fprintf(stderr, "nexus: there is no command %q\n\n%s", args[0], help)
 		return 2
 	}
-	err := command(ctx, args[1:], getenv, stdout, stderr)
+	err := command(ctx, args[1:], env, stdout, stderr)
 	var wrong usageError
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):

@@ -237,9 +237,9 @@ func TestEngineIOProtocol(t *testing.T) {
 		p.expectClose(websocket.CloseProtocolError)
 	})
 	t.Run("heartbeat", func(t *testing.T) {
-		t.Parallel()
-		c, p := i.poll(t), i.engine(t)
-		for range 3 {
+		i := start(t, map[string]string{"PING_INTERVAL": "100ms", "PING_TIMEOUT": "2s"})
+		c, p, quiet := i.poll(t), i.engine(t), i.poll(t)
+		for range 30 {
 			if got := c.get(200); got != "2" {
 				t.Fatalf("got %q, want a ping", got)
 			}
@@ -247,19 +247,18 @@ func TestEngineIOProtocol(t *testing.T) {
 			p.expect("2")
 			p.send("3")
 		}
-		quiet := i.poll(t)
-		time.Sleep(4100 * time.Millisecond) // the fault itself: silence
-		quiet.get(400)
+		c.post(200, "3")                              // longer than a silent one is borne
+		for status, text := 200, ""; status != 400; { // it polls, but answers no ping
+			if status, text = quiet.do("GET", ""); status != 200 && status != 400 {
+				t.Fatalf("%d %q", status, text)
+			}
+		}
 	})
 	t.Run("forcefully closes the session", func(t *testing.T) {
-		c := i.poll(t)
-		answer := make(chan string, 1)
-		go func() { _, text := c.do("GET", ""); answer <- text }()
+		c := i.poll(t) // TestPollsThatEndTheSession in package edge has a poll that waits
 		c.post(200, "1")
-		if got := <-answer; got != "6" && !strings.Contains(got, "ession") { // the POST may come first: then it is unknown
-			t.Errorf("the poll was answered %q, want a noop", got)
-		}
 		c.get(400)
+		c.post(400, "3")
 		p := i.engine(t)
 		p.send("1")
 		p.expectClose(websocket.CloseNormalClosure)

@@ -28,14 +28,14 @@ another nexus rebuild, goes on.
 // leaveWait is how long members that have just been stopped may still stand in their group.
 const leaveWait = 25 * time.Second
 
-func rebuild(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+func rebuild(ctx context.Context, args []string, env environment, stdout, stderr io.Writer) error {
 	f := newFlags("rebuild", rebuildHelp, stderr)
 	force := f.Bool("force", false, "also where the log has not everything any more that the projection was made of")
 	what := ""
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		what, args = args[0], args[1:]
 	}
-	c, err := load(f, args, getenv)
+	c, err := load(f, args, env)
 	if err != nil {
 		return err
 	}

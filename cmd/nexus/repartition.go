@@ -35,12 +35,12 @@ of messages begin anew.
 
 var prefixRule = regexp.MustCompile(`^[A-Za-z0-9._-]{1,200}$`)
 
-func repartition(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+func repartition(ctx context.Context, args []string, env environment, stdout, stderr io.Writer) error {
 	f := newFlags("repartition", repartitionHelp, stderr)
 	prefix := f.String("to-prefix", "", "prefix of the new topics; no topics may be there yet")
 	partitions := f.Int("partitions", 0, "partitions of the new topics, but of those that have one only; default: TOPIC_PARTITIONS")
 	discard := f.Bool("discard", false, "first delete what a copy to this prefix that was cut off has left")
-	c, err := load(f, args, getenv)
+	c, err := load(f, args, env)
 	if err != nil {
 		return err
 	}

@@ -205,7 +205,7 @@ func TestOthersThings(t *testing.T) {
 	message := fmt.Sprint(i.must(202, "POST", "/messages", alice, `{"receiverId":"bob","content":"private"}`)["id"])
 	i.must(200, "POST", "/notifications/device-token", alice, `{"token":"alices"}`)
 	for _, path := range []string{"/notifications/" + id + "/read", "/notifications/none/read"} {
-		if got := fmt.Sprint(i.must(404, "POST", path, mallory, "")); got != "map[error:map[code:not_found message:there is no such thing]]" {
+		if got := fmt.Sprint(i.must(404, "POST", path, mallory, "")); got != "map[error:map[code:not_found message:there is no such notification of this user's]]" {
 			t.Errorf("%s: %s", path, got)
 		}
 	}

@@ -39,10 +39,10 @@ statistics are kept under DATA_DIR. Each setting is a flag, an environment varia
 
 `
 
-func serve(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+func serve(ctx context.Context, args []string, env environment, stdout, stderr io.Writer) error {
 	f := newFlags("serve", serveHelp, stderr)
 	demo := f.Bool("demo", false, "print tokens of two demo users and lines to try; embedded engines only")
-	c, err := load(f, args, getenv)
+	c, err := load(f, args, env)
 	if err != nil {
 		return err
 	}
@@ -52,7 +52,9 @@ func serve(ctx context.Context, args []string, getenv func(string) string, stdou
 	c.Demo = *demo
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(c.LogLevel)) // checked by load
-	s := &server{c: c, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})), stdout: stdout, registry: prometheus.NewRegistry()}
+	lines := newCalm(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	defer lines.Close()
+	s := &server{c: c, log: slog.New(lines), stdout: stdout, registry: prometheus.NewRegistry()}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.metrics = pipeline.NewMetrics(s.registry)
 	defer s.close()
@@ -91,6 +93,7 @@ type server struct {
 	controls  *pipeline.Consumer
 	gate      *pipeline.Gate
 	edge      *edge.Edge
+	health    *health
 	api       *api.API
 	closers   []func()
 }
@@ -133,8 +136,9 @@ func (s *server) openData(context.Context) error {
 	if s.c.JWTSecret == "" {
 		s.log.Info("JWT_SECRET is not set: using one of this server's own", "file", secretFile(s.c.DataDir))
 	}
-	if s.c.weakSecret() {
-		s.log.Warn("JWT_SECRET is short or a placeholder: anybody can guess it; make one with: openssl rand -hex 32")
+	s.log.Info("engines", s.c.engines()...)
+	for _, w := range s.c.Warnings {
+		s.log.Warn(w)
 	}
 	s.tokens = tokensOf(s.c, secret)
 	return nil
@@ -178,10 +182,10 @@ func kept(file string, fresh func() string) (string, error) {
 func (s *server) listen(context.Context) error {
 	ln, err := net.Listen("tcp", net.JoinHostPort(s.c.Host, s.c.Port))
 	if err != nil {
-		return fmt.Errorf("PORT: %w", err)
+		return listenHint(s.c.Host, s.c.Port, err)
 	}
-	s.listener = ln
-	s.onClose(func() { ln.Close() })
+	s.listener = s.guarded(ln)
+	s.onClose(func() { s.listener.Close() })
 	if s.c.NodeName != "" {
 		return nil
 	}
@@ -238,14 +242,6 @@ func (s *server) reachLog(ctx context.Context) error {
 		return kafkaHint(err)
 	}
 	return nil
-}
-
-// kafkaHint explains what a broker that only hangs up means.
-func kafkaHint(err error) error {
-	if !errors.Is(err, io.EOF) {
-		return err
-	}
-	return fmt.Errorf("%w (it hangs up: the SASL credentials are not good, KAFKA_SASL_*, or one of the two speaks TLS and the other does not, KAFKA_TLS)", err)
 }
 
 const defaultKafkaPort = 9092
@@ -343,7 +339,7 @@ func (s *server) openStats(ctx context.Context) error {
 		return err
 	})
 	if err != nil {
-		return err
+		return clickHouseHint(ctx, s.c.ClickHouseURL, err)
 	}
 	s.addFold("stats", stats.Topics(), s.stats, true)
 	return nil
@@ -373,7 +369,7 @@ func (s *server) openPush(ctx context.Context, online push.Presence) (err error)
 			return err
 		}
 	} else {
-		s.log.Info("mobile push is off: FIREBASE_PROJECT_ID is not set")
+		s.log.Info("mobile push is off: " + s.c.pushOff())
 	}
 	if s.pusher, err = push.New(ctx, o); err != nil {
 		return err
@@ -457,8 +453,9 @@ func (s *server) openEdge(ctx context.Context) error {
 	if err := s.openPush(ctx, s.edge.Presence()); err != nil {
 		return err
 	}
+	s.health = newHealth(s.healthParts())
 	s.api = api.New(api.Options{Verify: s.verify, Producer: s.producer, Tail: s.edge.Tail(), Inbox: s.inbox, Messages: s.edge,
-		Presence: s.edge.Presence(), Stats: s.stats, Logger: s.component("api"), Problems: s.problems, Metrics: s.registry, Push: s.pusher.On(),
+		Presence: s.edge.Presence(), Stats: s.stats, Logger: s.component("api"), Parts: s.health.names(), Problems: s.health.problems, Metrics: s.registry, Push: s.pusher.On(),
 		Keys: s.control, AllowLookup: s.edge.AllowLookup, AllowPublish: s.edge.AllowPublish, MaxBody: int64(c.MaxMessageBytes),
 		Origins: c.AllowedOrigins,
 		Handlers: map[string]http.Handler{"/dashboard": s.edge.Raw(presence.Dashboard), "/ws": s.edge.Raw(presence.Messaging),
@@ -483,29 +480,6 @@ func (s *server) verify(token string) (api.Claims, error) {
 func (s *server) identify(token string) (edge.Identity, error) {
 	c, err := s.verify(token)
 	return edge.Identity{User: c.User, Expires: c.Expires, Issued: c.Issued, TokenID: c.ID, Channels: c.Channels}, err
-}
-
-// problems says what is behind or cannot be reached, by part.
-func (s *server) problems(ctx context.Context) map[string]string {
-	found := make(map[string]string)
-	if s.logs.Ping(ctx) != nil {
-		found["log"] = "Kafka cannot be reached"
-	}
-	if s.inbox.Ping(ctx) != nil {
-		found["inbox"] = "the inbox's database cannot be reached"
-	}
-	if s.stats.Ping(ctx) != nil {
-		found["stats"] = "the statistics' database cannot be reached"
-	}
-	for _, c := range s.consumers() {
-		if found[c.Name] == "" && !c.CaughtUp() {
-			found[c.Name] = fmt.Sprintf("has %d records to go of what stood in the log at the start", c.Behind())
-		}
-	}
-	if !s.edge.Ready() {
-		found["edge"] = "is not reading the log yet, or is draining"
-	}
-	return found
 }
 
 // run works until ctx ends, then drains: no new connections, open ones told to come back elsewhere, what was accepted
@@ -590,7 +564,7 @@ func (s *server) consume(ctx context.Context, g *errgroup.Group) error {
 func (s *server) announce(ctx context.Context) error {
 	told := time.Now()
 	for {
-		problems := s.problems(ctx)
+		problems := s.health.problems(ctx, nil)
 		if len(problems) == 0 {
 			break
 		}

@@ -39,19 +39,19 @@ type tailer struct {
 	colour bool
 }
 
-func tail(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+func tail(ctx context.Context, args []string, env environment, stdout, stderr io.Writer) error {
 	f := newFlags("tail", tailHelp, stderr)
 	audience := f.String("audience", "", "only events with this key, like user:alice, dm:alice:bob, channel:news or all")
 	typ := f.String("type", "", "only events of this type, like notification or message.read")
 	since := f.String("since", "", "begin this long ago, like 10m; start: at the log's beginning; default: now")
 	limit := f.Int("limit", 0, "end after so many events; 0: never")
 	asJSON := f.Bool("json", false, "one JSON object for each event")
-	colour := f.Bool("color", isTerminal(stdout) && getenv("NO_COLOR") == "", "coloured")
+	colour := f.Bool("color", isTerminal(stdout) && env["NO_COLOR"] == "", "coloured")
 	var named []string
 	for len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		named, args = append(named, args[0]), args[1:]
 	}
-	c, err := load(f, args, getenv)
+	c, err := load(f, args, env)
 	if err != nil {
 		return err
 	}

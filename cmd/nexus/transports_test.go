@@ -4,10 +4,13 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/nexus/nexus/deploy/services"
 )
 
 // The real socket.io-client by every transport, with binary data, over the limits, and a client of an older protocol.
@@ -19,6 +22,28 @@ func TestTransports(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command(node, dir+"/transports.mjs", "http://"+i.base, string(tokens)).CombinedOutput(); err != nil || !strings.Contains(string(out), "all seen") {
+		t.Fatalf("%v\n%s\n%s", err, out, i.log)
+	}
+}
+
+// The real python-socketio, whose handlers take one argument: it passes on all that an event has, and fails where a
+// handler takes fewer.
+func TestPythonClient(t *testing.T) {
+	root, err := services.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	python := filepath.Join(root, ".cache/python-socketio/bin/python")
+	if _, err := os.Stat(python); err != nil {
+		missing(t, "python-socketio is not installed; run deploy/test/setup.sh")
+	}
+	i := start(t, nil)
+	tokens, err := json.Marshal(map[string]string{"alice": tokenFor(t, "alice"), "bob": tokenFor(t, "bob"), "service": tokenFor(t, "service", "publish")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := filepath.Join(root, "deploy/test/client/python.py")
+	if out, err := exec.Command(python, script, "http://"+i.base, string(tokens)).CombinedOutput(); err != nil || !strings.Contains(string(out), "all seen") {
 		t.Fatalf("%v\n%s\n%s", err, out, i.log)
 	}
 }

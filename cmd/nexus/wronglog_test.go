@@ -21,7 +21,7 @@ func nexusRun(t *testing.T, env map[string]string, args ...string) (code int, st
 	var out, problem bytes.Buffer
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	code = run(ctx, args, func(n string) string { return env[n] }, &out, &problem)
+	code = run(ctx, args, env, &out, &problem)
 	return code, out.String(), problem.String()
 }
 

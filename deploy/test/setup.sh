@@ -72,6 +72,15 @@ chdb() { # a current ClickHouse's SQL engine, for Python
   python3 -m venv "$CACHE/chdb" && retry "pip" "$CACHE/chdb/bin/pip" install -q --no-deps chdb-core==26.9.0
 }
 
+python_client() { # python-socketio, whose handlers take as many arguments as they were written with
+  local want=deploy/test/client/requirements.txt venv=$CACHE/python-socketio
+  [ "$("$venv/bin/python" -m pip freeze 2>/dev/null)" = "$(cat $want)" ] && return 0
+  python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || { say "no python3 with venv: python-socketio cannot be fetched"; return 0; }
+  say "fetching python-socketio"
+  rm -rf "$venv"
+  python3 -m venv "$venv" && retry "pip" "$venv/bin/pip" install -q --no-deps -r $want
+}
+
 engine() { # a Docker engine that answers
   docker info >/dev/null 2>&1 && return 0
   [ "$(id -u)" = 0 ] && have dockerd || { say "no Docker engine"; return 1; }
@@ -104,4 +113,4 @@ image() {
 
 packages "${1:-}"
 kafka
-if [ "${1:-}" = image ]; then image; else clients; chdb; fi
+if [ "${1:-}" = image ]; then image; else clients; chdb; python_client; fi

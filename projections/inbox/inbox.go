@@ -175,7 +175,11 @@ func (f *fold) add(e *topics.Event) {
 		f.messages = append(f.messages, e)
 	case topics.MessageRead:
 		// IS TRUE: the row is found by its id alone, never by an index of all that is unread in the conversation.
-		f.change(e, `UPDATE messages SET read_at=$1 WHERE id=$4 AND (conversation=$5) IS TRUE AND (receiver=$6) IS TRUE AND read_at IS NULL AND `+before,
+		which := `id=$4 AND (conversation=$5) IS TRUE AND (receiver=$6) IS TRUE`
+		if string(e.Body.Raw("upTo")) == "true" {
+			which = upTo + ` AND conversation=$5 AND receiver=$6`
+		}
+		f.change(e, `UPDATE messages SET read_at=$1 WHERE `+which+` AND read_at IS NULL AND `+before,
 			e.Time, part, f.pos(e), e.Body.Text("messageId"), string(e.Key), e.Body.Text("userId"))
 		f.feed(e, "", e.Data(false))
 	case topics.Notification, topics.Activity, topics.Announcement:
@@ -237,6 +241,11 @@ func (f *fold) feed(e *topics.Event, id string, data []byte) {
 // before is the condition on a row that it stands earlier in the log than the record whose time, partition and offset are
 // $1, $2 and $3.
 var before = earlier("", "$1", "$2", "$3")
+
+// upTo is the condition on a message that it is the one of id $4 in conversation $5, or stands earlier in the log; that one
+// itself must stand earlier than the record.
+var upTo = `EXISTS (SELECT 1 FROM messages t WHERE t.id=$4 AND t.conversation=$5 AND ` + earlier("t.", "$1", "$2", "$3") + `
+	AND (messages.id=t.id OR ` + earlier("messages.", "t.at", "t.part", "t.pos") + `))`
 
 // mark sets the read or deleted state of one notification or announcement, or of all up to a time. A notification keeps
 // its own state; what the user has no notification of is taken for an announcement, which stands in another topic and may

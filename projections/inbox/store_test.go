@@ -239,9 +239,27 @@ func testMessages(t *testing.T, s *store) {
 	if got, _ := contents(5, ""); got != "afalse btrue afalse" {
 		t.Errorf("after the receipt: %q", got)
 	}
+	// Up to a message: what the user received before it and itself, whoever sent that one; nothing later, nothing elsewhere.
+	// What is not there marks nothing.
+	four, five, six := chat("b", "a", "4"), chat("a", "b", "5"), chat("b", "a", "6")
+	upTo := func(id string) *topics.Event {
+		return event("dm:a:b", topics.MessageRead, "messageId", id, "userId", "a", "upTo", true)
+	}
+	s.fold(topics.Messages, chat("b", "a", "3b"), four, five, six, chat("c", "a", "in another conversation"))
+	s.fold(topics.Messages, upTo("none"), upTo(chat("c", "a", "in another conversation").NexusID))
+	if got, _ := contents(4, ""); got != "bfalse bfalse afalse bfalse" {
+		t.Errorf("after receipts for what is not there: %q", got)
+	}
+	s.fold(topics.Messages, upTo(five.NexusID), chat("b", "a", "7"), upTo(four.NexusID))
+	if got, _ := contents(5, ""); got != "btrue btrue afalse bfalse bfalse" {
+		t.Errorf("up to the fifth: %q", got)
+	}
+	if list, _, err := s.in.Conversations(t.Context(), "a", 9, ""); err != nil || len(list) != 2 || list[0].Unread+10*list[1].Unread != 12 && list[0].Unread+10*list[1].Unread != 21 {
+		t.Errorf("conversations %+v, %v; want 2 and 1 unread", list, err)
+	}
 	// The same event again, after its window: one row for ever.
 	s.fold(topics.Messages, chat("a", "b", "1"))
-	if got, _ := contents(5, ""); got != "afalse btrue afalse" {
+	if got, _ := contents(5, ""); got != "btrue btrue afalse bfalse bfalse" {
 		t.Errorf("after a repeat: %q", got)
 	}
 	if _, err := s.in.Message(t.Context(), "c", one.NexusID); !errors.Is(err, inbox.ErrNotFound) {

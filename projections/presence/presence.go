@@ -49,13 +49,42 @@ type Limits struct {
 	EvictOldest bool
 }
 
+// Kind is what a Notice tells.
+type Kind uint8
+
+// The kinds of a Notice.
+const (
+	// Said: a record says that a session lives, and the fold has it, with this pid and these channels.
+	Said Kind = iota
+	// Left: a record says that a session has ended. The fold may not have known it.
+	Left
+	// Judged: the verdict on a session that asks for a slot.
+	Judged
+	// Evicted: a session has lost its slot to a newer one of its user.
+	Evicted
+	// NodeLost: the others took a node for dead. If it lives, it says again what sessions it has.
+	NodeLost
+	// NodeSuperseded: a newer boot of the same node's name has begun; what the older one says counts no more.
+	NodeSuperseded
+)
+
+// Notice is something that a fold has read in the log.
+type Notice struct {
+	Kind      Kind
+	Node      string // the id of the node whose session it is; of NodeLost and NodeSuperseded: of that node
+	Session   string // empty for NodeLost and NodeSuperseded, as all that follows
+	Namespace Namespace
+	User      string
+	Verdict   Verdict  // of Judged
+	PID       string   // of Said
+	Channels  []string // of Said; not to be changed
+}
+
 // Options of a fold.
 type Options struct {
 	Limits Limits
-	// Judged is told the verdict on each session that asks for a place, and Evicted of each that lost its own, from Apply's
-	// goroutine. May be nil.
-	Judged  func(session string, v Verdict)
-	Evicted func(session string)
+	// Notify is told what the fold has read, in the log's order, from Apply's goroutine. May be nil.
+	Notify func(Notice)
 	// Start is where to read from: far enough back to meet every live session's last record. whole tells that nothing that
 	// may still live stands before it.
 	Start func(ctx context.Context) (start int64, whole bool, err error)
@@ -63,11 +92,6 @@ type Options struct {
 	End func(ctx context.Context) (int64, error)
 	// Grace is how long a user who is gone is still shown as online.
 	Grace time.Duration
-	// Lost is told of a node that others took for dead, from Apply's goroutine; one that lives says again what sessions it
-	// has. May be nil.
-	Lost func(node string)
-	// Superseded is told of a boot that a newer one of the same node's name ended, from Apply's goroutine. May be nil.
-	Superseded func(node string)
 	// Changed is told what is to be shown, from Run's goroutine, at most every 250 ms.
 	Changed func([]Change)
 }
@@ -97,8 +121,9 @@ type Fold struct {
 	nodes    map[string]*node    // by id
 	ended    map[string]bool     // ids of earlier boots
 	sessions map[string]*session // by id
-	counts   map[place]int
-	totals   map[Namespace]int
+	users    map[place]members   // those who have sessions
+	totals   map[Namespace]int   // sessions
+	online   map[Namespace]int   // users who have sessions, or are still shown
 	shown    map[place]bool
 	dirty    map[place]departure
 	traces   map[string]*trace // by pid
@@ -107,9 +132,13 @@ type Fold struct {
 }
 
 type node struct {
-	name  string
-	beats map[string]int // other node → its heartbeats since this node's last record
+	name     string
+	beats    map[string]int // other node → its heartbeats since this node's last record
+	sessions members
 }
+
+// members are sessions by id.
+type members map[string]*session
 
 type session struct {
 	node     string
@@ -142,8 +171,8 @@ type departure struct {
 // New makes an empty fold.
 func New(o Options) *Fold {
 	return &Fold{o: o, ready: make(chan struct{}), goal: -1, nodes: make(map[string]*node), ended: make(map[string]bool),
-		sessions: make(map[string]*session), counts: make(map[place]int), totals: make(map[Namespace]int), shown: make(map[place]bool), dirty: make(map[place]departure),
-		traces: make(map[string]*trace)}
+		sessions: make(map[string]*session), users: make(map[place]members), totals: make(map[Namespace]int), online: make(map[Namespace]int),
+		shown: make(map[place]bool), dirty: make(map[place]departure), traces: make(map[string]*trace)}
 }
 
 // Ready is closed once the fold has read what stood in the log when it began.
@@ -168,21 +197,25 @@ func (f *Fold) Position(ctx context.Context, _ topics.Topic, _ int32) (at pipeli
 
 // Apply folds a batch (pipeline.Sink).
 func (f *Fold) Apply(_ context.Context, b pipeline.Batch) error {
-	for _, tell := range f.foldAll(b) {
-		tell()
+	notices := f.foldAll(b)
+	if f.o.Notify == nil {
+		return nil
+	}
+	for _, n := range notices {
+		f.o.Notify(n)
 	}
 	return nil
 }
 
 // foldAll folds a batch and returns what is to be told of it once the lock is free.
-func (f *Fold) foldAll(b pipeline.Batch) (tell []func()) {
+func (f *Fold) foldAll(b pipeline.Batch) (notices []Notice) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for e := range b.Live {
-		tell = append(tell, f.fold(e)...)
+		notices = append(notices, f.fold(e)...)
 	}
 	f.reach(b.To)
-	return tell
+	return notices
 }
 
 // reach shows what has been folded once the goal is met. f.mu is held.
@@ -195,14 +228,14 @@ func (f *Fold) reach(next int64) {
 	if next < f.goal {
 		return
 	}
-	for p := range f.counts {
+	for p := range f.users {
 		f.shown[p] = true
 	}
 	clear(f.dirty)
 	close(f.ready)
 }
 
-func (f *Fold) fold(e *topics.Event) (tell []func()) {
+func (f *Fold) fold(e *topics.Event) (notices []Notice) {
 	if f.judgesAt == 0 {
 		f.judgesAt = e.Time
 		if !f.whole {
@@ -215,21 +248,27 @@ func (f *Fold) fold(e *topics.Event) (tell []func()) {
 	if f.ended[id] {
 		return nil
 	}
-	tell = f.alive(e, id, name)
-	switch e.Type {
-	case topics.NodeHeartbeat:
-		return append(tell, f.heartbeat(e, id)...)
-	case topics.Connected:
-		return append(tell, f.connect(e, id, name)...)
-	case topics.Disconnected:
-		f.disconnect(e.Body.Text("session"), e.Time)
-	case topics.SessionChannels:
-		if id := e.Body.Text("session"); f.sessions[id] != nil {
-			f.sessions[id].channels = channels(e)
-			f.name(id, e.Body.Text("pid"))
-		}
+	notices = f.alive(e, id, name)
+	if e.Type == topics.NodeHeartbeat {
+		return append(notices, f.heartbeat(e, id)...)
 	}
-	return tell
+	n := Notice{Node: id, Session: e.Body.Text("session"), Namespace: Namespace(e.Body.Text("namespace")), User: e.Body.Text("userId")}
+	switch e.Type {
+	case topics.Connected:
+		notices = append(notices, f.connect(e, n, name)...)
+	case topics.Disconnected:
+		f.disconnect(n.Session, e.Time)
+		notices = append(notices, n.of(Left))
+	case topics.SessionChannels:
+		notices = append(notices, f.correct(e, n)...)
+	}
+	return notices
+}
+
+// of is the notice as one of another kind.
+func (n Notice) of(k Kind) Notice {
+	n.Kind = k
+	return n
 }
 
 func channels(e *topics.Event) (names []string) {
@@ -238,7 +277,7 @@ func channels(e *topics.Event) (names []string) {
 }
 
 // alive notes a record of a node; the first of a new boot ends the earlier ones of its name.
-func (f *Fold) alive(e *topics.Event, id, name string) (tell []func()) {
+func (f *Fold) alive(e *topics.Event, id, name string) (notices []Notice) {
 	if n := f.nodes[id]; n != nil {
 		clear(n.beats)
 		return nil
@@ -247,110 +286,122 @@ func (f *Fold) alive(e *topics.Event, id, name string) (tell []func()) {
 		if n.name == name {
 			f.ended[other] = true
 			f.end(other, e.Time)
-			if f.o.Superseded != nil {
-				tell = append(tell, func() { f.o.Superseded(other) })
-			}
+			notices = append(notices, Notice{Kind: NodeSuperseded, Node: other})
 		}
 	}
-	f.nodes[id] = &node{name: name, beats: make(map[string]int)}
-	return tell
+	f.nodes[id] = &node{name: name, beats: make(map[string]int), sessions: make(members)}
+	return notices
 }
 
-func (f *Fold) heartbeat(e *topics.Event, id string) (tell []func()) {
+func (f *Fold) heartbeat(e *topics.Event, id string) (notices []Notice) {
 	for other, n := range f.nodes {
 		if other == id {
 			continue
 		}
 		if n.beats[id]++; n.beats[id] >= deadAfter {
 			f.end(other, e.Time)
-			if f.o.Lost != nil {
-				tell = append(tell, func() { f.o.Lost(other) })
-			}
+			notices = append(notices, Notice{Kind: NodeLost, Node: other})
 		}
 	}
-	return tell
+	return notices
 }
 
 // end removes a node and its sessions.
 func (f *Fold) end(id string, at int64) {
-	delete(f.nodes, id)
-	for s, v := range f.sessions {
-		if v.node == id {
-			f.disconnect(s, at)
-		}
+	for session := range f.nodes[id].sessions {
+		f.disconnect(session, at)
 	}
+	delete(f.nodes, id)
 }
 
-// connect gives a session its place, or does not: every fold judges alike, from the log alone. One that is said again has
-// its place already.
-func (f *Fold) connect(e *topics.Event, node, name string) (tell []func()) {
-	id := e.Body.Text("session")
-	if _, known := f.sessions[id]; known {
+// connect gives a session its slot, or does not: every fold judges alike, from the log alone. One that is said again has
+// its slot already; what is said of it holds from now on.
+func (f *Fold) connect(e *topics.Event, n Notice, name string) (notices []Notice) {
+	if f.sessions[n.Session] != nil {
+		return f.correct(e, n)
+	}
+	p := place{n.Namespace, n.User}
+	if !e.Body.Has("repeated") {
+		notices = f.succeed(p, e)
+		n.Verdict = Admitted
+		if e.Time >= f.judgesAt {
+			var evicted []Notice
+			n.Verdict, evicted = f.judge(p, e.Time)
+			notices = append(notices, evicted...)
+		}
+		notices = append(notices, n.of(Judged))
+		if n.Verdict != Admitted {
+			return notices
+		}
+	}
+	f.enter(n.Session, &session{node: n.Node, name: name, at: p, since: e.Time, order: e.Offset})
+	f.touch(p, e.Time)
+	return append(notices, f.correct(e, n)...)
+}
+
+// correct notes what a record says of a session that the fold has.
+func (f *Fold) correct(e *topics.Event, n Notice) []Notice {
+	s := f.sessions[n.Session]
+	if s == nil {
 		return nil
 	}
-	p := place{Namespace(e.Body.Text("namespace")), e.Body.Text("userId")}
-	if !e.Body.Has("repeated") {
-		tell = f.succeed(p, e)
-		v := Admitted
-		if e.Time >= f.judgesAt {
-			var evicted []func()
-			v, evicted = f.judge(p, e.Time)
-			tell = append(tell, evicted...)
-		}
-		if f.o.Judged != nil {
-			tell = append(tell, func() { f.o.Judged(id, v) })
-		}
-		if v != Admitted {
-			return tell
-		}
-	}
-	f.sessions[id] = &session{node: node, name: name, at: p, since: e.Time, order: e.Offset, channels: channels(e)}
-	f.name(id, e.Body.Text("pid"))
-	f.counts[p]++
-	f.totals[p.namespace]++
-	f.touch(p, e.Time)
-	return tell
+	s.channels = channels(e)
+	f.name(n.Session, e.Body.Text("pid"))
+	n.PID, n.Channels = s.pid, s.channels
+	return []Notice{n.of(Said)}
 }
 
-// succeed ends the session that a new one claims by its pid, and gives its place back: it is the same client's, whose
+// succeed ends the session that a new one claims by its pid, and gives its slot back: it is the same client's, whose
 // connection broke and was not missed yet.
-func (f *Fold) succeed(p place, e *topics.Event) (tell []func()) {
+func (f *Fold) succeed(p place, e *topics.Event) []Notice {
 	t := f.traces[e.Body.Text("pid")]
 	if t == nil || t.gone != 0 || t.at != p {
 		return nil
 	}
-	f.disconnect(t.id, e.Time)
-	if f.o.Evicted != nil {
-		tell = append(tell, func() { f.o.Evicted(t.id) })
-	}
-	return tell
+	return []Notice{f.evict(t.id, e.Time)}
 }
 
-func (f *Fold) judge(p place, at int64) (v Verdict, tell []func()) {
-	switch l := f.o.Limits; {
-	case f.counts[p] >= l.PerUser && !l.EvictOldest:
+func (f *Fold) judge(p place, at int64) (Verdict, []Notice) {
+	l := f.o.Limits
+	switch count := len(f.users[p]); {
+	case count >= l.PerUser && (!l.EvictOldest || count == 0):
 		return UserFull, nil
-	case f.counts[p] >= l.PerUser:
-		oldest := f.oldest(p)
-		f.disconnect(oldest, at)
-		if f.o.Evicted != nil {
-			tell = append(tell, func() { f.o.Evicted(oldest) })
-		}
-		return Admitted, tell
+	case count >= l.PerUser:
+		return Admitted, []Notice{f.evict(f.users[p].oldest(), at)}
 	case f.totals[p.namespace] >= l.PerNamespace:
 		return NamespaceFull, nil
 	}
 	return Admitted, nil
 }
 
-// oldest is the session at a place whose record stands first in the log.
-func (f *Fold) oldest(p place) (id string) {
-	for s, v := range f.sessions {
-		if v.at == p && (id == "" || v.order < f.sessions[id].order) {
-			id = s
+// oldest is the session whose record stands first in the log.
+func (m members) oldest() (id string) {
+	for other, s := range m {
+		if id == "" || s.order < m[id].order {
+			id = other
 		}
 	}
 	return id
+}
+
+// evict ends a session whose slot is given to another.
+func (f *Fold) evict(id string, at int64) Notice {
+	s := f.sessions[id]
+	f.disconnect(id, at)
+	return Notice{Kind: Evicted, Node: s.node, Session: id, Namespace: s.at.namespace, User: s.at.user}
+}
+
+// enter has a session counted, disconnect no more.
+func (f *Fold) enter(id string, s *session) {
+	f.sessions[id], f.nodes[s.node].sessions[id] = s, s
+	f.totals[s.at.namespace]++
+	if f.users[s.at] == nil {
+		f.users[s.at] = make(members)
+		if !f.shown[s.at] {
+			f.online[s.at.namespace]++
+		}
+	}
+	f.users[s.at][id] = s
 }
 
 func (f *Fold) disconnect(id string, at int64) {
@@ -359,12 +410,16 @@ func (f *Fold) disconnect(id string, at int64) {
 		return
 	}
 	delete(f.sessions, id)
+	delete(f.nodes[s.node].sessions, id)
 	if t := f.traces[s.pid]; t != nil && t.id == id {
 		t.gone = at
 	}
 	f.totals[s.at.namespace]--
-	if f.counts[s.at]--; f.counts[s.at] == 0 {
-		delete(f.counts, s.at)
+	if delete(f.users[s.at], id); len(f.users[s.at]) == 0 {
+		delete(f.users, s.at)
+		if !f.shown[s.at] {
+			f.online[s.at.namespace]--
+		}
 	}
 	f.touch(s.at, at)
 }
@@ -434,7 +489,7 @@ func (f *Fold) due(now time.Time) (changes []Change) {
 		return nil
 	}
 	for p, d := range f.dirty {
-		online := f.counts[p] > 0
+		online := len(f.users[p]) > 0
 		if !online && f.shown[p] && now.Sub(d.since) < f.o.Grace {
 			continue
 		}
@@ -446,6 +501,7 @@ func (f *Fold) due(now time.Time) (changes []Change) {
 			f.shown[p] = true
 		} else {
 			delete(f.shown, p)
+			f.online[p.namespace]--
 		}
 		changes = append(changes, Change{User: p.user, Namespace: p.namespace, Online: online, At: d.at})
 	}
@@ -457,14 +513,21 @@ func (f *Fold) Online(ns Namespace, user string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	p := place{ns, user}
-	return f.counts[p] > 0 || f.shown[p]
+	return len(f.users[p]) > 0 || f.shown[p]
 }
 
 // Connected tells whether a user has an open session in a namespace; unlike Online it is false at once after the last.
 func (f *Fold) Connected(ns Namespace, user string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.counts[place{ns, user}] > 0
+	return len(f.users[place{ns, user}]) > 0
+}
+
+// Count is how many sessions a user has in a namespace.
+func (f *Fold) Count(ns Namespace, user string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.users[place{ns, user}])
 }
 
 // Session is a live session as the log shows it.
@@ -479,20 +542,13 @@ type Session struct {
 func (f *Fold) Sessions(user string) (list []Session) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for id, s := range f.sessions {
-		if s.at.user == user {
+	for _, ns := range []Namespace{Dashboard, Messaging} {
+		for id, s := range f.users[place{ns, user}] {
 			list = append(list, Session{ID: id, Node: s.name, Namespace: s.at.namespace, Since: s.since, Channels: s.channels})
 		}
 	}
 	slices.SortFunc(list, func(a, b Session) int { return cmp.Or(cmp.Compare(a.Since, b.Since), cmp.Compare(a.ID, b.ID)) })
 	return list
-}
-
-// Has tells whether a session has its place.
-func (f *Fold) Has(session string) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.sessions[session] != nil
 }
 
 // Connections is how many sessions a namespace has on all nodes.
@@ -503,18 +559,8 @@ func (f *Fold) Connections(ns Namespace) int {
 }
 
 // OnlineUsers is how many users are online in a namespace.
-func (f *Fold) OnlineUsers(ns Namespace) (n int) {
+func (f *Fold) OnlineUsers(ns Namespace) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for p := range f.counts {
-		if p.namespace == ns {
-			n++
-		}
-	}
-	for p := range f.shown {
-		if p.namespace == ns && f.counts[p] == 0 {
-			n++
-		}
-	}
-	return n
+	return f.online[ns]
 }

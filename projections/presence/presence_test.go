@@ -30,7 +30,11 @@ func newFold(t *testing.T, end int64) *fold {
 	f := &fold{t: t, changes: make(chan presence.Change, 100)}
 	f.Fold = presence.New(presence.Options{Limits: presence.Limits{PerUser: 100, PerNamespace: 100}, Grace: 300 * time.Millisecond,
 		Start: func(context.Context) (int64, bool, error) { return 0, true, nil }, End: func(context.Context) (int64, error) { return end, nil },
-		Lost: func(node string) { f.lost = append(f.lost, node) },
+		Notify: func(n presence.Notice) {
+			if n.Kind == presence.NodeLost {
+				f.lost = append(f.lost, n.Node)
+			}
+		},
 		Changed: func(cs []presence.Change) {
 			for _, c := range cs {
 				f.changes <- c
@@ -155,8 +159,14 @@ func TestSucceed(t *testing.T) {
 	f := &fold{t: t}
 	f.Fold = presence.New(presence.Options{Limits: presence.Limits{PerUser: 2, PerNamespace: 100},
 		Start: func(context.Context) (int64, bool, error) { return 0, true, nil }, End: func(context.Context) (int64, error) { return 0, nil },
-		Judged:  func(session string, v presence.Verdict) { verdicts = append(verdicts, fmt.Sprint(session, " ", v)) },
-		Evicted: func(session string) { evicted = append(evicted, session) }})
+		Notify: func(n presence.Notice) {
+			switch n.Kind {
+			case presence.Judged:
+				verdicts = append(verdicts, fmt.Sprint(n.Session, " ", n.Verdict))
+			case presence.Evicted:
+				evicted = append(evicted, n.Session)
+			}
+		}})
 	if _, err := f.Position(t.Context(), topics.Presence, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -238,9 +248,15 @@ func TestPlaces(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var verdicts, evicted []string
 			f := presence.New(presence.Options{Limits: tc.limits, Start: func(context.Context) (int64, bool, error) { return 0, tc.whole, nil },
-				End:     func(context.Context) (int64, error) { return 0, nil },
-				Judged:  func(s string, v presence.Verdict) { verdicts = append(verdicts, fmt.Sprintf("%s:%d", s, v)) },
-				Evicted: func(s string) { evicted = append(evicted, s) }})
+				End: func(context.Context) (int64, error) { return 0, nil },
+				Notify: func(n presence.Notice) {
+					switch n.Kind {
+					case presence.Judged:
+						verdicts = append(verdicts, fmt.Sprintf("%s:%d", n.Session, n.Verdict))
+					case presence.Evicted:
+						evicted = append(evicted, n.Session)
+					}
+				}})
 			if _, err := f.Position(t.Context(), topics.Presence, 0); err != nil {
 				t.Fatal(err)
 			}

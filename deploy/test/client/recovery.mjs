@@ -21,6 +21,11 @@ for (const options of [{}, { transports: ['polling'] }, { transports: ['websocke
   const dashboard = io(base + '/dashboard', { query: { userId: 'alice', token: tokens.alice }, forceNew: true, ...options });
   const chat = io(base + '/ws', { query: { userId: 'alice', token: tokens.alice }, forceNew: true, ...options });
   const got = [], welcomes = [];
+  const offsets = [];
+  for (const s of [dashboard, chat]) {
+    s.on('offset', (o) => offsets.push(o));
+    s.onAny((event, ...args) => { if (args.length !== 1) fail(`${name}: ${event} has ${args.length} arguments`); });
+  }
   dashboard.on('connected', (d) => welcomes.push(d.recovered));
   dashboard.on('notification', (d) => got.push(d.title));
   chat.on('message:new', (d) => got.push(d.content));
@@ -42,6 +47,7 @@ for (const options of [{}, { transports: ['polling'] }, { transports: ['websocke
   if (!dashboard.recovered || !chat.recovered || welcomes.at(-1) !== true) fail(`${name}: recovered ${dashboard.recovered} ${chat.recovered} ${welcomes}`);
   await notice({ channel: 'news' }, 'new news'); // the channel is still subscribed
   while (got.length < 6) await new Promise((r) => setTimeout(r, 10));
+  if (!offsets.length || !offsets.includes(dashboard._lastOffset)) fail(`${name}: the offset of the client is none of ${offsets}`);
   const want = ['first', `${name} chat 1`, 'missed', 'missed news', `${name} chat 2`, 'new news'];
   if ([...got].sort().join() !== want.sort().join()) fail(`${name}: got ${got}`);
 
