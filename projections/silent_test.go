@@ -75,18 +75,24 @@ func reads(in *inbox.Inbox) map[string]func(context.Context) error {
 	}
 }
 
-// endsWithAnError runs what must not hang although its caller has set no deadline.
-func endsWithAnError(t *testing.T, name string, do func(context.Context) error) {
+// ends runs what must not hang although its caller has set no deadline.
+func ends(t *testing.T, name string, do func(context.Context) error) error {
 	t.Helper()
 	ended := make(chan error, 1)
 	go func() { ended <- do(context.WithoutCancel(t.Context())) }()
 	select {
 	case err := <-ended:
-		if err == nil || errors.Is(err, inbox.ErrNotFound) {
-			t.Errorf("%s: no error (%v) while the database is silent", name, err)
-		}
+		return err
 	case <-time.After(patience):
 		t.Fatalf("%s hangs", name)
+		return nil
+	}
+}
+
+func endsWithAnError(t *testing.T, name string, do func(context.Context) error) {
+	t.Helper()
+	if err := ends(t, name, do); err == nil || errors.Is(err, inbox.ErrNotFound) {
+		t.Errorf("%s: no error (%v) while the database is silent", name, err)
 	}
 }
 
@@ -168,6 +174,43 @@ func TestSilentServer(t *testing.T) {
 		defer cancel()
 		return in.Ping(ctx)
 	})
+}
+
+// TestStatementsAreBounded: a statement on a connection that has fallen silent ends although its caller set no deadline, as
+// the statements of other packages do.
+func TestStatementsAreBounded(t *testing.T) {
+	proxy, dsn := behindProxy(t)
+	for name, do := range map[string]func(context.Context, *sql.DB) error{
+		"exec": func(ctx context.Context, db *sql.DB) error { _, err := db.ExecContext(ctx, `SELECT 1`); return err },
+		"query": func(ctx context.Context, db *sql.DB) error {
+			rows, err := db.QueryContext(ctx, `SELECT 1`)
+			if err == nil {
+				rows.Close()
+			}
+			return err
+		},
+		"begin": func(ctx context.Context, db *sql.DB) error {
+			tx, err := db.BeginTx(ctx, nil)
+			if err == nil {
+				_ = tx.Rollback()
+			}
+			return err
+		},
+	} {
+		db, err := short.OpenPostgres(dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // the connection that it will use; the second time it was asked whether it lives
+			if _, err := db.Write.ExecContext(t.Context(), `SELECT 1`); err != nil {
+				t.Fatal(err)
+			}
+		}
+		proxy.Swallow()
+		// An error, or success on a new connection where it was idle for a second.
+		t.Logf("%s: %v", name, ends(t, name, func(ctx context.Context) error { return do(ctx, db.Write) }))
+		db.Close()
+	}
 }
 
 // TestLockedTables: somebody holds every table (case 20c). Reads answer in time, and a fold that waits ends as well.

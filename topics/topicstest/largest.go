@@ -15,7 +15,8 @@ import (
 // Texts are random and of four bytes a character, so that no store can compress them. A field that no candidate fits is
 // an error: teach candidates its values.
 func Largest(seed uint64) ([]*topics.Event, error) {
-	m := maker{rand.New(rand.NewPCG(seed, 0))}
+	m := maker{r: rand.New(rand.NewPCG(seed, 0))}
+	m.long = m.text(topics.MaxValue)
 	var all []*topics.Event
 	for _, s := range topics.Shapes() {
 		for _, t := range s.Topics {
@@ -29,7 +30,10 @@ func Largest(seed uint64) ([]*topics.Event, error) {
 	return all, nil
 }
 
-type maker struct{ r *rand.Rand }
+type maker struct {
+	r    *rand.Rand
+	long string // a text of topics.MaxValue bytes
+}
 
 // draft is an event under construction: values by field, in the order of the schema.
 type draft struct {
@@ -220,12 +224,19 @@ func (m maker) grow(d draft, f topics.ShapeField) draft {
 	default:
 		return d
 	}
+	if try := d.with(f.Name, wrap(m.long[:unbounded])); try.valid() { // only the value's size bounds it
+		room := topics.MaxValue - len(try.event().Value)
+		return d.with(f.Name, wrap(m.long[:(unbounded+room)/4*4]+"xyz"[:(unbounded+room)%4]))
+	}
 	longest := m.largest(func(s string) bool { return d.with(f.Name, wrap(s)).valid() })
 	if longest == "" {
 		return d
 	}
 	return d.with(f.Name, wrap(longest))
 }
+
+// unbounded is a length in bytes that no field with a bound of its own has.
+const unbounded = 16 << 10
 
 // key is the largest of a kind.
 func (m maker) key(kind topics.AudienceKind) string {
@@ -265,13 +276,14 @@ func (m maker) text(n int) string {
 	return b.String() + "xyz"[:n]
 }
 
-// largest finds the longest text that fits, by doubling and then by halves; empty where none does.
+// largest finds the longest text below unbounded that fits, by doubling and then by halves; empty where none does.
 func (m maker) largest(fits func(string) bool) string {
-	text := m.text(2 * topics.MaxValue)
+	text := m.text(unbounded)
 	low, high := 0, 1 // in characters of four bytes
-	for 4*high <= topics.MaxValue && fits(text[:4*high]) {
+	for 4*high <= unbounded && fits(text[:4*high]) {
 		low, high = high, 2*high
 	}
+	high = min(high, unbounded/4+1)
 	for high-low > 1 {
 		if mid := (low + high) / 2; fits(text[:4*mid]) {
 			low = mid

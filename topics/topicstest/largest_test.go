@@ -14,10 +14,13 @@ func TestLargest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	longest := make(map[string]int)
+	longest, full := make(map[string]int), 0
 	for _, e := range list {
 		if err := topics.Valid(e); err != nil {
 			t.Errorf("%s: %v", e.Type, err)
+		}
+		if len(e.Value) > topics.MaxValue-4 {
+			full++
 		}
 		var v map[string]json.RawMessage
 		if err := json.Unmarshal(e.Value, &v); err != nil {
@@ -45,5 +48,8 @@ func TestLargest(t *testing.T) {
 	if n := longest["message.content"]; n < topics.MaxValue-2000 {
 		t.Errorf("the content has %d bytes at most", n)
 	}
-	t.Logf("%d events", len(list))
+	if full == 0 {
+		t.Error("no value is as large as it may be")
+	}
+	t.Logf("%d events, %d with a value as large as it may be", len(list), full)
 }
