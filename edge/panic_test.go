@@ -202,3 +202,40 @@ func TestHandlerPanic(t *testing.T) {
 		}
 	}
 }
+
+// An event that cannot be shown costs itself: what stands before and behind it in its batch is shown, once.
+func TestRoutePanic(t *testing.T) {
+	e, s := running(t)
+	ws, _, err := websocket.DefaultDialer.Dial(strings.Replace(s.URL, "http", "ws", 1)+"/ws?userId=bob&token=bob&events=canonical", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.Close()
+	_ = ws.SetReadDeadline(time.Now().Add(10 * time.Second))
+	waitFor(t, "bob is in the hub", func() bool { return e.hub.hasUser(presence.Messaging, "bob") })
+	batch := pipeline.Batch{Topic: topics.Messages}
+	for n, content := range []string{"first", "bad", "last"} {
+		ev := topics.Draft{ReceiverID: "bob", Content: content}.Message("alice", "")
+		ev.Offset = int64(n)
+		if content == "bad" {
+			ev.Partition = 99 // there is none
+		}
+		batch.Events = append(batch.Events, ev)
+	}
+	e.route(batch)
+	var got []string
+	for len(got) < 2 {
+		_, b, err := ws.ReadMessage()
+		if err != nil {
+			t.Fatalf("%v; got %q", err, got)
+		}
+		for _, content := range []string{"first", "bad", "last"} {
+			if strings.Contains(string(b), `"content":"`+content+`"`) {
+				got = append(got, content)
+			}
+		}
+	}
+	if strings.Join(got, " ") != "first last" {
+		t.Errorf("shown %q", got)
+	}
+}

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"time"
@@ -15,27 +16,36 @@ import (
 func (e *Edge) route(b pipeline.Batch) {
 	now := time.Now()
 	for _, ev := range b.Events {
-		if ev.Stray {
-			continue
+		if !ev.Stray {
+			e.routeOne(ev, now)
 		}
-		e.ids.note(ev)
-		if user := topics.UserOf(ev.Source); ev.Type == topics.Message && user != "" {
-			e.rates.shown(user, ev.NexusID, now)
+	}
+}
+
+// routeOne hands one event on. A panic costs that event alone: a batch that is routed again would be shown twice.
+func (e *Edge) routeOne(ev *topics.Event, now time.Time) {
+	defer func() {
+		if p := recover(); p != nil { // its value may quote contents; the stack does not
+			e.o.Logger.Error("an event could not be shown", "topic", ev.Topic, "partition", ev.Partition, "offset", ev.Offset, "stack", string(debug.Stack()))
 		}
-		a, err := topics.ParseAudience(string(ev.Key))
-		if err != nil || !e.hub.concerns(a) || topics.Valid(ev) != nil {
-			continue
-		}
-		if ev.Duplicate {
-			e.routeDuplicate(ev)
-			continue
-		}
-		if sessions := e.deliver(ev); sessions > 0 {
-			e.delivered(deliveryOf(ev), sessions)
-		}
-		if users := stats.Affects(ev); users != nil {
-			e.stats.changed(users, ev)
-		}
+	}()
+	e.ids.note(ev)
+	if user := topics.UserOf(ev.Source); ev.Type == topics.Message && user != "" {
+		e.rates.shown(user, ev.NexusID, now)
+	}
+	a, err := topics.ParseAudience(string(ev.Key))
+	if err != nil || !e.hub.concerns(a) || topics.Valid(ev) != nil {
+		return
+	}
+	if ev.Duplicate {
+		e.routeDuplicate(ev)
+		return
+	}
+	if sessions := e.deliver(ev); sessions > 0 {
+		e.delivered(deliveryOf(ev), sessions)
+	}
+	if users := stats.Affects(ev); users != nil {
+		e.stats.changed(users, ev)
 	}
 }
 
