@@ -2,6 +2,7 @@ package inbox
 
 import (
 	"database/sql"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/topics"
+	"github.com/nexus/nexus/topics/topicstest"
 )
 
 // onEach runs a test on an inbox in each database.
@@ -51,6 +53,9 @@ func apply(t *testing.T, in *Inbox, topic topics.Topic, part int32, second int64
 	}
 	for n, e := range events {
 		e.Topic, e.Partition, e.Offset, e.Time = topic, part, at.Next+int64(n), someTime+1000*second
+		if err := topics.Valid(topicstest.Sign(e)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	b := pipeline.Batch{Topic: topic, Partition: part, From: at.Next, To: at.Next + int64(len(events)), Events: events}
 	if err := in.Apply(t.Context(), b); err != nil {
@@ -58,9 +63,23 @@ func apply(t *testing.T, in *Inbox, topic topics.Topic, part int32, second int64
 	}
 }
 
-func notice(user, id string) *topics.Event {
-	return &topics.Event{Key: []byte(topics.UserKey(user)), Meta: topics.Meta{Type: topics.Notification, NexusID: id},
-		Value: topics.Fields("id", id, "title", id, "body", "b", "type", "SYSTEM")}
+// named makes ids of an event's names, random ones as Nexus mints them.
+type named map[string]string
+
+func (n named) id(name string) string {
+	if n[name] == "" {
+		n[name] = topics.NewID()
+	}
+	return n[name]
+}
+
+func (n named) meta(name, typ string) topics.Meta {
+	return topics.Meta{Type: typ, ID: n.id(name), NexusID: n.id(name)}
+}
+
+func (n named) notice(user, name string) *topics.Event {
+	return &topics.Event{Key: []byte(topics.UserKey(user)), Meta: n.meta(name, topics.Notification),
+		Value: topics.Fields("id", n.id(name), "title", name, "body", "b", "type", "SYSTEM")}
 }
 
 func marking(user, typ string, fields ...any) *topics.Event {
@@ -86,7 +105,7 @@ func TestCostOfAMessage(t *testing.T) {
 				if e.Topic == "" {
 					e.Topic = topics.Notifications
 				}
-				if err := topics.Valid(e); err != nil {
+				if err := topics.Valid(topicstest.Sign(e)); err != nil {
 					t.Fatal(err)
 				}
 				f.add(e)
@@ -156,14 +175,15 @@ func explain(t *testing.T, in *Inbox, c change) {
 // there apply to what stood in the old one, and only to what is older (B3).
 func TestMovedKeys(t *testing.T) {
 	onEach(t, func(t *testing.T, in *Inbox) {
+		ids := make(named)
 		const before, after = 1, 0 // offsets begin anew: they are lower than those in the old partition
 		for range 3 {
-			apply(t, in, topics.Notifications, before, 0, notice("other", topics.NewID()))
+			apply(t, in, topics.Notifications, before, 0, ids.notice("other", topics.NewID()))
 			apply(t, in, topics.Messages, before, 0, topics.Draft{ReceiverID: "y", Content: topics.NewID()}.Message("x", ""))
 		}
-		apply(t, in, topics.Notifications, before, 1, notice("u", "1"), notice("u", "2"), notice("u", "3"), notice("u", "4"))
-		apply(t, in, topics.Notifications, after, 5, marking("u", topics.NotificationRead, "notificationId", "1"),
-			marking("u", topics.NotificationDeleted, "notificationId", "2"))
+		apply(t, in, topics.Notifications, before, 1, ids.notice("u", "1"), ids.notice("u", "2"), ids.notice("u", "3"), ids.notice("u", "4"))
+		apply(t, in, topics.Notifications, after, 5, marking("u", topics.NotificationRead, "notificationId", ids.id("1")),
+			marking("u", topics.NotificationDeleted, "notificationId", ids.id("2")))
 		want := func(what string) {
 			t.Helper()
 			list, _, err := in.Notifications(t.Context(), "u", false, 9, "")
@@ -172,7 +192,11 @@ func TestMovedKeys(t *testing.T) {
 			}
 			got := ""
 			for _, n := range list {
-				got += fmt.Sprintf("%s=%v ", n.ID, n.Read)
+				var v struct{ Title string }
+				if err := json.Unmarshal(n.Value, &v); err != nil {
+					t.Fatal(err)
+				}
+				got += fmt.Sprintf("%s=%v ", v.Title, n.Read)
 			}
 			if got != what {
 				t.Errorf("%q, want %q", got, what)
@@ -182,8 +206,8 @@ func TestMovedKeys(t *testing.T) {
 		apply(t, in, topics.Notifications, after, 6, marking("u", topics.NotificationRead, "upTo", topics.FormatTime(someTime+1000)))
 		want("4=true 3=true 1=true ")
 		// A late record of the old partition that is younger than the mark stays as it is.
-		apply(t, in, topics.Notifications, before, 9, notice("u", "5"))
-		apply(t, in, topics.Notifications, after, 7, marking("u", topics.NotificationRead, "notificationId", "5"))
+		apply(t, in, topics.Notifications, before, 9, ids.notice("u", "5"))
+		apply(t, in, topics.Notifications, after, 7, marking("u", topics.NotificationRead, "notificationId", ids.id("5")))
 		want("5=false 4=true 3=true 1=true ")
 
 		old := topics.Draft{ReceiverID: "b", Content: "old"}.Message("a", "")
@@ -250,12 +274,13 @@ func TestMovedConversation(t *testing.T) {
 // is kept whether the announcement is folded before or after.
 func TestStatesAreAnnouncements(t *testing.T) {
 	onEach(t, func(t *testing.T, in *Inbox) {
-		announcement := func(id string) *topics.Event {
-			return &topics.Event{Key: []byte("all"), Meta: topics.Meta{Type: topics.Announcement, NexusID: id}, Value: topics.Fields("id", id, "title", id, "body", "b")}
+		ids := make(named)
+		announcement := func(name string) *topics.Event {
+			return &topics.Event{Key: []byte("all"), Meta: ids.meta(name, topics.Announcement), Value: topics.Fields("id", ids.id(name), "title", name, "body", "b")}
 		}
-		apply(t, in, topics.Notifications, 0, 1, notice("u", "n1"), notice("u", "n2"))
-		apply(t, in, topics.Notifications, 0, 2, notice("u", "n3"), marking("u", topics.NotificationRead, "notificationId", "n1"),
-			marking("u", topics.NotificationDeleted, "notificationId", "n2"), marking("u", topics.NotificationRead, "notificationId", "n3"))
+		apply(t, in, topics.Notifications, 0, 1, ids.notice("u", "n1"), ids.notice("u", "n2"))
+		apply(t, in, topics.Notifications, 0, 2, ids.notice("u", "n3"), marking("u", topics.NotificationRead, "notificationId", ids.id("n1")),
+			marking("u", topics.NotificationDeleted, "notificationId", ids.id("n2")), marking("u", topics.NotificationRead, "notificationId", ids.id("n3")))
 		states := func(want int) {
 			t.Helper()
 			var n int
@@ -265,8 +290,8 @@ func TestStatesAreAnnouncements(t *testing.T) {
 		}
 		states(0)
 		apply(t, in, topics.Broadcasts, 0, 3, announcement("early"))
-		apply(t, in, topics.Notifications, 0, 4, marking("u", topics.NotificationRead, "notificationId", "early"), marking("u", topics.NotificationRead, "notificationId", "late"),
-			marking("u", topics.NotificationDeleted, "notificationId", "late2"))
+		apply(t, in, topics.Notifications, 0, 4, marking("u", topics.NotificationRead, "notificationId", ids.id("early")), marking("u", topics.NotificationRead, "notificationId", ids.id("late")),
+			marking("u", topics.NotificationDeleted, "notificationId", ids.id("late2")))
 		apply(t, in, topics.Broadcasts, 0, 3, announcement("late"), announcement("late2"))
 		states(3)
 		if n, err := in.Unread(t.Context(), "u"); err != nil || n != 0 {
@@ -282,7 +307,8 @@ func TestStatesAreAnnouncements(t *testing.T) {
 // over more rows than one step removes.
 func TestTrimFeed(t *testing.T) {
 	onEach(t, func(t *testing.T, in *Inbox) {
-		apply(t, in, topics.Notifications, 1, 100_000, notice("u", "young"))
+		ids := make(named)
+		apply(t, in, topics.Notifications, 1, 100_000, ids.notice("u", "young"))
 		const batches, each = 12, 300
 		folded := make(chan struct{})
 		go func() {
@@ -290,7 +316,7 @@ func TestTrimFeed(t *testing.T) {
 			for range batches {
 				old := make([]*topics.Event, each)
 				for i := range old {
-					old[i] = notice("u", topics.NewID())
+					old[i] = make(named).notice("u", "old")
 				}
 				apply(t, in, topics.Notifications, 0, 1, old...)
 			}
