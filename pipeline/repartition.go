@@ -485,5 +485,17 @@ func (r *repartition) finish(ctx context.Context) error {
 			return fmt.Errorf("finish topic %s: %w", name, err)
 		}
 	}
-	return r.to.checkTopics(ctx, r.to.allNames(), 0)
+	return r.settled(ctx)
+}
+
+// settled returns once the new topics pass what a node checks: Kafka answers an alteration before every broker tells of it.
+func (r *repartition) settled(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	for failures := 0; ; failures++ {
+		err := r.to.checkTopics(ctx, r.to.allNames(), 0)
+		if err == nil || !sleep(ctx, min(backoff(failures), time.Second)) {
+			return err
+		}
+	}
 }

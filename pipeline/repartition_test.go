@@ -118,7 +118,7 @@ func (h *history) step(n int) {
 	user, chat := topics.UserKey(a), topics.ConversationKey(a, b)
 	text := "text " + strconv.Itoa(n)
 	marker := func(typ string, fields ...any) {
-		h.put(&topics.Event{Topic: topics.Notifications, Key: []byte(user), Meta: topics.Meta{Type: typ}, Value: topics.Fields(fields...)}, false)
+		h.put(&topics.Event{Topic: topics.Notifications, Key: []byte(user), Meta: topics.Meta{Type: typ, Source: topics.SourceOf(a)}, Value: topics.Fields(fields...)}, false)
 	}
 	switch h.random.IntN(12) {
 	case 0, 1: // a notification that has no identity: its id is its place
@@ -136,7 +136,7 @@ func (h *history) step(n int) {
 		h.ids[chat] = append(h.ids[chat], e.NexusID)
 		h.put(e, false)
 	case 5:
-		h.put(&topics.Event{Topic: topics.Messages, Key: []byte(chat), Meta: topics.Meta{Type: topics.MessageRead}, Value: topics.Fields("messageId", h.known(chat), "userId", b)}, false)
+		h.put(&topics.Event{Topic: topics.Messages, Key: []byte(chat), Meta: topics.Meta{Type: topics.MessageRead, Source: topics.SourceOf(b)}, Value: topics.Fields("messageId", h.known(chat), "userId", b)}, false)
 	case 6:
 		marker(topics.NotificationRead, "notificationId", h.known(user))
 	case 7:
@@ -160,7 +160,7 @@ func (h *history) step(n int) {
 			typ, fields, user = topics.DeviceUnregistered, fields[:2], owner
 		}
 		h.owners[token] = user
-		h.put(&topics.Event{Topic: topics.Devices, Key: []byte(user), Meta: topics.Meta{Type: typ}, Value: topics.Fields(fields...)}, false)
+		h.put(&topics.Event{Topic: topics.Devices, Key: []byte(user), Meta: topics.Meta{Type: typ, Source: topics.SourceOf(strings.TrimPrefix(user, "user:"))}, Value: topics.Fields(fields...)}, false)
 	case 11: // what is not valid, or larger than anything valid
 		h.put(&topics.Event{Topic: topics.Notifications, Key: []byte(user), Meta: topics.Meta{IdempotencyKey: "bad" + strconv.Itoa(n)},
 			Value: []byte(`{"title":"` + strings.Repeat("x", h.random.IntN(2)*300_000))}, false)
