@@ -72,13 +72,13 @@ func StartBroker(o BrokerOptions) (*Broker, error) {
 		}
 		return nil, fmt.Errorf("embedded Kafka in %s: %w", o.Dir, err)
 	}
-	stamps, err := newStamper(time.Now)
-	if err != nil {
-		cluster.Close()
-		lock.Close()
-		return nil, fmt.Errorf("embedded Kafka: %w", err)
-	}
 	if !o.KeepTimes {
+		stamps, err := newStamper(time.Now)
+		if err != nil {
+			cluster.Close()
+			lock.Close()
+			return nil, fmt.Errorf("embedded Kafka: %w", err)
+		}
 		cluster.ControlKey(int16(kmsg.Produce), stamps.produce)
 	}
 	return &Broker{cluster: cluster, lock: lock, addr: cluster.ListenAddrs()[0]}, nil

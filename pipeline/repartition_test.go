@@ -20,6 +20,7 @@ import (
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/topics"
+	"github.com/nexus/nexus/topics/topicstest"
 )
 
 // onBothWithTimes runs a test on both logs, with topics that take the times that they are given: a test makes hours of log
@@ -95,7 +96,7 @@ func (h *history) put(e *topics.Event, stray bool, more ...kgo.RecordHeader) *kg
 	if stray {
 		r.Partition = (r.Partition + 1) % count
 	}
-	for _, header := range e.Headers() {
+	for _, header := range topicstest.Sign(e).Headers() {
 		r.Headers = append(r.Headers, kgo.RecordHeader(header))
 	}
 	if err := h.cl.ProduceSync(h.t.Context(), r).FirstErr(); err != nil {
@@ -258,6 +259,7 @@ func (b *bench) gated(k pipeline.Kafka) {
 	}
 	defer p.Close(quiet)
 	gate := pipeline.NewGate(pipeline.GateOptions{Kafka: k, Producer: p, Positions: k.Names.Prefix + "gate", Windows: pipeline.NewWindows(5 * time.Minute), Log: quiet})
+	defer gate.Close()
 	stop := b.run(gate.Run)
 	newMemory().until(b.t, "the gate", gate.Consumer().CaughtUp)
 	stop()
