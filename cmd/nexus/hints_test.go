@@ -66,6 +66,7 @@ func refusing(t *testing.T) (addr string) {
 				defer c.Close()
 				_, _ = c.Read(make([]byte, 1024))
 				_, _ = io.WriteString(c, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+				_, _ = io.Copy(io.Discard, c) // closing with something unread would reset the connection before the answer is read
 			})
 		}
 	})

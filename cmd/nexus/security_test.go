@@ -223,7 +223,7 @@ func TestOthersThings(t *testing.T) {
 	s := i.open("/ws", "mallory")
 	for _, m := range []string{message, "none"} {
 		s.send(`{"event":"markAsRead","data":{"messageId":"` + m + `"},"id":"x"}`)
-		if got := fmt.Sprint(s.expect("ack", nil).Data); got != "map[error:map[code:not_found message:there is no such thing] ok:false]" {
+		if got := fmt.Sprint(s.expect("ack", nil).Data); got != "map[error:map[code:not_found message:there is no such message of this user's] ok:false]" {
 			t.Errorf("markAsRead %s: %s", m, got)
 		}
 	}
