@@ -2,6 +2,7 @@ package inbox
 
 import (
 	"database/sql"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"log/slog"
@@ -58,13 +59,25 @@ func apply(t *testing.T, in *Inbox, topic topics.Topic, part int32, second int64
 	}
 }
 
-func notice(user, id string) *topics.Event {
-	return &topics.Event{Key: []byte(topics.UserKey(user)), Meta: topics.Meta{Type: topics.Notification, NexusID: id},
+// idOf is an id as Nexus mints them, of a name of at most six bytes and in the order of names; an id stays what it is.
+func idOf(name string) string {
+	if len(name) == 36 {
+		return name
+	}
+	return fmt.Sprintf("01900000-0000-7000-8000-%-12.12s", hex.EncodeToString([]byte(name))+"000000000000")
+}
+
+func notice(user, name string) *topics.Event {
+	id := idOf(name)
+	return &topics.Event{Key: []byte(topics.UserKey(user)), Meta: topics.Meta{Type: topics.Notification, ID: id, NexusID: id},
 		Value: topics.Fields("id", id, "title", id, "body", "b", "type", "SYSTEM")}
 }
 
 func marking(user, typ string, fields ...any) *topics.Event {
-	return &topics.Event{Key: []byte(topics.UserKey(user)), Meta: topics.Meta{Type: typ}, Value: topics.Fields(fields...)}
+	if fields[0] == "notificationId" {
+		fields[1] = idOf(fields[1].(string))
+	}
+	return &topics.Event{Key: []byte(topics.UserKey(user)), Meta: topics.Meta{Type: typ, Source: topics.SourceOf(user)}, Value: topics.Fields(fields...)}
 }
 
 func chatting(n int) []*topics.Event {
@@ -82,7 +95,7 @@ func TestCostOfAMessage(t *testing.T) {
 		if !in.db.Postgres() {
 			var f fold
 			for _, e := range append(chatting(2), marking("a", topics.NotificationRead, "notificationId", "x"), marking("a", topics.NotificationDeleted, "notificationId", "x"),
-				&topics.Event{Topic: topics.Messages, Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.MessageRead}, Value: topics.Fields("messageId", "x", "userId", "b")}) {
+				&topics.Event{Topic: topics.Messages, Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.MessageRead, Source: "/users/b"}, Value: topics.Fields("messageId", "x", "userId", "b")}) {
 				if e.Topic == "" {
 					e.Topic = topics.Notifications
 				}
@@ -117,7 +130,7 @@ func TestCostOfAMessage(t *testing.T) {
 			before := pages()
 			one := chatting(1)
 			apply(t, in, topics.Messages, 0, 2, one...)
-			apply(t, in, topics.Messages, 0, 3, &topics.Event{Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.MessageRead},
+			apply(t, in, topics.Messages, 0, 3, &topics.Event{Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.MessageRead, Source: "/users/b"},
 				Value: topics.Fields("messageId", one[0].NexusID, "userId", "b")})
 			return pages() - before
 		}
@@ -172,7 +185,11 @@ func TestMovedKeys(t *testing.T) {
 			}
 			got := ""
 			for _, n := range list {
-				got += fmt.Sprintf("%s=%v ", n.ID, n.Read)
+				for _, name := range []string{"1", "2", "3", "4", "5"} {
+					if n.ID == idOf(name) {
+						got += fmt.Sprintf("%s=%v ", name, n.Read)
+					}
+				}
 			}
 			if got != what {
 				t.Errorf("%q, want %q", got, what)
@@ -190,7 +207,7 @@ func TestMovedKeys(t *testing.T) {
 		fresh := topics.Draft{ReceiverID: "b", Content: "new"}.Message("a", "")
 		apply(t, in, topics.Messages, before, 1, old)
 		apply(t, in, topics.Messages, after, 5, fresh)
-		apply(t, in, topics.Messages, after, 6, &topics.Event{Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.MessageRead},
+		apply(t, in, topics.Messages, after, 6, &topics.Event{Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.MessageRead, Source: "/users/b"},
 			Value: topics.Fields("messageId", old.NexusID, "userId", "b")})
 		list, _, err := in.Conversations(t.Context(), "b", 9, "")
 		if err != nil || len(list) != 1 || list[0].Last.ID != fresh.NexusID || list[0].Unread != 1 {
@@ -250,8 +267,9 @@ func TestMovedConversation(t *testing.T) {
 // is kept whether the announcement is folded before or after.
 func TestStatesAreAnnouncements(t *testing.T) {
 	onEach(t, func(t *testing.T, in *Inbox) {
-		announcement := func(id string) *topics.Event {
-			return &topics.Event{Key: []byte("all"), Meta: topics.Meta{Type: topics.Announcement, NexusID: id}, Value: topics.Fields("id", id, "title", id, "body", "b")}
+		announcement := func(name string) *topics.Event {
+			id := idOf(name)
+			return &topics.Event{Key: []byte("all"), Meta: topics.Meta{Type: topics.Announcement, ID: id, NexusID: id}, Value: topics.Fields("id", id, "title", id, "body", "b")}
 		}
 		apply(t, in, topics.Notifications, 0, 1, notice("u", "n1"), notice("u", "n2"))
 		apply(t, in, topics.Notifications, 0, 2, notice("u", "n3"), marking("u", topics.NotificationRead, "notificationId", "n1"),
