@@ -50,6 +50,7 @@ type Options struct {
 	Producer *pipeline.Producer
 	Log      *pipeline.Log
 	Windows  *pipeline.Windows // the process's dedup windows
+	Watch    *pipeline.Watch   // where the log ends; may be nil
 	Inbox    Inbox
 	Stats    Stats
 	Logger   *slog.Logger
@@ -85,6 +86,7 @@ type Edge struct {
 	tail     *pipeline.Tail
 	live     func() bool // the tail reads
 	fold     *presence.Fold
+	folding  *pipeline.Consumer // feeds fold
 	ids      *contentIDs
 	// rates counts messages over all nodes; connects, lookups and publishes count what users do on this one: attempts to
 	// connect, and keys asked for and published.
@@ -120,7 +122,7 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 	var err error
 	e.tail, err = pipeline.NewTail(ctx, pipeline.TailOptions{Kafka: o.Kafka, Producer: o.Producer, Log: o.Log, Logger: o.Logger,
 		Topics: []topics.Topic{topics.Messages, topics.Notifications, topics.Broadcasts, topics.Signals, topics.Devices},
-		Keep:   slices.Concat(feedTopics[presence.Dashboard], feedTopics[presence.Messaging]), Windows: o.Windows, Route: e.route})
+		Keep:   slices.Concat(feedTopics[presence.Dashboard], feedTopics[presence.Messaging]), Windows: o.Windows, Watch: o.Watch, Route: e.route})
 	if err != nil {
 		return nil, err
 	}
@@ -136,6 +138,7 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 		ends, err := o.Log.Ends(ctx, topics.Presence)
 		return ends[0], err
 	})
+	e.folding = &pipeline.Consumer{Name: "presence", Kafka: o.Kafka, Log: o.Logger, Topics: []topics.Topic{topics.Presence}, Sink: e.fold, Watch: o.Watch}
 	return e, nil
 }
 
@@ -209,12 +212,27 @@ func (e *Edge) Ready() bool {
 	}
 }
 
+// Problem says why sessions are not admitted or get nothing; nil where all is well.
+func (e *Edge) Problem() error {
+	if e.draining.Load() {
+		return errors.New("is draining")
+	}
+	for _, c := range []*pipeline.Consumer{e.tail.Consumer(), e.folding} {
+		if err := c.Problem(); err != nil {
+			return err
+		}
+	}
+	if !e.Ready() {
+		return errors.New("is not reading the log yet")
+	}
+	return nil
+}
+
 // Run serves until ctx ends. Before that, Drain closes the sessions.
 func (e *Edge) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	fold := pipeline.Consumer{Name: "presence", Kafka: e.o.Kafka, Log: e.o.Logger, Topics: []topics.Topic{topics.Presence}, Sink: e.fold}
 	g.Go(func() error { return e.tail.Run(ctx) })
-	g.Go(func() error { return fold.Run(ctx) })
+	g.Go(func() error { return e.folding.Run(ctx) })
 	g.Go(func() error { return e.fold.Run(ctx) })
 	g.Go(func() error { return e.stats.run(ctx) })
 	g.Go(func() error { return every(ctx, e.o.HeartbeatInterval, e.heartbeat) })

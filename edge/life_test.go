@@ -509,13 +509,27 @@ func beat(node string) *topics.Event {
 	return topics.New(topics.Presence, node, topics.Meta{Type: topics.NodeHeartbeat, Source: "/nodes/" + node, ID: topics.NewID()}, topics.Fields("node", node, "name", node))
 }
 
+// settled tells that no repeat is under way and that nobody who has just gone is still shown.
+func (w *world) settled() bool {
+	_, unsettled := w.e.slots.counts()
+	for _, f := range []*presence.Fold{w.e.fold, w.other} {
+		for _, user := range []string{"u0", "u1"} {
+			for _, ns := range []presence.Namespace{presence.Dashboard, presence.Messaging} {
+				if f.Online(ns, user) != f.Connected(ns, user) {
+					return false
+				}
+			}
+		}
+	}
+	return unsettled == 0
+}
+
 // compare checks that hub, slots, both folds, presence and counts tell the same.
 func (w *world) compare(when string) {
 	t, e := w.t, w.e
-	for range 30 { // a repeat may be under way
-		if _, unsettled := e.slots.counts(); unsettled > 0 {
-			time.Sleep(time.Second)
-		}
+	time.Sleep(503 * time.Millisecond) // between the ticks
+	for n := 0; n < 30 && !w.settled(); n++ {
+		time.Sleep(time.Second)
 	}
 	synctest.Wait() // whatever happens at this instant has happened
 	type key struct {

@@ -86,6 +86,8 @@ type Consumer struct {
 	Sink     Sink
 	// Windows are the dedup windows of topics that are judged, shared by the consumers of this process.
 	Windows *Windows
+	// Watch tells where the log ends, for Problem. nil: what stood in the log when Run began is all that counts.
+	Watch *Watch
 	// WayOut tells an operator what to do where the sink's store remembers another log; it ends the error's sentence.
 	WayOut string
 	// SetAside keeps a record that the sink can never apply, with the reason. nil: it is logged and counted only.

@@ -34,15 +34,21 @@ func onBoth(t *testing.T, test func(t *testing.T, addr string)) {
 	t.Run("kafka", func(t *testing.T) { test(t, services.Kafka(t)) })
 }
 
+// widen adds partitions to a topic and returns once Kafka tells of them.
 func (b *bench) widen(topic topics.Topic, to int) {
 	b.t.Helper()
 	rs, err := b.admin().UpdatePartitions(b.t.Context(), to, b.kafka.Names.Name(topic))
 	if err == nil {
 		err = rs.Error()
 	}
-	if err != nil {
-		b.t.Fatal(err)
+	for err == nil {
+		var n int32
+		if n, err = b.log.Partitions(b.t.Context(), topic); err == nil && int(n) == to {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
+	b.t.Fatal(err)
 }
 
 func (b *bench) agree(window time.Duration, set bool) (pipeline.Contract, error) {
@@ -294,6 +300,7 @@ func TestPartitionsAddedUnderAGate(t *testing.T) {
 		t.Cleanup(func() { producer.Close(quiet) })
 		gate := pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: producer, Group: b.kafka.Names.Prefix + "gate", Instance: "n",
 			Positions: b.kafka.Names.Prefix + "gate", Windows: pipeline.NewWindows(b.window), Log: quiet})
+		t.Cleanup(gate.Close)
 		ctx, stop := context.WithCancel(t.Context())
 		gated := make(chan error, 1)
 		go func() { gated <- gate.Run(ctx) }()

@@ -37,8 +37,9 @@ type GateOptions struct {
 	Positions string
 	Windows   *Windows
 	Log       *slog.Logger
-	// WayOut is Consumer.WayOut.
+	// WayOut and Watch are the consumer's.
 	WayOut string
+	Watch  *Watch
 }
 
 // NewGate makes a gate; Run works until ctx ends.
@@ -46,7 +47,7 @@ func NewGate(o GateOptions) *Gate {
 	sink := &gateSink{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + positionsSuffix, now: time.Now,
 		written: make(map[partition]map[int64]bool), lines: make(map[count]*line)}
 	return &Gate{sink: sink, consumer: Consumer{
-		Name: "gate", Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, Windows: o.Windows, WayOut: o.WayOut,
+		Name: "gate", Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, Windows: o.Windows, WayOut: o.WayOut, Watch: o.Watch,
 		Topics: gateTopics(), Sink: sink}}
 }
 

@@ -40,6 +40,38 @@ type Producer struct {
 	names     topics.Names
 	metrics   *Metrics
 	telemetry room
+
+	mu      sync.Mutex
+	failing time.Time // since when no append has succeeded; zero: the last one did
+	err     error     // the latest failure
+}
+
+// Problem says that nothing can be appended, and why; nil where the last append succeeded, or nothing has failed for long.
+// Every node appends a heartbeat every few seconds, so it turns well again by itself.
+func (p *Producer) Problem() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.failing.IsZero() || time.Since(p.failing) < stuckAfter {
+		return nil
+	}
+	return fmt.Errorf("nothing could be appended for %s: %w", time.Since(p.failing).Round(time.Second), p.err)
+}
+
+// outcome notes how an append ended. A record that is too large says nothing of the log.
+func (p *Producer) outcome(err error) {
+	if TooLarge(err) || errors.Is(err, ErrOverloaded) {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case err == nil:
+		p.failing, p.err = time.Time{}, nil
+	case p.failing.IsZero():
+		p.failing, p.err = time.Now(), err
+	default:
+		p.err = err
+	}
 }
 
 // placed puts a record into the partition that its key has by the contract, whatever number of partitions the topic has
@@ -194,6 +226,7 @@ func (p *Producer) tryProduce(r *kgo.Record, done func(*kgo.Record, error)) {
 		if err != nil {
 			err = fmt.Errorf("append to %s: %w", r.Topic, err)
 		}
+		p.outcome(err)
 		done(r, err)
 	})
 }

@@ -2,6 +2,8 @@ package pipeline
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/nexus/nexus/topics"
@@ -17,8 +19,12 @@ type Status struct {
 	// Seen is how far the partition was read: below Next while the dedup window is being warmed.
 	Seen   int64
 	SeenAt time.Time
-	Queued int // records that wait
-	Paused bool
+	// End is where the log ended when it was asked last. BehindSince is since when the partition is below it and has not
+	// moved; zero where it is not.
+	End         int64
+	BehindSince time.Time
+	Queued      int // records that wait
+	Paused      bool
 	// FailingSince is when the first of the attempts to apply the batch under way failed; zero: none has. Err is the latest
 	// failure.
 	FailingSince time.Time
@@ -110,28 +116,98 @@ func (c *Consumer) lag(ends map[partition]int64) map[topics.Topic]int64 {
 	return out
 }
 
-// probeEvery is how often partitions that stand still below their goal are looked at.
-const probeEvery = time.Second
+// What is too long for a partition to stand still, and how often that is looked at.
+const (
+	probeEvery = time.Second
+	// stuckAfter is how long a batch may fail, or a partition be behind without moving, before readiness is red: longer than a
+	// rebalance, shorter than anybody waits for an inbox.
+	stuckAfter = 10 * time.Second
+)
 
-// probe looks, until the consumer has caught up, whether what is left of a quiet partition is nothing that anybody is given:
-// offsets of compacted or removed records. They count as read.
+// probe looks after the partitions until ctx ends: which are behind the log's end, and whether what is left of a quiet one is
+// nothing that anybody is given (offsets of compacted or removed records). Such offsets count as read.
 func (c *Consumer) probe(ctx context.Context) {
-	for sleep(ctx, probeEvery) && !c.CaughtUp() {
+	for sleep(ctx, probeEvery) {
+		ends := c.ends()
 		for _, w := range c.all() {
-			c.probeOne(ctx, w)
+			if w.lookAt(max(ends[w.of], c.goal[w.of])) {
+				c.probeOne(ctx, w)
+			}
 		}
 	}
 }
 
-func (c *Consumer) probeOne(ctx context.Context, w *worker) {
-	s, end := w.now(), c.goal[w.of]
-	if s.Seen >= end || s.Queued > 0 || s.Paused || time.Since(s.SeenAt) < probeEvery || !s.FailingSince.IsZero() {
-		return
+// ends are the log's ends as they were asked for last.
+func (c *Consumer) ends() map[partition]int64 {
+	if c.Watch == nil {
+		return nil
 	}
+	return c.Watch.all()
+}
+
+// lookAt notes whether the worker is behind an end, and since when it has not moved. It is true where the partition is quiet
+// all the same.
+func (w *worker) lookAt(end int64) (quiet bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := &w.status
+	s.End = max(s.End, end)
+	reached := min(s.Next, s.Seen)
+	switch {
+	case reached >= s.End:
+		s.BehindSince = time.Time{}
+	case s.BehindSince.IsZero():
+		s.BehindSince = time.Now()
+	}
+	return reached < s.End && len(w.queue) == 0 && s.FailingSince.IsZero() && time.Since(s.SeenAt) >= probeEvery
+}
+
+func (c *Consumer) probeOne(ctx context.Context, w *worker) {
+	s := w.now()
+	from := min(s.Next, s.Seen)
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	empty, err := c.log.nothingIn(ctx, w.of, s.Seen, end)
+	empty, err := c.log.nothingIn(ctx, w.of, from, s.End)
 	if err == nil && empty {
-		w.offer(item{from: s.Seen, next: end})
+		w.offer(item{from: from, next: s.End})
 	}
+}
+
+// Problem says what is wrong with the consumer; nil where nothing is. It asks nobody: it is answered at once.
+func (c *Consumer) Problem() error {
+	list := c.all()
+	c.mu.Lock()
+	goal, ready, failure := c.goal, c.goal != nil && c.tookOver(), c.failure
+	c.mu.Unlock()
+	switch {
+	case failure != nil:
+		return failure
+	case !ready:
+		return errors.New("is taking its partitions over")
+	}
+	for _, w := range list {
+		if err := w.now().problem(); err != nil {
+			return err
+		}
+	}
+	n := int64(0)
+	for _, w := range list {
+		n += w.behind(goal[w.of])
+	}
+	if n > 0 {
+		return fmt.Errorf("has %d records to go of what stood in the log at the start", n)
+	}
+	return nil
+}
+
+// problem says what is wrong in the partition.
+func (s Status) problem() error {
+	switch {
+	case !s.FailingSince.IsZero() && time.Since(s.FailingSince) >= stuckAfter:
+		return fmt.Errorf("%s/%d: nothing was applied for %s: %w", s.Topic, s.Partition, time.Since(s.FailingSince).Round(time.Second), s.Err)
+	case !s.BehindSince.IsZero() && time.Since(s.BehindSince) >= stuckAfter:
+		return fmt.Errorf("%s/%d: is %d records behind and has not moved for %s", s.Topic, s.Partition, s.End-min(s.Next, s.Seen),
+			time.Since(s.BehindSince).Round(time.Second))
+	}
+	return nil
 }

@@ -47,6 +47,7 @@ type TailOptions struct {
 	Log      *Log
 	Topics   []topics.Topic
 	Windows  *Windows
+	Watch    *Watch
 	Logger   *slog.Logger
 	// Keep are those of Topics whose last events Recent has.
 	Keep []topics.Topic
@@ -78,7 +79,7 @@ func NewTail(ctx context.Context, o TailOptions) (*Tail, error) {
 			t.parts[topic][p] = part
 		}
 	}
-	t.consumer = Consumer{Name: "edge", Kafka: o.Kafka, Log: o.Logger, Topics: o.Topics, Sink: t, Windows: o.Windows}
+	t.consumer = Consumer{Name: "edge", Kafka: o.Kafka, Log: o.Logger, Topics: o.Topics, Sink: t, Windows: o.Windows, Watch: o.Watch}
 	return t, nil
 }
 

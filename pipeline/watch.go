@@ -130,6 +130,13 @@ func (w *Watch) changed(t topics.Topic, d kadm.TopicDetail) string {
 	return ""
 }
 
+// all is Ends by partition, without its age. What it returns is not changed any more.
+func (w *Watch) all() map[partition]int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ends
+}
+
 // Ends is where every partition of every topic ended when Kafka was asked last, and how long ago that was. Before the first
 // answer ends is empty, and age counts from the watch's making.
 func (w *Watch) Ends() (ends map[topics.Topic]map[int32]int64, age time.Duration) {

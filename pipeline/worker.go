@@ -319,6 +319,7 @@ func (w *worker) applied(b Batch) {
 	defer w.mu.Unlock()
 	w.status.Next, w.status.MovedAt = b.To, time.Now()
 	w.status.FailingSince, w.status.Err = time.Time{}, nil
+	w.moved()
 }
 
 func (w *worker) failed(err error) {
@@ -335,6 +336,14 @@ func (w *worker) saw(next int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.status.Seen, w.status.SeenAt = max(w.status.Seen, next), time.Now()
+	w.moved()
+}
+
+// moved notes that a partition that is behind goes on. w.mu is held.
+func (w *worker) moved() {
+	if !w.status.BehindSince.IsZero() {
+		w.status.BehindSince = time.Now()
+	}
 }
 
 func (w *worker) now() Status {

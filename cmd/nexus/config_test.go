@@ -239,10 +239,10 @@ func TestFirebaseKey(t *testing.T) {
 
 // No error of a setting repeats a password, however the URL is broken.
 func TestSecretsInErrors(t *testing.T) {
-	for _, url := range []string{"postgres://u:hunter2/x@h/d", "postgres://u:hunter2#x@h/d", "mysql://u:hunter2@h/d", "postgres://u:hunter2@ /d", "u:hunter2@h", "postgres://u:hunter2@h:port/d"} {
+	for _, url := range []string{"postgres://u:4711/x@h/d", "clickhouse://u:4711/x@h/d", "postgres://u:hunter2/x@h/d", "postgres://u:hunter2#x@h/d", "mysql://u:hunter2@h/d", "postgres://u:hunter2@ /d", "u:hunter2@h", "postgres://u:hunter2@h:port/d"} {
 		for _, name := range []string{"DATABASE_URL", "CLICKHOUSE_URL"} {
 			_, err := settle(t, "", environment{name: url, "JWT_SECRET": testSecret})
-			if err == nil || strings.Contains(err.Error(), "hunter2") {
+			if err == nil || strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "4711") {
 				t.Errorf("%s=%s: %v", name, url, err)
 			}
 		}

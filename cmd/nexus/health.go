@@ -106,7 +106,12 @@ func (q *question) await(ctx context.Context) error {
 // healthParts are what a node needs: its engines, its consumers, its sessions' side.
 func (s *server) healthParts() []part {
 	pings := map[string]func(context.Context) error{"inbox": s.inbox.Ping, "stats": s.stats.Ping}
-	parts := []part{{"log", func(ctx context.Context) error { return reached("Kafka", s.logs.Ping(ctx)) }}}
+	parts := []part{{"log", func(ctx context.Context) error {
+		if err := reached("Kafka", s.logs.Ping(ctx)); err != nil {
+			return err
+		}
+		return s.producer.Problem()
+	}}}
 	for _, c := range s.consumers() {
 		ping := pings[c.Name]
 		parts = append(parts, part{c.Name, func(ctx context.Context) error {
@@ -115,18 +120,10 @@ func (s *server) healthParts() []part {
 					return err
 				}
 			}
-			if !c.CaughtUp() {
-				return fmt.Errorf("has %d records to go of what stood in the log at the start", c.Behind())
-			}
-			return nil
+			return c.Problem()
 		}})
 	}
-	return append(parts, part{"edge", func(context.Context) error {
-		if !s.edge.Ready() {
-			return errors.New("is not reading the log yet, or is draining")
-		}
-		return nil
-	}})
+	return append(parts, part{"edge", func(context.Context) error { return s.edge.Problem() }})
 }
 
 // reached tells of an engine that cannot be reached, without the driver's words, which may hold addresses and users.

@@ -24,7 +24,7 @@ the way back is the old prefix.
   1. Stop the nodes and the services that write to Kafka.
   2. Run it, with the settings of nexus serve. It copies, and then reads both logs again and compares them.
   3. Set NEXUS_TOPIC_PREFIX to the new prefix, for the nodes and the services.
-  4. Run nexus rebuild inbox, nexus rebuild stats and nexus adopt push. (New, empty databases do as well.)
+  4. Run nexus rebuild inbox, nexus rebuild stats and nexus adopt push.
   5. Start the nodes and the services. Once all is well, delete the old topics.
 
 Cut off, it leaves topics that no node takes for a log; run it again with --discard. It needs as much room as the log has now.

@@ -348,7 +348,7 @@ func (s *server) openStats(ctx context.Context) error {
 // addFold has a projection fed. Nodes share the work on a store that they share; a store of this node's own needs every
 // partition, and a log of its own has no other readers.
 func (s *server) addFold(name string, ts []topics.Topic, sink pipeline.Sink, shared bool) {
-	c := &pipeline.Consumer{Name: name, Kafka: s.kafka, Log: s.component(name), Topics: ts, Sink: sink, Windows: s.windows, WayOut: wayOut(name),
+	c := &pipeline.Consumer{Name: name, Kafka: s.kafka, Log: s.component(name), Topics: ts, Sink: sink, Windows: s.windows, WayOut: wayOut(name), Watch: s.watch,
 		SetAside: s.producer.SetAside}
 	if shared && !s.embedded {
 		c.Group, c.Instance = s.group(name)
@@ -388,7 +388,7 @@ func (s *server) openControl(context.Context) error {
 }
 
 func (s *server) openGate(context.Context) error {
-	o := pipeline.GateOptions{Kafka: s.kafka, Producer: s.producer, Windows: s.windows, Log: s.component("gate"), WayOut: wayOut("gate")}
+	o := pipeline.GateOptions{Kafka: s.kafka, Producer: s.producer, Windows: s.windows, Log: s.component("gate"), WayOut: wayOut("gate"), Watch: s.watch}
 	o.Positions, o.Instance = s.group("gate")
 	if !s.embedded {
 		o.Group = o.Positions
@@ -440,7 +440,7 @@ func (s *server) openEdge(ctx context.Context) error {
 		Revoked: func(id edge.Identity) bool { return s.control.IsRevoked(id.User, id.TokenID, id.Issued) },
 		Limits: presence.Limits{PerUser: c.MaxConnectionsPerUser, PerNamespace: c.MaxConnectionsPerNamespace,
 			EvictOldest: c.ConnectionPolicy == evictOldest},
-		RateLimit: c.RateLimitMessages, RateWindow: c.RateLimitWindow, Windows: s.windows, ContentWindow: min(c.DedupContentWindow, s.window),
+		RateLimit: c.RateLimitMessages, RateWindow: c.RateLimitWindow, Windows: s.windows, Watch: s.watch, ContentWindow: min(c.DedupContentWindow, s.window),
 		PingInterval: c.PingInterval, PingTimeout: c.PingTimeout, ConnectTimeout: c.ConnectTimeout, StatsInterval: c.StatsInterval,
 		PresenceGrace: c.PresenceGrace, CompressionThreshold: c.CompressionThreshold, MaxMessageBytes: c.MaxMessageBytes,
 		MaxContentBytes: c.MaxContentBytes, MaxQueueBytes: c.MaxQueueBytes, HeartbeatInterval: 5 * time.Second, RepeatInterval: 2 * time.Minute})
