@@ -39,6 +39,7 @@ type BrokerOptions struct {
 	// KeepTimes leaves records the times that their producers gave them: for nexus repartition alone.
 	KeepTimes bool
 	Log       *slog.Logger
+	free      func() (uint64, error) // of the disk, in bytes; nil: what the file system says
 }
 
 // brokerSegmentBytes keeps segments small: kfake drops and compacts whole ones.
@@ -72,6 +73,7 @@ func StartBroker(o BrokerOptions) (*Broker, error) {
 		}
 		return nil, fmt.Errorf("embedded Kafka in %s: %w", o.Dir, err)
 	}
+	produce := func(kmsg.Request) (kmsg.Response, error, bool) { return nil, nil, false }
 	if !o.KeepTimes {
 		stamps, err := newStamper(time.Now)
 		if err != nil {
@@ -79,8 +81,12 @@ func StartBroker(o BrokerOptions) (*Broker, error) {
 			lock.Close()
 			return nil, fmt.Errorf("embedded Kafka: %w", err)
 		}
-		cluster.ControlKey(int16(kmsg.Produce), stamps.produce)
+		produce = stamps.produce
 	}
+	if o.free == nil {
+		o.free = freeIn(o.Dir)
+	}
+	cluster.ControlKey(int16(kmsg.Produce), (&disk{free: o.free, keep: cluster.KeepControl}).guarded(produce))
 	return &Broker{cluster: cluster, lock: lock, addr: cluster.ListenAddrs()[0]}, nil
 }
 

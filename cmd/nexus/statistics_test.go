@@ -244,7 +244,7 @@ func TestStatisticsEqualTheLog(t *testing.T) {
 		dashboard.expect("stats_update", map[string]any{"stale": true})
 		t.Logf("ClickHouse away for %s under load: the node's peak memory grew by %d MB", outage, (n.peakRSS()-before)>>20)
 	}
-	if status, out := n.call("GET", "/readyz", "", ""); status != 503 || !strings.Contains(fmt.Sprint(out), "statistics") {
+	if status, out := n.call("GET", "/readyz", "", ""); status != 503 || !strings.Contains(fmt.Sprint(out), "stats:") {
 		t.Errorf("readyz: %d %v", status, out)
 	}
 	w.set(false)
