@@ -148,7 +148,7 @@ func (p *Pusher) Position(ctx context.Context, t topics.Topic, partition int32) 
 	return at, nil
 }
 
-// Adopt takes another log on: pushes go on from these positions. Nobody may be pushing.
+// Adopt takes another log on: pushes go on from these positions.
 func (p *Pusher) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position) error {
 	return p.positions.Adopt(ctx, to, func(*sql.Tx) error { return nil })
 }
