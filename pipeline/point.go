@@ -122,7 +122,8 @@ func (t *Tail) verifyInLog(ctx context.Context, topic topics.Topic, points map[i
 		return false, err
 	}
 	for p := range unknown {
-		if x := all[partition{topic, p}]; !x.before.found || PointAt(points[p].Next, x.before.time) != points[p] {
+		x, point := all[partition{topic, p}], points[p]
+		if inside := x.start <= point.Next && point.Next <= x.end; !inside || PointAt(point.Next, x.before.time) != point { // no record: time 0
 			return false, nil
 		}
 	}

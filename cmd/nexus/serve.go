@@ -405,8 +405,7 @@ func (s *server) checkLogs(ctx context.Context) error {
 	for _, c := range s.consumers() {
 		err := s.await(ctx, "what "+c.Name+" remembers of the log", func(ctx context.Context) error {
 			err := c.Check(ctx, s.logs)
-			var wrong *pipeline.WrongLogError
-			if errors.As(err, &wrong) {
+			if forOperator(err) {
 				problems = append(problems, err)
 				return nil
 			}
@@ -417,6 +416,12 @@ func (s *server) checkLogs(ctx context.Context) error {
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// forOperator tells of an error that no waiting mends: the store and the log do not fit.
+func forOperator(err error) bool {
+	var wrong *pipeline.WrongLogError
+	return errors.As(err, &wrong) || errors.Is(err, stats.ErrEmptied)
 }
 
 // consumers are those that have a store of their own.
