@@ -235,7 +235,7 @@ func (c *Consumer) poll(ctx context.Context) error {
 		if pending {
 			cancel()
 		}
-		fs := c.cl.PollRecords(polling, 10_000)
+		fs := c.cl.PollRecords(polling, maxPolled)
 		cancel()
 		err := c.hand(ctx, fs)
 		if err == nil {

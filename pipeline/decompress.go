@@ -20,7 +20,7 @@ const (
 	// records would weigh nothing.
 	recordBytes = 200
 	// fetchBytes is about what the batches of one fetch may weigh together; the rest is fetched again.
-	fetchBytes = 16 << 20
+	fetchBytes = 4 << 20
 )
 
 // decompressor decompresses within the bounds. One belongs to one client.

@@ -45,8 +45,8 @@ func (k Kafka) Client(more ...kgo.Opt) (*kgo.Client, error) {
 	opts := []kgo.Opt{
 		kgo.WithDecompressor(d),
 		kgo.WithHooks(d),
-		kgo.FetchMaxBytes(4 << 20),
-		kgo.FetchMaxPartitionBytes(1 << 20),
+		kgo.FetchMaxBytes(1 << 20),
+		kgo.FetchMaxPartitionBytes(256 << 10),
 		kgo.SeedBrokers(k.Brokers...),
 		kgo.ClientID("nexus"),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),

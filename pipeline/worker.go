@@ -69,11 +69,13 @@ func (i item) weight() int64 {
 	return int64(n)
 }
 
-// What may wait for a worker before its partition's fetching pauses, and what it applies at once.
+// What may wait for a worker before its partition's fetching pauses, what it applies at once, and what a consumer hands to its
+// workers at once. Together they bound what a backlog costs: some 10 MB for each consumer and partition would be hundreds of MB.
 const (
-	maxQueued      = 8_000
-	maxQueuedBytes = 4 << 20
+	maxQueued      = 3_000
+	maxQueuedBytes = 1 << 20
 	maxBatch       = 1_000
+	maxPolled      = 2_000
 )
 
 // newWorker makes the worker of a partition whose sink stands at stored, and whose reading begins at start.
