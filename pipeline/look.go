@@ -14,8 +14,10 @@ import (
 const (
 	// lookTimeout bounds the fast look, so that time is left for the slow one: longer than a leader takes to answer.
 	lookTimeout = 500 * time.Millisecond
-	// lookPartitionBytes is what a leader answers for a partition: about a batch. A larger one has a round of its own.
-	lookPartitionBytes = 8 << 10
+	// lookPartitionBytes is what a leader is asked for of a partition at first: about an event. Each further round asks for
+	// lookGrowth times that. A leader reads as much as it is asked for, and one batch is wanted.
+	lookPartitionBytes = 1 << 10
+	lookGrowth         = 16
 	// lookBytes is what an answer has of all partitions together.
 	lookBytes = 1 << 20
 	// lookBatchBytes is what a batch may weigh that is read for one record of it, its records' own memory included: more than
@@ -90,8 +92,8 @@ func (l *Log) leaders(ctx context.Context, positions map[partition]int64) (ids m
 // something the first one always gets a whole batch (KIP-74), so each round settles one at least, or is the last.
 func (l *Log) lookAt(ctx context.Context, leader int32, ids map[string][16]byte, looks []look) map[partition]record {
 	found := make(map[partition]record)
-	for len(looks) > 0 {
-		resp, err := l.cl.Broker(int(leader)).RetriableRequest(ctx, l.fetch(ids, looks))
+	for room := int32(lookPartitionBytes); len(looks) > 0; room = min(room*lookGrowth, lookBytes) {
+		resp, err := l.cl.Broker(int(leader)).RetriableRequest(ctx, l.fetch(ids, looks, room))
 		if err != nil {
 			return found
 		}
@@ -118,8 +120,8 @@ func (l *Log) lookAt(ctx context.Context, leader int32, ids map[string][16]byte,
 	return found
 }
 
-// fetch asks for a batch of each partition, without a session and without a wait.
-func (l *Log) fetch(ids map[string][16]byte, looks []look) *kmsg.FetchRequest {
+// fetch asks for so many bytes of each partition, without a session and without a wait.
+func (l *Log) fetch(ids map[string][16]byte, looks []look, room int32) *kmsg.FetchRequest {
 	req := kmsg.NewPtrFetchRequest()
 	req.ReplicaID, req.SessionEpoch, req.IsolationLevel, req.MaxBytes = -1, -1, 1, lookBytes
 	places := make(map[string]int)
@@ -132,7 +134,7 @@ func (l *Log) fetch(ids map[string][16]byte, looks []look) *kmsg.FetchRequest {
 			req.Topics = append(req.Topics, topic)
 		}
 		part := kmsg.NewFetchRequestTopicPartition()
-		part.Partition, part.FetchOffset, part.CurrentLeaderEpoch, part.PartitionMaxBytes = k.of.id, k.offset, k.epoch, lookPartitionBytes
+		part.Partition, part.FetchOffset, part.CurrentLeaderEpoch, part.PartitionMaxBytes = k.of.id, k.offset, k.epoch, room
 		topic := &req.Topics[places[name]]
 		topic.Partitions = append(topic.Partitions, part)
 	}
