@@ -23,24 +23,55 @@ const (
 	fetchBytes = 4 << 20
 )
 
-// decompressor decompresses within the bounds. One belongs to one client.
-type decompressor struct {
+// batchDecompressor decompresses batches up to a weight. It is safe for concurrent use.
+type batchDecompressor struct {
 	inner kgo.Decompressor
-	left  atomic.Int64 // of fetchBytes, in the response that is being read
+	most  int64
 }
 
-// newDecompressor takes franz-go's own decompressor, which is bounded only where a client makes it.
-func newDecompressor() (*decompressor, error) {
-	cl, err := kgo.NewClient(kgo.MaxDecompressBatchBytes(maxBatchBytes))
+// newBatchDecompressor takes franz-go's own decompressor, which is bounded only where a client makes it.
+func newBatchDecompressor(most int) (d batchDecompressor, err error) {
+	cl, err := kgo.NewClient(kgo.MaxDecompressBatchBytes(most))
 	if err != nil {
-		return nil, err
+		return d, err
 	}
 	defer cl.Close()
 	inner, ok := cl.OptValue(kgo.WithDecompressor).(kgo.Decompressor)
 	if !ok {
-		return nil, errors.New("pipeline: the Kafka client shows no decompressor")
+		return d, errors.New("pipeline: the Kafka client shows no decompressor")
 	}
-	d := &decompressor{inner: inner}
+	return batchDecompressor{inner, int64(most)}, nil
+}
+
+// Decompress implements kgo.Decompressor.
+func (d batchDecompressor) Decompress(src []byte, codec kgo.CompressionCodecType) ([]byte, error) {
+	out, _, err := d.weigh(src, codec)
+	return out, err
+}
+
+// weigh decompresses a batch, and tells its weight.
+func (d batchDecompressor) weigh(src []byte, codec kgo.CompressionCodecType) (out []byte, weight int64, err error) {
+	if out, err = d.inner.Decompress(src, codec); err != nil {
+		return nil, 0, err
+	}
+	if weight = int64(len(out)) + recordBytes*recordsIn(out); weight > d.most {
+		return nil, 0, fmt.Errorf("%d bytes: %w", weight, kgo.ErrMaxDecompress)
+	}
+	return out, weight, nil
+}
+
+// decompressor decompresses within the bounds. One belongs to one client.
+type decompressor struct {
+	batchDecompressor
+	left atomic.Int64 // of fetchBytes, in the response that is being read
+}
+
+func newDecompressor() (*decompressor, error) {
+	batches, err := newBatchDecompressor(maxBatchBytes)
+	if err != nil {
+		return nil, err
+	}
+	d := &decompressor{batchDecompressor: batches}
 	d.left.Store(fetchBytes)
 	return d, nil
 }
@@ -56,13 +87,9 @@ func (d *decompressor) Decompress(src []byte, codec kgo.CompressionCodecType) ([
 	if d.left.Load() <= 0 {
 		return nil, errFetchFull
 	}
-	out, err := d.inner.Decompress(src, codec)
+	out, weight, err := d.weigh(src, codec)
 	if err != nil {
 		return nil, err
-	}
-	weight := int64(len(out)) + recordBytes*recordsIn(out)
-	if weight > maxBatchBytes {
-		return nil, fmt.Errorf("%d bytes: %w", weight, kgo.ErrMaxDecompress)
 	}
 	d.left.Add(-weight)
 	return out, nil

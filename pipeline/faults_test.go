@@ -28,6 +28,9 @@ var faults = map[string]func(*testing.T, *bench){
 	"revoked while paused":                       testRevokedPaused,
 	"a bomb is stepped over":                     testBomb,
 	"points of this log, and of no other":        testPoints,
+	"a fast look is the slow one":                testLooks,
+	"looks at many partitions at once":           testLooksAtOnce,
+	"a tail without memory looks":                testLooksOfTail,
 }
 
 // untilCaughtUp waits for a consumer that runs.

@@ -84,6 +84,7 @@ type Log struct {
 	kafka Kafka
 	cl    *kgo.Client
 	adm   *kadm.Client
+	small batchDecompressor // of what timesAt looks at
 }
 
 // OpenLog connects to the cluster; Close releases it.
@@ -93,7 +94,12 @@ func OpenLog(k Kafka) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Log{kafka: k, cl: cl, adm: kadm.NewClient(cl)}, nil
+	small, err := newBatchDecompressor(lookBatchBytes)
+	if err != nil {
+		cl.Close()
+		return nil, err
+	}
+	return &Log{kafka: k, cl: cl, adm: kadm.NewClient(cl), small: small}, nil
 }
 
 // Close releases the connections.

@@ -20,6 +20,7 @@ type Metrics struct {
 	strays      prometheus.Counter
 	deadLetters *prometheus.CounterVec
 	telemetry   prometheus.Counter
+	looks       *prometheus.CounterVec
 
 	mu        sync.Mutex
 	consumers map[*Consumer]bool
@@ -40,8 +41,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		aside:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_set_aside_total", Help: "Records that a projection can never apply; they are in dead-letters."}, []string{"consumer", "topic"}),
 		strays:      prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_strays_total", Help: "Records that the gate carried to their own partition."}),
 		deadLetters: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_dead_letters_total", Help: "Records that are in dead-letters."}, []string{"topic", "reason"}),
-		telemetry:   prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_telemetry_dropped_total", Help: "Records of topic deliveries dropped because too many waited for the log."})}
-	reg.MustRegister(m.duplicates, m.retries, m.aside, m.strays, m.deadLetters, m.telemetry, m)
+		telemetry:   prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_telemetry_dropped_total", Help: "Records of topic deliveries dropped because too many waited for the log."}),
+		looks:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_point_looks_total", Help: "Partitions of offsets of clients that came back which were looked up in the log."}, []string{"way"})}
+	reg.MustRegister(m.duplicates, m.retries, m.aside, m.strays, m.deadLetters, m.telemetry, m.looks, m)
 	return m
 }
 
@@ -105,6 +107,13 @@ func (m *Metrics) deadLetter(t topics.Topic, reason topics.Reason) {
 func (m *Metrics) telemetryDropped() {
 	if m != nil {
 		m.telemetry.Inc()
+	}
+}
+
+// looked counts partitions in which points were looked up: with a fetch, or by a scan.
+func (m *Metrics) looked(way string, partitions int) {
+	if m != nil {
+		m.looks.WithLabelValues(way).Add(float64(partitions))
 	}
 }
 

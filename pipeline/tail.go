@@ -17,8 +17,8 @@ type Tail struct {
 	producer *Producer
 	log      *Log
 	route    func(Batch)
-	// verifying bounds how many points are looked up in the log at once.
-	verifying chan struct{}
+	// looking bounds how many clients' points are looked up in the log at once, and verifying how many of them the slow way.
+	looking, verifying chan struct{}
 
 	parts map[topics.Topic][]*tailPart // fixed by NewTail
 }
@@ -57,7 +57,8 @@ type TailOptions struct {
 
 // NewTail asks the log for its partitions and notes their ends: Run reads from there.
 func NewTail(ctx context.Context, o TailOptions) (*Tail, error) {
-	t := &Tail{producer: o.Producer, log: o.Log, route: o.Route, verifying: make(chan struct{}, 4), parts: make(map[topics.Topic][]*tailPart)}
+	t := &Tail{producer: o.Producer, log: o.Log, route: o.Route, looking: make(chan struct{}, 32), verifying: make(chan struct{}, 4),
+		parts: make(map[topics.Topic][]*tailPart)}
 	for _, topic := range o.Topics {
 		ends, err := o.Log.Ends(ctx, topic)
 		if err != nil {

@@ -21,10 +21,8 @@ func (i *Inbox) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipelin
 	former := i.shift
 	return i.positions.Adopt(ctx, to, func(tx *sql.Tx) error {
 		for t, ps := range to {
-			for part, at := range ps {
-				if err := i.renamePlaces(ctx, tx, t, part, at.Next); err != nil {
-					return err
-				}
+			if err := renameTopic(ctx, tx, t, ps); err != nil {
+				return err
 			}
 		}
 		return i.trimBefore(ctx, tx, former+1<<sqldb.GenerationBits)
@@ -45,43 +43,76 @@ func (i *Inbox) trimBefore(ctx context.Context, tx *sql.Tx, shift int64) error {
 // placeTables have rows whose id may be made of their place, by topic.
 var placeTables = map[topics.Topic]string{topics.Notifications: "notifications", topics.Broadcasts: "announcements", topics.Messages: "messages"}
 
-// renamePlaces gives a suffix to the ids that were made of places from an offset on: this log has, or will have, other
-// events there. Rows of every generation are looked at: those of a topic that went on in its log when others did not kept
-// their ids then.
-func (i *Inbox) renamePlaces(ctx context.Context, tx *sql.Tx, t topics.Topic, part int32, from int64) error {
+// renamePage is how many rows renamePlaces has in memory at once.
+const renamePage = 2_000
+
+// placed is a row whose id may be made of its place.
+type placed struct {
+	id    string
+	pos   int64
+	value []byte
+}
+
+// renameTopic is renamePlaces for the partitions of a topic. No index of ours is by place; the one that is made here serves
+// them all, and is gone with the transaction.
+func renameTopic(ctx context.Context, tx *sql.Tx, t topics.Topic, to map[int32]pipeline.Position) error {
 	table := placeTables[t]
 	if table == "" {
 		return nil
 	}
-	rows, err := tx.QueryContext(ctx, `SELECT id, pos, value FROM `+table+` WHERE part=$1 AND pos % CAST($2 AS BIGINT)>=$3`,
-		int64(part), int64(1)<<sqldb.GenerationBits, from)
-	if err != nil {
-		return fmt.Errorf("adopt: read %s: %w", table, err)
+	if _, err := tx.ExecContext(ctx, `CREATE INDEX `+table+`_adopt ON `+table+` (part, pos, id)`); err != nil {
+		return fmt.Errorf("adopt: index %s: %w", table, err)
 	}
-	type row struct {
-		id    string
-		pos   int64
-		value []byte
-	}
-	var list []row
-	for rows.Next() {
-		var r row
-		if err := rows.Scan(&r.id, &r.pos, &r.value); err != nil {
-			return errors.Join(fmt.Errorf("adopt: read %s: %w", table, err), rows.Close())
-		}
-		if r.id == (&topics.Event{Topic: t, Partition: part, Offset: r.pos % (1 << sqldb.GenerationBits)}).EventID() {
-			list = append(list, r)
+	for part, at := range to {
+		if err := renamePlaces(ctx, tx, t, table, part, at.Next); err != nil {
+			return err
 		}
 	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-		return fmt.Errorf("adopt: read %s: %w", table, err)
-	}
-	for _, r := range list {
-		if err := rename(ctx, tx, t, table, part, r.pos, r.id, fmt.Sprintf("%s~%d", r.id, r.pos>>sqldb.GenerationBits), r.value); err != nil {
-			return fmt.Errorf("adopt: give %s another id: %w", table, err)
-		}
+	if _, err := tx.ExecContext(ctx, `DROP INDEX `+table+`_adopt`); err != nil {
+		return fmt.Errorf("adopt: index %s: %w", table, err)
 	}
 	return nil
+}
+
+// renamePlaces gives a suffix to the ids that were made of places from an offset on: this log has, or will have, other
+// events there. Rows of every generation are looked at: those of a topic that went on in its log when others did not kept
+// their ids then.
+func renamePlaces(ctx context.Context, tx *sql.Tx, t topics.Topic, table string, part int32, from int64) error {
+	for last := (placed{pos: -1}); ; {
+		page, err := readPlaced(ctx, tx, table, part, from, last)
+		if err != nil {
+			return fmt.Errorf("adopt: read %s: %w", table, err)
+		}
+		for _, r := range page {
+			if r.id != (&topics.Event{Topic: t, Partition: part, Offset: r.pos % (1 << sqldb.GenerationBits)}).EventID() {
+				continue
+			}
+			if err := rename(ctx, tx, t, table, part, r.pos, r.id, fmt.Sprintf("%s~%d", r.id, r.pos>>sqldb.GenerationBits), r.value); err != nil {
+				return fmt.Errorf("adopt: give %s another id: %w", table, err)
+			}
+		}
+		if len(page) < renamePage {
+			return nil
+		}
+		last = page[len(page)-1]
+	}
+}
+
+// readPlaced reads the next rows of a partition, in the order of their places, whose offsets are at least from.
+func readPlaced(ctx context.Context, tx *sql.Tx, table string, part int32, from int64, last placed) (page []placed, err error) {
+	rows, err := tx.QueryContext(ctx, `SELECT id, pos, value FROM `+table+` WHERE part=$1 AND (pos, id)>(CAST($2 AS BIGINT), CAST($3 AS TEXT))
+		AND pos % CAST($4 AS BIGINT)>=$5 ORDER BY pos, id LIMIT $6`, int64(part), last.pos, last.id, int64(1)<<sqldb.GenerationBits, from, renamePage)
+	if err != nil {
+		return nil, err
+	}
+	for rows.Next() {
+		var r placed
+		if err := rows.Scan(&r.id, &r.pos, &r.value); err != nil {
+			return nil, errors.Join(err, rows.Close())
+		}
+		page = append(page, r)
+	}
+	return page, errors.Join(rows.Err(), rows.Close())
 }
 
 // rename gives a row another id, also in the object that clients get, where it was spliced in last.

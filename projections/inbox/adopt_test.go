@@ -1,6 +1,10 @@
 package inbox_test
 
 import (
+	"bytes"
+	"database/sql"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/nexus/nexus/pipeline"
@@ -31,6 +35,46 @@ func TestAdoptAgain(t *testing.T) {
 		s.fold(topics.Broadcasts, at(event(topics.EveryoneKey, topics.Announcement, "title", "again", "body", "b"), 7))
 		s.want("a", "again 6 5 4 3 2 1 all", "again 6 5 4 3 2 1 all")
 	})
+}
+
+// TestAdoptMany takes another log on over more rows than are read at once: each has another id then, also in its object.
+func TestAdoptMany(t *testing.T) {
+	onBothStores(t, func(t *testing.T, db *sqldb.DB) {
+		const many = 4_001
+		s := newStore(t, db)
+		s.fold(topics.Notifications, someNotifications(many)...)
+		if err := s.in.Adopt(t.Context(), map[topics.Topic]map[int32]pipeline.Position{topics.Notifications: {0: {Log: "new"}}}); err != nil {
+			t.Fatal(err)
+		}
+		s.reopen()
+		s.fold(topics.Notifications, someNotifications(many)...)
+		var renamed, told, all int
+		err := db.Query(t.Context(), func(rows *sql.Rows) error {
+			var id string
+			var value []byte
+			if err := rows.Scan(&id, &value); err != nil {
+				return err
+			}
+			all++
+			if strings.HasSuffix(id, "~0") {
+				renamed++
+			}
+			if bytes.Contains(value, []byte(`"id":"`+id+`"`)) {
+				told++
+			}
+			return nil
+		}, `SELECT id, value FROM notifications`)
+		if err != nil || all != 2*many || renamed != many || told != all {
+			t.Errorf("%d rows, %d with another id, %d that tell theirs; %v", all, renamed, told, err)
+		}
+	})
+}
+
+func someNotifications(n int) (list []*topics.Event) {
+	for i := range n {
+		list = append(list, notification("a", strconv.Itoa(i)))
+	}
+	return list
 }
 
 // at gives an event its record time, in seconds after the first.
