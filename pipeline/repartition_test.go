@@ -281,6 +281,9 @@ func TestRepartition(t *testing.T) {
 		for n := range 600 {
 			h.step(n)
 		}
+		for range 2 { // whatever the seed: one duplicate
+			h.put(note("u1", "twice", "twice"), false)
+		}
 		e := note("u0", "", "in a transaction")
 		r := func(text string) *kgo.Record {
 			return &kgo.Record{Topic: b.kafka.Names.Name(e.Topic), Key: e.Key, Timestamp: h.now.Add(time.Second), Value: bytes.ReplaceAll(e.Value, []byte("in a"), []byte(text))}

@@ -148,6 +148,11 @@ func (p *Pusher) Position(ctx context.Context, t topics.Topic, partition int32) 
 	return at, nil
 }
 
+// Adopt takes another log on: pushes go on from these positions.
+func (p *Pusher) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position) error {
+	return p.positions.Adopt(ctx, to, func(*sql.Tx) error { return nil })
+}
+
 func (p *Pusher) cursor(of part) *cursor {
 	p.mu.Lock()
 	defer p.mu.Unlock()
