@@ -55,6 +55,8 @@ type Presence interface {
 type Stats interface {
 	Counts(ctx context.Context, users []string) (map[string]stats.Counts, error)
 	Reached(ctx context.Context, ends stats.Ends) (bool, error)
+	// Last is what Counts answered last for a user.
+	Last(user string) (c stats.Counts, known bool)
 }
 
 // Producer appends an event to the log and returns once the log has it.

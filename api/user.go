@@ -402,16 +402,25 @@ func (a *API) statusOf(user string) map[string]any {
 
 func (a *API) stats(c echo.Context) error {
 	user := userOf(c)
-	stale, err := a.statsBehind(c)
+	s, stale, err := a.countsOf(c, user)
 	if err != nil {
-		return err
+		var known bool
+		if s, known = a.o.Stats.Last(user); !known {
+			return err
+		}
+		stale = true // the store is away
 	}
-	counts, err := a.o.Stats.Counts(c.Request().Context(), []string{user})
-	if err != nil {
-		return err
-	}
-	s := counts[user]
 	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, topics.Fields("connections", s.Connections, "messages", s.Messages, "posts", s.Posts, keyStale, stale))
+}
+
+func (a *API) countsOf(c echo.Context, user string) (s stats.Counts, stale any, err error) {
+	if stale, err = a.statsBehind(c); err != nil {
+		return s, nil, err
+	}
+	ctx, cancel := context.WithTimeout(c.Request().Context(), settleWait)
+	defer cancel()
+	counts, err := a.o.Stats.Counts(ctx, []string{user})
+	return counts[user], stale, err
 }
 
 // statsBehind waits until the statistics have what this node has read; it is true where they take too long.

@@ -42,6 +42,8 @@ type Stats interface {
 	Counts(ctx context.Context, users []string) (map[string]stats.Counts, error)
 	// Reached tells whether everything below ends is counted.
 	Reached(ctx context.Context, ends stats.Ends) (bool, error)
+	// Last is what Counts answered last for a user.
+	Last(user string) (c stats.Counts, known bool)
 }
 
 // Options are what an edge needs. The limits' defaults are the guide's; zero values are not replaced.

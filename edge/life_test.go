@@ -23,6 +23,7 @@ import (
 	"github.com/nexus/nexus/edge/socketio"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/projections/stats"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -175,7 +176,7 @@ func newWorld(t *testing.T, rnd *rand.Rand) *world {
 	w := &world{t: t, l: &faultyLog{rnd: rnd, more: make(chan struct{})}, revoked: make(map[string]bool), alive: make(map[*session]bool), leaving: make(chan struct{}),
 		metrics: prometheus.NewRegistry()}
 	limits := presence.Limits{PerUser: modelLimit, PerNamespace: 100, EvictOldest: w.l.chance(2)}
-	w.e = newEdge(Options{Limits: limits, NodeName: "A", Logger: slog.New(slog.DiscardHandler), Inbox: noInbox{}, Stats: noStats{}, Metrics: w.metrics,
+	w.e = newEdge(Options{Limits: limits, NodeName: "A", Logger: slog.New(slog.DiscardHandler), Inbox: noInbox{}, Stats: stats.Remember(noStats{}), Metrics: w.metrics,
 		Verify: func(token string) (Identity, error) {
 			user, _, _ := strings.Cut(token, "-")
 			id := Identity{User: user, TokenID: token, Expires: time.Now().Add(time.Hour)}

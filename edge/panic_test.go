@@ -80,7 +80,7 @@ func runningOn(t *testing.T, settings ...func(*Options)) (*Edge, *httptest.Serve
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := Options{Kafka: k, Producer: p, Log: l, Inbox: noInbox{}, Stats: noStats{}, Logger: log, NodeName: "n",
+	o := Options{Kafka: k, Producer: p, Log: l, Inbox: noInbox{}, Stats: stats.Remember(noStats{}), Logger: log, NodeName: "n",
 		Verify: func(token string) (Identity, error) {
 			if token == "boom" {
 				panic("a fault of ours")

@@ -2,7 +2,6 @@ package edge
 
 import (
 	"context"
-	"maps"
 	"sync"
 	"time"
 
@@ -14,8 +13,6 @@ import (
 // statistics sends stats_update: on connect, soon after a change once the projection has counted it, and regularly.
 type statistics struct {
 	e *Edge
-
-	last map[string]stats.Counts // shown to users who are here, for when the projection cannot be read; owned by run
 
 	mu    sync.Mutex
 	dirty *round // gathers what the next round shows
@@ -37,7 +34,7 @@ const (
 func newRound() *round { return &round{users: make(map[string]bool), ends: make(stats.Ends)} }
 
 func newStatistics(e *Edge) *statistics {
-	return &statistics{e: e, last: make(map[string]stats.Counts), dirty: newRound()}
+	return &statistics{e: e, dirty: newRound()}
 }
 
 // changed notes that an event changes the counts of users.
@@ -83,9 +80,7 @@ func (s *statistics) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-regular.C:
-			users := s.e.hub.dashboardUsers()
-			s.forget(users)
-			s.show(users...)
+			s.show(s.e.hub.dashboardUsers()...)
 		case <-step.C:
 		}
 		if current == nil {
@@ -119,7 +114,6 @@ func (s *statistics) tell(ctx context.Context, r *round) bool {
 		counts, reached = s.known(users), false
 	}
 	for u, c := range counts {
-		s.last[u] = c
 		s.send(u, c, !reached)
 	}
 	if !reached {
@@ -132,20 +126,11 @@ func (s *statistics) tell(ctx context.Context, r *round) bool {
 func (s *statistics) known(users []string) map[string]stats.Counts {
 	out := make(map[string]stats.Counts)
 	for _, u := range users {
-		if c, ok := s.last[u]; ok {
+		if c, ok := s.e.o.Stats.Last(u); ok {
 			out[u] = c
 		}
 	}
 	return out
-}
-
-// forget drops the counts of users who have gone.
-func (s *statistics) forget(present []string) {
-	here := make(map[string]bool, len(present))
-	for _, u := range present {
-		here[u] = true
-	}
-	maps.DeleteFunc(s.last, func(u string, _ stats.Counts) bool { return !here[u] })
 }
 
 // again puts a round that could not be shown as it should into the next one.

@@ -56,7 +56,6 @@ func TestMonitoring(t *testing.T) {
 		`nexus_dedup_window_bytes `,
 		`nexus_duplicates_total{consumer="inbox",topic="notifications"} 1`,
 		`nexus_strays_total 0`,
-		`nexus_dead_letters_total 0`,
 		`nexus_kafka_write_bytes_total{client="producer"`,
 		`nexus_http_request_seconds_count{method="POST",route="/notifications",status="202"}`,
 		`go_goroutines`,

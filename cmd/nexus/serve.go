@@ -88,6 +88,7 @@ type server struct {
 	inbox     *inbox.Inbox
 	pusher    *push.Pusher
 	stats     statsStore
+	counts    *stats.Memory // of stats
 	folds     []*pipeline.Consumer
 	control   *control.Fold
 	controls  *pipeline.Consumer
@@ -101,7 +102,7 @@ type server struct {
 // statsStore is what either engine of the statistics offers.
 type statsStore interface {
 	pipeline.Sink
-	edge.Stats
+	stats.Counter
 	Ping(ctx context.Context) error
 }
 
@@ -433,9 +434,10 @@ func wayOut(name string) string {
 }
 
 func (s *server) openEdge(ctx context.Context) error {
+	s.counts = stats.Remember(s.stats)
 	var err error
 	c := s.c
-	s.edge, err = edge.New(ctx, edge.Options{Kafka: s.kafka, Producer: s.producer, Log: s.logs, Inbox: s.inbox, Stats: s.stats,
+	s.edge, err = edge.New(ctx, edge.Options{Kafka: s.kafka, Producer: s.producer, Log: s.logs, Inbox: s.inbox, Stats: s.counts,
 		Logger: s.component("edge"), Metrics: s.registry, Verify: s.identify, NodeName: c.NodeName,
 		Revoked: func(id edge.Identity) bool { return s.control.IsRevoked(id.User, id.TokenID, id.Issued) },
 		Limits: presence.Limits{PerUser: c.MaxConnectionsPerUser, PerNamespace: c.MaxConnectionsPerNamespace,
@@ -455,7 +457,7 @@ func (s *server) openEdge(ctx context.Context) error {
 	}
 	s.health = newHealth(s.healthParts())
 	s.api = api.New(api.Options{Verify: s.verify, Producer: s.producer, Tail: s.edge.Tail(), Inbox: s.inbox, Messages: s.edge,
-		Presence: s.edge.Presence(), Stats: s.stats, Logger: s.component("api"), Parts: s.health.names(), Problems: s.health.problems, Metrics: s.registry, Push: s.pusher.On(),
+		Presence: s.edge.Presence(), Stats: s.counts, Logger: s.component("api"), Parts: s.health.names(), Problems: s.health.problems, Metrics: s.registry, Push: s.pusher.On(),
 		Keys: s.control, AllowLookup: s.edge.AllowLookup, AllowPublish: s.edge.AllowPublish, MaxBody: int64(c.MaxMessageBytes),
 		Origins: c.AllowedOrigins,
 		Handlers: map[string]http.Handler{"/dashboard": s.edge.Raw(presence.Dashboard), "/ws": s.edge.Raw(presence.Messaging),
