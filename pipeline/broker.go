@@ -39,6 +39,7 @@ type BrokerOptions struct {
 	// KeepTimes leaves records the times that their producers gave them: for nexus repartition alone.
 	KeepTimes bool
 	Log       *slog.Logger
+	free      func() (uint64, error) // of the disk, in bytes; nil: what the file system says
 }
 
 // brokerSegmentBytes keeps segments small: kfake drops and compacts whole ones.
@@ -72,6 +73,7 @@ func StartBroker(o BrokerOptions) (*Broker, error) {
 		}
 		return nil, fmt.Errorf("embedded Kafka in %s: %w", o.Dir, err)
 	}
+	produce := func(kmsg.Request) (kmsg.Response, error, bool) { return nil, nil, false }
 	if !o.KeepTimes {
 		stamps, err := newStamper(time.Now)
 		if err != nil {
@@ -79,8 +81,12 @@ func StartBroker(o BrokerOptions) (*Broker, error) {
 			lock.Close()
 			return nil, fmt.Errorf("embedded Kafka: %w", err)
 		}
-		cluster.ControlKey(int16(kmsg.Produce), stamps.produce)
+		produce = stamps.produce
 	}
+	if o.free == nil {
+		o.free = freeIn(o.Dir)
+	}
+	cluster.ControlKey(int16(kmsg.Produce), (&disk{free: o.free, keep: cluster.KeepControl}).guarded(produce))
 	return &Broker{cluster: cluster, lock: lock, addr: cluster.ListenAddrs()[0]}, nil
 }
 
@@ -166,6 +172,7 @@ const (
 	batchAttributes = 21
 	batchFirstTime  = 27
 	batchMaxTime    = 35
+	batchCount      = 57
 	batchHeader     = 61
 
 	attrCompression   = 7
@@ -176,14 +183,19 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // stamp sets the time of a batch and of its records to ms, clears the bit by which a client claims LogAppendTime (it would ruin
 // the partition in kfake), and mends the checksum. A batch whose checksum is wrong, or that is none, is left for the broker to
-// refuse; of one whose records cannot be read, readers can read none either, and only the batch's own times are set.
+// refuse. One whose records cannot be read gets a wrong checksum, so that it is refused as Kafka refuses it: every reader would
+// stand before it for ever. One that is too large to be decompressed is stepped over by all; only its own times are set.
 func (s *stamper) stamp(b []byte, ms int64) []byte {
 	if len(b) < batchHeader || b[batchMagic] != 2 || int64(binary.BigEndian.Uint32(b[batchLength:])) != int64(len(b)-batchMagic+4) ||
 		binary.BigEndian.Uint32(b[batchCRC:]) != crc32.Checksum(b[batchAttributes:], castagnoli) {
 		return b
 	}
 	attrs := binary.BigEndian.Uint16(b[batchAttributes:])
-	b = s.level(b, kgo.CompressionCodecType(attrs&attrCompression))
+	b, readable := s.level(b, kgo.CompressionCodecType(attrs&attrCompression))
+	if !readable {
+		binary.BigEndian.PutUint32(b[batchCRC:], ^binary.BigEndian.Uint32(b[batchCRC:]))
+		return b
+	}
 	binary.BigEndian.PutUint64(b[batchFirstTime:], uint64(ms))
 	binary.BigEndian.PutUint64(b[batchMaxTime:], uint64(ms))
 	binary.BigEndian.PutUint16(b[batchAttributes:], attrs&^attrLogAppendTime)
@@ -192,22 +204,42 @@ func (s *stamper) stamp(b []byte, ms int64) []byte {
 	return b
 }
 
-// level makes a batch whose records all have the batch's time; it is b itself where they have it already.
-func (s *stamper) level(b []byte, codec kgo.CompressionCodecType) []byte {
+// level makes a batch whose records all have the batch's time; it is b itself where they have it already. readable is false
+// where the records are not what the batch says.
+func (s *stamper) level(b []byte, codec kgo.CompressionCodecType) (out []byte, readable bool) {
 	records, err := s.decompressor.Decompress(b[batchHeader:], codec)
 	if err != nil {
-		return b
+		return b, errors.Is(err, kgo.ErrMaxDecompress)
+	}
+	if !holds(records, int32(binary.BigEndian.Uint32(b[batchCount:]))) {
+		return b, false
 	}
 	level, changed := levelRecords(records)
 	if !changed {
-		return b
+		return b, true
 	}
 	if c := s.compressors[codec]; c != nil {
 		if level, codec = c.Compress(new(bytes.Buffer), level); codec == kgo.CodecNone {
-			return b
+			return b, true
 		}
 	}
-	return append(b[:batchHeader:batchHeader], level...)
+	return append(b[:batchHeader:batchHeader], level...), true
+}
+
+// holds tells whether these are n records and nothing else.
+func holds(records []byte, n int32) bool {
+	for ; len(records) > 0 && n > 0; n-- {
+		length, size := binary.Varint(records)
+		if size <= 0 || length < 0 || length > int64(len(records)-size) {
+			return false
+		}
+		var r kmsg.Record
+		if r.ReadFrom(records[:size+int(length)]) != nil {
+			return false
+		}
+		records = records[size+int(length):]
+	}
+	return len(records) == 0 && n == 0
 }
 
 // levelRecords sets the time deltas of records to 0 (Kafka protocol, "Record": a varint length, a byte of attributes, the

@@ -127,7 +127,8 @@ func (c *Consumer) Run(ctx context.Context) error {
 	if err := c.begin(ctx); err != nil {
 		return ignoreEnd(ctx, err)
 	}
-	opts, err := c.options(ctx)
+	defer c.stopAll()
+	opts, err := c.options(ctx) // starts workers where there is no group
 	if err != nil {
 		return ignoreEnd(ctx, err)
 	}
@@ -139,7 +140,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	c.Kafka.Metrics.add(c)
 	defer c.Kafka.Metrics.remove(c)
 	defer c.cl.CloseAllowingRebalance()
-	defer c.stopAll()
+	defer c.stopAll() // before the client goes, which they pause and resume
 	probing := make(chan struct{})
 	go func() {
 		defer close(probing)

@@ -9,8 +9,12 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// SetAside appends a record that a projection can never apply to dead-letters, with the reason (Consumer.SetAside).
+// SetAside appends a record that a projection can never apply to dead-letters, with the reason (Consumer.SetAside). A dead
+// letter itself stands there already: its copy could not be applied either, and so without end.
 func (p *Producer) SetAside(ctx context.Context, e *topics.Event, r *kgo.Record, reason error) error {
+	if e.Topic == topics.DeadLetters {
+		return nil
+	}
 	return p.produce(ctx, p.deadLetter(e, r, reason))
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -165,7 +166,8 @@ func (l *Log) before(ctx context.Context, positions, starts map[partition]int64)
 	return out, nil
 }
 
-// scanQuiet is how long a scan waits for something more: longer than a fetch waits for records (FetchMaxWait).
+// scanQuiet is how long a scan waits for something more once the brokers have answered that there is nothing: longer than a
+// fetch waits for records (FetchMaxWait), or than what it brings takes to be read.
 const scanQuiet = time.Second
 
 // scan reads the back offsets before each position and finds the last record there that a consumer is given.
@@ -178,14 +180,19 @@ func (l *Log) scan(ctx context.Context, positions, starts map[partition]int64, b
 		}
 		from[name][of.id] = kgo.NewOffset().At(max(starts[of], next-back))
 	}
-	cl, err := l.kafka.Client(kgo.ConsumePartitions(from), kgo.KeepControlRecords())
+	answers := &fetchAnswers{since: make(map[int32]int)}
+	cl, err := l.kafka.Client(kgo.ConsumePartitions(from), kgo.KeepControlRecords(), kgo.WithHooks(answers))
 	if err != nil {
 		return nil, err
 	}
 	defer cl.CloseAllowingRebalance()
 	found, done := make(map[partition]record), make(map[partition]bool)
-	for len(done) < len(positions) {
-		poll, cancel := context.WithTimeout(ctx, scanQuiet)
+	for came := time.Now(); len(done) < len(positions); {
+		quiet, wait := l.answered(cl, answers, positions, done), scanQuiet/4
+		if quiet {
+			wait = scanQuiet
+		}
+		poll, cancel := context.WithTimeout(ctx, wait)
 		fs := cl.PollRecords(poll, 1000)
 		cancel()
 		if ctx.Err() != nil {
@@ -194,11 +201,68 @@ func (l *Log) scan(ctx context.Context, positions, starts map[partition]int64, b
 		if err := lasting(fs); err != nil {
 			return nil, err
 		}
-		if !l.scanned(cl, fs, positions, found, done) {
-			break // nobody is given anything more below the positions
+		switch any := l.scanned(cl, fs, positions, found, done); {
+		case any:
+			came = time.Now()
+			answers.again()
+		case quiet:
+			return found, nil // nobody is given anything more below the positions
+		case time.Since(came) >= readStall:
+			return nil, fmt.Errorf("look into the log: %w", errStalled)
 		}
 	}
 	return found, nil
+}
+
+// fetchAnswers counts the fetches that each broker has answered since something came. Silence alone says nothing: the broker
+// may be slow. It is safe for concurrent use.
+type fetchAnswers struct {
+	mu    sync.Mutex
+	since map[int32]int // by broker
+}
+
+// enoughAnswers is how many fetches without anything show that nothing is there: the first one may have brought records that
+// were aborted, behind which there are others.
+const enoughAnswers = 2
+
+// OnBrokerRead notes an answer (kgo.HookBrokerRead).
+func (a *fetchAnswers) OnBrokerRead(b kgo.BrokerMetadata, key int16, _ int, _, _ time.Duration, err error) {
+	if key != int16(kmsg.Fetch) || err != nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.since[b.NodeID]++
+}
+
+// OnBrokerThrottle notes that a broker's answer may have left out what is there (kgo.HookBrokerThrottle, KIP-219).
+func (a *fetchAnswers) OnBrokerThrottle(b kgo.BrokerMetadata, _ time.Duration, _ bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.since, b.NodeID)
+}
+
+func (a *fetchAnswers) again() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.since)
+}
+
+// answered tells whether the leaders of all partitions that are not read up to their positions have answered that there is
+// nothing more.
+func (l *Log) answered(cl *kgo.Client, a *fetchAnswers, positions map[partition]int64, done map[partition]bool) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for of := range positions {
+		if done[of] {
+			continue
+		}
+		leader, _, err := cl.PartitionLeader(l.nameOf(of.topic), of.id)
+		if err != nil || a.since[leader] < enoughAnswers {
+			return false
+		}
+	}
+	return true
 }
 
 // scanned takes in what a scan was given, and tells whether that was anything. done are the partitions that are read up to

@@ -484,6 +484,7 @@ func testPoints(t *testing.T, b *bench) {
 		}
 		return good
 	}
+	b.transaction(note("a", "", "aborted"), kgo.TryAbort) // so a point may have offsets below it, and no record
 	first := newTail()
 	points := []pipeline.Point{first.Vector(nil, topics.Notifications)[p]}
 	for i := range 6 {
@@ -506,7 +507,7 @@ func testPoints(t *testing.T, b *bench) {
 	later := second.Vector(nil, topics.Notifications)[p]
 	for name, tail := range map[string]*pipeline.Tail{"in memory": first, "after a restart": second, "from the log alone": newTail()} {
 		for _, point := range append(points, later) {
-			if !verify(tail, point) && (name != "in memory" || point != later) {
+			if !verify(tail, point) { // the first tail may not have come to the last one yet
 				t.Errorf("%s: %v is refused", name, point)
 			}
 			if verify(tail, pipeline.Point{Next: point.Next, Check: point.Check + 1}) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sort"
 	"sync"
+	"time"
 
 	"github.com/nexus/nexus/topics"
 )
@@ -66,8 +67,12 @@ func (h *history) below(next int64) (r record, known bool) {
 }
 
 // Verify tells for points of a topic's partitions, by partition, whether they are surely of this log: what stands below each
-// is what stood there when the point was made. It looks into the log where memory does not go back that far.
+// is what stood there when the point was made. It looks into the log where memory does not go back that far. A point that this
+// tail has not come to yet is waited for: the client has it from a node that was a moment ahead.
 func (t *Tail) Verify(ctx context.Context, topic topics.Topic, points map[int32]Point) (bool, error) {
+	if err := t.reach(ctx, topic, points); err != nil {
+		return false, err
+	}
 	unknown := make(map[int32]int64)
 	for p, point := range points {
 		part := t.parts[topic][p]
@@ -88,6 +93,22 @@ func (t *Tail) Verify(ctx context.Context, topic topics.Topic, points map[int32]
 	return t.verifyInLog(ctx, topic, points, unknown)
 }
 
+// aheadFor is how long a tail is waited for to come to a point: longer than nodes are apart, unless one stands still.
+const aheadFor = 500 * time.Millisecond
+
+// reach returns once nothing below the points is left to be routed, or after aheadFor.
+func (t *Tail) reach(ctx context.Context, topic topics.Topic, points map[int32]Point) error {
+	late := time.Now().Add(aheadFor)
+	for p, point := range points {
+		for point.Next > t.parts[topic][p].begun.Load() && time.Now().Before(late) {
+			if !sleep(ctx, time.Millisecond) {
+				return ctx.Err()
+			}
+		}
+	}
+	return nil
+}
+
 // verifyInLog is Verify for points that memory does not know.
 func (t *Tail) verifyInLog(ctx context.Context, topic topics.Topic, points map[int32]Point, unknown map[int32]int64) (bool, error) {
 	select {
@@ -101,7 +122,8 @@ func (t *Tail) verifyInLog(ctx context.Context, topic topics.Topic, points map[i
 		return false, err
 	}
 	for p := range unknown {
-		if x := all[partition{topic, p}]; !x.before.found || PointAt(points[p].Next, x.before.time) != points[p] {
+		x, point := all[partition{topic, p}], points[p]
+		if inside := x.start <= point.Next && point.Next <= x.end; !inside || PointAt(point.Next, x.before.time) != point { // no record: time 0
 			return false, nil
 		}
 	}

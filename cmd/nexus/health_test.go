@@ -10,6 +10,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/nexus/nexus/pipeline"
+	"github.com/nexus/nexus/projections/stats"
 )
 
 // hangs is a probe that answers only when it is given up; with deaf not even then, until the channel closes.
@@ -133,4 +136,17 @@ func TestHealthOutlivesWhoAsked(t *testing.T) {
 			t.Errorf("%v", found)
 		}
 	})
+}
+
+// What only an operator can mend is told at once, not after STARTUP_TIMEOUT as an engine that cannot be reached.
+func TestForOperator(t *testing.T) {
+	for err, want := range map[error]bool{
+		fmt.Errorf("position of messages/0: %w", stats.ErrEmptied):                      true,
+		errors.Join(&pipeline.WrongLogError{Consumer: "inbox"}, errors.New("and more")): true,
+		context.DeadlineExceeded: false,
+	} {
+		if got := forOperator(err); got != want {
+			t.Errorf("%v: %v", err, got)
+		}
+	}
 }

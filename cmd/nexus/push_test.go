@@ -232,7 +232,7 @@ func TestPushFaults(t *testing.T) {
 		}
 		return status, map[int]string{400: "INVALID_ARGUMENT", 403: "SENDER_ID_MISMATCH", 404: "UNREGISTERED"}[status], nil
 	}
-	env := cluster(t)("n1", "PUSH_RATE", "1000")
+	env := cluster(t)("n1", "PUSH_RATE", "1000", "RATE_LIMIT_MESSAGES", "100000")
 	n := launch(t, pushing(f, env))
 	db, err := sqldb.OpenPostgres(env["DATABASE_URL"])
 	if err != nil {
@@ -402,7 +402,7 @@ func TestFirebaseSettings(t *testing.T) {
 func TestFunnel(t *testing.T) {
 	t.Parallel()
 	f := services.NewFCM(t)
-	env := cluster(t)("n1", "RATE_LIMIT_MESSAGES", "100000", "PUSH_RATE", "1000")
+	env := cluster(t)("n1", "RATE_LIMIT_MESSAGES", "100000", "PUSH_RATE", "1000", "RATE_LIMIT_MESSAGES", "100000")
 	n := launch(t, pushing(f, env))
 	const each = 250
 	var users []string

@@ -405,8 +405,7 @@ func (s *server) checkLogs(ctx context.Context) error {
 	for _, c := range s.consumers() {
 		err := s.await(ctx, "what "+c.Name+" remembers of the log", func(ctx context.Context) error {
 			err := c.Check(ctx, s.logs)
-			var wrong *pipeline.WrongLogError
-			if errors.As(err, &wrong) {
+			if forOperator(err) {
 				problems = append(problems, err)
 				return nil
 			}
@@ -417,6 +416,12 @@ func (s *server) checkLogs(ctx context.Context) error {
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// forOperator tells of an error that no waiting mends: the store and the log do not fit.
+func forOperator(err error) bool {
+	var wrong *pipeline.WrongLogError
+	return errors.As(err, &wrong) || errors.Is(err, stats.ErrEmptied)
 }
 
 // consumers are those that have a store of their own.
@@ -536,15 +541,19 @@ func (s *server) run(ctx context.Context) error {
 // warmFor bounds how long the windows are kept warm for consumers that have not taken their partitions over.
 const warmFor = 30 * time.Second
 
-// consume warms the dedup windows once for all consumers, and starts these.
+// consume warms the dedup windows once for all consumers, and starts these. Revocations need no window: who they are read for
+// is let in that much earlier.
 func (s *server) consume(ctx context.Context, g *errgroup.Group) error {
+	g.Go(func() error { return s.controls.Run(ctx) })
 	all := append(s.consumers(), s.edge.Tail().Consumer())
 	release, err := s.windows.Prepare(ctx, s.logs, all)
 	if err != nil && ctx.Err() == nil {
 		s.log.Warn("the dedup windows could not be warmed beforehand; each consumer does it for itself", "err", err)
 	}
 	for _, c := range s.folds {
-		g.Go(func() error { return c.Run(ctx) })
+		if c != s.controls {
+			g.Go(func() error { return c.Run(ctx) })
+		}
 	}
 	g.Go(func() error { return s.gate.Run(ctx) })
 	g.Go(func() error { return s.edge.Run(ctx) })

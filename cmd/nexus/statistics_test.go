@@ -244,7 +244,7 @@ func TestStatisticsEqualTheLog(t *testing.T) {
 		dashboard.expect("stats_update", map[string]any{"stale": true})
 		t.Logf("ClickHouse away for %s under load: the node's peak memory grew by %d MB", outage, (n.peakRSS()-before)>>20)
 	}
-	if status, out := n.call("GET", "/readyz", "", ""); status != 503 || !strings.Contains(fmt.Sprint(out), "statistics") {
+	if status, out := n.call("GET", "/readyz", "", ""); status != 503 || !strings.Contains(fmt.Sprint(out), "stats:") {
 		t.Errorf("readyz: %d %v", status, out)
 	}
 	w.set(false)
@@ -329,7 +329,7 @@ func TestStatisticsEqualTheLog(t *testing.T) {
 		t.Logf("%-40s log %4d, statistics %4d", k, counts[k][0], counts[k][1])
 	}
 	for _, want := range []string{"messages message", "notifications notification", "notifications activity", "broadcasts announcement", "broadcasts notification",
-		"signals typing.start", "devices device.registered", "control dedup.window", "control session.revoked", "presence node.heartbeat", "presence presence.connected",
+		"signals typing.start", "devices device.registered", "control log.contract", "control session.revoked", "presence node.heartbeat", "presence presence.connected",
 		"deliveries delivery.websocket", "dead-letters dead-letter"} {
 		if counts[want][0] == 0 {
 			t.Errorf("the run had no %s: it shows nothing of them", want)

@@ -331,8 +331,8 @@ func (p *Pusher) devicesKnown(ctx context.Context) error {
 
 // makeJobs inserts a job for each of the user's devices.
 func (p *Pusher) makeJobs(ctx context.Context, tx *sql.Tx, d due) error {
-	rows, err := tx.QueryContext(ctx, `SELECT token FROM devices WHERE user_id=$1 AND registered=1
-		AND NOT EXISTS (SELECT 1 FROM push_quarantine q WHERE q.hash=devices.hash)`, d.user)
+	rows, err := tx.QueryContext(ctx, `SELECT token FROM registered_devices d WHERE user_id=$1
+		AND NOT EXISTS (SELECT 1 FROM push_quarantine q WHERE q.hash=d.hash)`, d.user)
 	if err != nil {
 		return fmt.Errorf("push: devices: %w", err)
 	}

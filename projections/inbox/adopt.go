@@ -22,7 +22,7 @@ func (i *Inbox) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipelin
 	return i.positions.Adopt(ctx, to, func(tx *sql.Tx) error {
 		for t, ps := range to {
 			for part, at := range ps {
-				if err := i.renamePlaces(ctx, tx, t, part, former, at.Next); err != nil {
+				if err := i.renamePlaces(ctx, tx, t, part, at.Next); err != nil {
 					return err
 				}
 			}
@@ -46,13 +46,15 @@ func (i *Inbox) trimBefore(ctx context.Context, tx *sql.Tx, shift int64) error {
 var placeTables = map[topics.Topic]string{topics.Notifications: "notifications", topics.Broadcasts: "announcements", topics.Messages: "messages"}
 
 // renamePlaces gives a suffix to the ids that were made of places from an offset on: this log has, or will have, other
-// events there.
-func (i *Inbox) renamePlaces(ctx context.Context, tx *sql.Tx, t topics.Topic, part int32, shift, from int64) error {
+// events there. Rows of every generation are looked at: those of a topic that went on in its log when others did not kept
+// their ids then.
+func (i *Inbox) renamePlaces(ctx context.Context, tx *sql.Tx, t topics.Topic, part int32, from int64) error {
 	table := placeTables[t]
 	if table == "" {
 		return nil
 	}
-	rows, err := tx.QueryContext(ctx, `SELECT id, pos, value FROM `+table+` WHERE part=$1 AND pos>=$2`, int64(part), shift+from)
+	rows, err := tx.QueryContext(ctx, `SELECT id, pos, value FROM `+table+` WHERE part=$1 AND pos % CAST($2 AS BIGINT)>=$3`,
+		int64(part), int64(1)<<sqldb.GenerationBits, from)
 	if err != nil {
 		return fmt.Errorf("adopt: read %s: %w", table, err)
 	}
@@ -67,7 +69,7 @@ func (i *Inbox) renamePlaces(ctx context.Context, tx *sql.Tx, t topics.Topic, pa
 		if err := rows.Scan(&r.id, &r.pos, &r.value); err != nil {
 			return errors.Join(fmt.Errorf("adopt: read %s: %w", table, err), rows.Close())
 		}
-		if r.id == (&topics.Event{Topic: t, Partition: part, Offset: r.pos - shift}).EventID() {
+		if r.id == (&topics.Event{Topic: t, Partition: part, Offset: r.pos % (1 << sqldb.GenerationBits)}).EventID() {
 			list = append(list, r)
 		}
 	}
@@ -75,7 +77,7 @@ func (i *Inbox) renamePlaces(ctx context.Context, tx *sql.Tx, t topics.Topic, pa
 		return fmt.Errorf("adopt: read %s: %w", table, err)
 	}
 	for _, r := range list {
-		if err := rename(ctx, tx, t, table, part, r.pos, r.id, fmt.Sprintf("%s~%d", r.id, shift>>sqldb.GenerationBits), r.value); err != nil {
+		if err := rename(ctx, tx, t, table, part, r.pos, r.id, fmt.Sprintf("%s~%d", r.id, r.pos>>sqldb.GenerationBits), r.value); err != nil {
 			return fmt.Errorf("adopt: give %s another id: %w", table, err)
 		}
 	}

@@ -189,7 +189,7 @@ func (f *fold) add(e *topics.Event) {
 	case topics.NotificationDeleted:
 		f.mark(e, "deleted_at", "deleted_to")
 	case topics.DeviceRegistered:
-		f.device(e, e.Body.Text("token"), e.Body.Text("platform"), 1)
+		f.device(e, e.Body.Text("token"), e.Body.Text("platform"))
 	case topics.DeviceUnregistered:
 		f.unregister(e, part)
 	}
@@ -267,14 +267,16 @@ func (f *fold) mark(e *topics.Event, column, upTo string) {
 	f.change(e, `UPDATE marks SET `+upTo+`=$1 WHERE user_id=$2 AND `+upTo+`<$3`, ms, user, ms)
 }
 
-// device writes a token's row unless a later record has: a token moves between users, whose records stand in different
-// partitions, so the greatest (time, partition, offset) wins.
-func (f *fold) device(e *topics.Event, token, platform string, registered int64) {
-	f.change(e, `INSERT INTO devices (hash, token, user_id, platform, registered, at, part, pos) VALUES ($1,$2,$3,$4,$5,$6,$7,$8)
-		ON CONFLICT (hash) DO UPDATE SET user_id=excluded.user_id, platform=excluded.platform, registered=excluded.registered,
-			at=excluded.at, part=excluded.part, pos=excluded.pos
+// device notes that a user registered a token. There is a row for each user who ever did: their records stand in different
+// partitions, and the outcome must not depend on which is read first. The token is his who registered it last, as long as his
+// own last record on it is a registration (view registered_devices).
+func (f *fold) device(e *topics.Event, token, platform string) {
+	f.change(e, `INSERT INTO devices (hash, user_id, token, platform, registered, at, part, pos, reg_at, reg_part, reg_pos)
+		VALUES ($1,$2,$3,$4,1,$5,$6,$7,$5,$6,$7)
+		ON CONFLICT (hash, user_id) DO UPDATE SET platform=excluded.platform, registered=1, at=excluded.at, part=excluded.part, pos=excluded.pos,
+			reg_at=excluded.reg_at, reg_part=excluded.reg_part, reg_pos=excluded.reg_pos
 		WHERE (devices.at, devices.part, devices.pos) < (excluded.at, excluded.part, excluded.pos)`,
-		topics.DeviceKey(token), token, e.Audience.A, platform, registered, e.Time, int64(e.Partition), f.pos(e))
+		topics.DeviceKey(token), e.Audience.A, token, platform, e.Time, int64(e.Partition), f.pos(e))
 }
 
 func (f *fold) unregister(e *topics.Event, part int64) {

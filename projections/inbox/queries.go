@@ -294,7 +294,7 @@ func (i *Inbox) Devices(ctx context.Context, user string) (list []Device, err er
 		err := rows.Scan(&d.Token, &d.Platform)
 		list = append(list, d)
 		return err
-	}, `SELECT token, platform FROM devices WHERE user_id=$1 AND registered=1 ORDER BY token`, user)
+	}, `SELECT token, platform FROM registered_devices WHERE user_id=$1 ORDER BY token`, user)
 	return list, wrap("list devices", err)
 }
 

@@ -62,11 +62,18 @@ type store struct {
 func newStore(t *testing.T, db *sqldb.DB) *store {
 	t.Helper()
 	t.Cleanup(func() { db.Close() })
-	in, err := inbox.Open(t.Context(), db, time.Hour, slog.New(slog.NewTextHandler(io.Discard, nil)))
-	if err != nil {
-		t.Fatal(err)
+	s := &store{t: t, db: db, next: make(map[topics.Topic]int64)}
+	s.reopen()
+	return s
+}
+
+// reopen opens the inbox, as a node does when it starts.
+func (s *store) reopen() {
+	s.t.Helper()
+	var err error
+	if s.in, err = inbox.Open(s.t.Context(), s.db, time.Hour, slog.New(slog.NewTextHandler(io.Discard, nil))); err != nil {
+		s.t.Fatal(err)
 	}
-	return &store{t: t, db: db, in: in, next: make(map[topics.Topic]int64)}
 }
 
 // fold applies events of a topic as the next batch of partition 0. An event without a time gets offset seconds.

@@ -12,18 +12,24 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// positionsTable is shared by the projections of a database. log and mark say which log next counts in (pipeline.Position),
-// generation how often the projection has taken another log on (Adopt).
+// positionsTable is shared by the projections of a database. log and mark say which log next counts in (pipeline.Position);
+// mark was taken where next was marked, and says nothing of another next: a node of an earlier version, which shares the work
+// while nodes are upgraded or put back, moves next alone. generation is how often the projection has taken another log on
+// (Adopt).
 const positionsTable = `CREATE TABLE IF NOT EXISTS positions (projection TEXT NOT NULL, topic TEXT NOT NULL,
 	part BIGINT NOT NULL, next BIGINT NOT NULL, log TEXT NOT NULL DEFAULT '', mark BIGINT NOT NULL DEFAULT 0,
-	generation BIGINT NOT NULL DEFAULT 0, PRIMARY KEY (projection, topic, part))`
+	marked BIGINT NOT NULL DEFAULT 0, generation BIGINT NOT NULL DEFAULT 0, PRIMARY KEY (projection, topic, part))`
+
+// columns are what a Position is read from.
+const columns = `next, log, CASE WHEN marked=next THEN mark ELSE 0 END`
 
 // makePositions makes the table, or gives one of an earlier version the columns that it lacks.
 func (d *DB) makePositions(ctx context.Context, tx *sql.Tx) error {
 	if _, err := tx.ExecContext(ctx, positionsTable); err != nil {
 		return err
 	}
-	for _, column := range []string{"log TEXT NOT NULL DEFAULT ''", "mark BIGINT NOT NULL DEFAULT 0", "generation BIGINT NOT NULL DEFAULT 0"} {
+	for _, column := range []string{"log TEXT NOT NULL DEFAULT ''", "mark BIGINT NOT NULL DEFAULT 0",
+		"marked BIGINT NOT NULL DEFAULT 0", "generation BIGINT NOT NULL DEFAULT 0"} {
 		if err := d.addColumn(ctx, tx, "positions", column); err != nil {
 			return err
 		}
@@ -60,7 +66,7 @@ func (p Positions) Reset(ctx context.Context, tables ...string) error {
 				return fmt.Errorf("empty table %s: %w", t, err)
 			}
 		}
-		_, err := tx.ExecContext(ctx, `UPDATE positions SET next=0, log='', mark=0, generation=0 WHERE projection=$1`, p.Projection)
+		_, err := tx.ExecContext(ctx, `UPDATE positions SET next=0, log='', mark=0, marked=0, generation=0 WHERE projection=$1`, p.Projection)
 		return err
 	})
 }
@@ -78,8 +84,8 @@ func (p Positions) Next(ctx context.Context, t topics.Topic, part int32) (pipeli
 func (p Positions) Begin(ctx context.Context, t topics.Topic, part int32, first pipeline.Position) (pipeline.Position, error) {
 	ctx, cancel := p.DB.Reading(ctx)
 	defer cancel()
-	_, err := p.DB.Write.ExecContext(ctx, `INSERT INTO positions (projection, topic, part, next, log, mark)
-		VALUES ($1,$2,$3,$4,$5,$6) ON CONFLICT DO NOTHING`, p.Projection, string(t), int64(part), first.Next, first.Log, first.Mark)
+	_, err := p.DB.Write.ExecContext(ctx, `INSERT INTO positions (projection, topic, part, next, log, mark, marked)
+		VALUES ($1,$2,$3,$4,$5,$6,$4) ON CONFLICT DO NOTHING`, p.Projection, string(t), int64(part), first.Next, first.Log, first.Mark)
 	if err != nil {
 		return pipeline.Position{}, fmt.Errorf("make the position of %s/%d: %w", t, part, err)
 	}
@@ -88,7 +94,7 @@ func (p Positions) Begin(ctx context.Context, t topics.Topic, part int32, first 
 
 // Peek reads a position; sql.ErrNoRows where there is none yet.
 func (p Positions) Peek(ctx context.Context, t topics.Topic, part int32) (at pipeline.Position, err error) {
-	err = p.DB.Get(ctx, []any{&at.Next, &at.Log, &at.Mark}, `SELECT next, log, mark FROM positions WHERE projection=$1 AND topic=$2 AND part=$3`,
+	err = p.DB.Get(ctx, []any{&at.Next, &at.Log, &at.Mark}, `SELECT `+columns+` FROM positions WHERE projection=$1 AND topic=$2 AND part=$3`,
 		p.Projection, string(t), int64(part))
 	return at, err
 }
@@ -97,7 +103,7 @@ func (p Positions) Peek(ctx context.Context, t topics.Topic, part int32) (at pip
 // pipeline.ErrMoved.
 func (p Positions) Move(ctx context.Context, tx *sql.Tx, b pipeline.Batch, from int64) error {
 	to := b.After()
-	r, err := tx.ExecContext(ctx, `UPDATE positions SET next=$1, log=$2, mark=$3 WHERE projection=$4 AND topic=$5 AND part=$6 AND next=$7`,
+	r, err := tx.ExecContext(ctx, `UPDATE positions SET next=$1, log=$2, mark=$3, marked=$1 WHERE projection=$4 AND topic=$5 AND part=$6 AND next=$7`,
 		to.Next, to.Log, to.Mark, p.Projection, string(b.Topic), int64(b.Partition), from)
 	if err != nil {
 		return fmt.Errorf("move the position of %s/%d: %w", b.Topic, b.Partition, err)
@@ -129,8 +135,8 @@ func (p Positions) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipe
 	return p.DB.Long(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		for t, ps := range to {
 			for part, at := range ps {
-				_, err := tx.ExecContext(ctx, `INSERT INTO positions (projection, topic, part, next, log, mark) VALUES ($1,$2,$3,$4,$5,$6)
-					ON CONFLICT (projection, topic, part) DO UPDATE SET next=excluded.next, log=excluded.log, mark=excluded.mark`,
+				_, err := tx.ExecContext(ctx, `INSERT INTO positions (projection, topic, part, next, log, mark, marked) VALUES ($1,$2,$3,$4,$5,$6,$4)
+					ON CONFLICT (projection, topic, part) DO UPDATE SET next=excluded.next, log=excluded.log, mark=excluded.mark, marked=excluded.marked`,
 					p.Projection, string(t), int64(part), at.Next, at.Log, at.Mark)
 				if err != nil {
 					return fmt.Errorf("adopt %s/%d: %w", t, part, err)
@@ -160,7 +166,7 @@ func (p Positions) All(ctx context.Context) (map[topics.Topic]map[int32]pipeline
 		}
 		all[t][part] = at
 		return nil
-	}, `SELECT topic, part, next, log, mark FROM positions WHERE projection=$1`, p.Projection)
+	}, `SELECT topic, part, `+columns+` FROM positions WHERE projection=$1`, p.Projection)
 	if err != nil {
 		return nil, fmt.Errorf("read the positions of %s: %w", p.Projection, err)
 	}
