@@ -131,13 +131,16 @@ func migrate(ctx context.Context, tx *sql.Tx, as, file string, files embed.FS, s
 	return err
 }
 
+// errTxLimit is why a transaction ends that took too long, and not one whose caller waits less, or whose dial timed out.
+var errTxLimit = errors.New("sqldb: the limit for transactions")
+
 // Tx runs fn in a writing transaction and commits it, within the limit for transactions. An error that comes of the
 // values written is pipeline.Permanent.
 func (d *DB) Tx(ctx context.Context, fn func(*sql.Tx) error) error {
-	bounded, cancel := context.WithTimeout(ctx, d.limits.Tx)
+	bounded, cancel := context.WithTimeoutCause(ctx, d.limits.Tx, errTxLimit)
 	defer cancel()
 	err := d.run(bounded, fn)
-	if late := errors.Is(err, context.DeadlineExceeded) || bounded.Err() != nil; err != nil && late && ctx.Err() == nil {
+	if err != nil && errors.Is(context.Cause(bounded), errTxLimit) {
 		return fmt.Errorf("the transaction took longer than %s: %w", d.limits.Tx, err)
 	}
 	return classify(err)
