@@ -131,16 +131,14 @@ func migrate(ctx context.Context, tx *sql.Tx, as, file string, files embed.FS, s
 	return err
 }
 
-// errTxLimit is why a transaction ends that took too long, and not one whose caller waits less, or whose dial timed out.
-var errTxLimit = errors.New("sqldb: the limit for transactions")
-
 // Tx runs fn in a writing transaction and commits it, within the limit for transactions. An error that comes of the
 // values written is pipeline.Permanent.
 func (d *DB) Tx(ctx context.Context, fn func(*sql.Tx) error) error {
-	bounded, cancel := context.WithTimeoutCause(ctx, d.limits.Tx, errTxLimit)
+	begun := time.Now()
+	bounded, cancel := context.WithTimeout(ctx, d.limits.Tx)
 	defer cancel()
 	err := d.run(bounded, fn)
-	if err != nil && errors.Is(context.Cause(bounded), errTxLimit) {
+	if err != nil && time.Since(begun) >= d.limits.Tx && ctx.Err() == nil { // the caller, or a dial, may have had less time
 		return fmt.Errorf("the transaction took longer than %s: %w", d.limits.Tx, err)
 	}
 	return classify(err)
