@@ -43,7 +43,8 @@ func clickHouseHint(ctx context.Context, dsn string, err error) error {
 	return fmt.Errorf("%w (this is an HTTP port; CLICKHOUSE_URL needs that of the native protocol, 9000, or 9440 with TLS)", err)
 }
 
-// speaksHTTP asks an address for an answer of HTTP, within a second.
+// speaksHTTP asks an address for ClickHouse's answer to a ping by HTTP, within a second. The port of the native protocol
+// answers HTTP too: with 400.
 func speaksHTTP(ctx context.Context, addr string) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
@@ -57,9 +58,9 @@ func speaksHTTP(ctx context.Context, addr string) bool {
 	if _, err := io.WriteString(c, "GET /ping HTTP/1.0\r\n\r\n"); err != nil {
 		return false
 	}
-	answer := make([]byte, 5)
+	answer := make([]byte, len("HTTP/1.x nnn"))
 	_, err = io.ReadFull(c, answer)
-	return err == nil && string(answer) == "HTTP/"
+	return err == nil && strings.HasPrefix(string(answer), "HTTP/1.") && !strings.HasSuffix(string(answer), " 400")
 }
 
 // listenHint explains why an address cannot be listened on.

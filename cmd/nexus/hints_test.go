@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -75,6 +76,21 @@ func refusing(t *testing.T) (addr string) {
 		open.Wait()
 	})
 	return ln.Addr().String()
+}
+
+// ClickHouse's native port answers HTTP as well; what it says of a database that is not there is not blamed on the port.
+func TestHintOfClickHouse(t *testing.T) {
+	u, err := url.Parse(services.ClickHouse(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/nowhere"
+	var out bytes.Buffer
+	env := environment{"PORT": "0", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "CLICKHOUSE_URL": u.String(), "JWT_SECRET": testSecret, "STARTUP_TIMEOUT": "1s"}
+	code := run(t.Context(), []string{"serve"}, env, io.Discard, &out)
+	if code != 1 || !strings.Contains(out.String(), "doesn't exist") && !strings.Contains(out.String(), "does not exist") || strings.Contains(out.String(), "HTTP port") {
+		t.Errorf("%d\n%s", code, &out)
+	}
 }
 
 // The real PostgreSQL in Kafka's place.

@@ -431,7 +431,7 @@ func (s *server) consumers() []*pipeline.Consumer {
 
 // wayOut tells an operator what to do where a consumer's store remembers another log.
 func wayOut(name string) string {
-	adopt := "stop all nodes and run nexus adopt " + name + " to go on from here"
+	adopt := "if store and log belong together (see the URLs and NEXUS_TOPIC_PREFIX), stop all nodes and run nexus adopt " + name + " to go on from here"
 	if name == "inbox" || name == "stats" {
 		return adopt + " with what it has, or nexus rebuild " + name + " to fold it anew from this log"
 	}
