@@ -188,10 +188,13 @@ func TestWatch(t *testing.T) {
 		} {
 			t.Run(name, func(t *testing.T) {
 				b := newBench(t, addr)
-				_, ended := b.watch(t.Context(), c.missing)
+				w, ended := b.watch(t.Context(), c.missing)
 				c.change(b)
 				if err := within(t, ended); err == nil || !strings.Contains(err.Error(), c.says) {
 					t.Errorf("ended with %v, want a sentence with %q", err, c.says)
+				}
+				if err := w.Problem(); (name == "deleted") != (err != nil) {
+					t.Errorf("for readiness: %v", err)
 				}
 			})
 		}

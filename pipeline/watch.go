@@ -26,6 +26,7 @@ type Watch struct {
 	missing  map[topics.Topic]time.Time // owned by Run: since when
 
 	mu   sync.Mutex
+	lost string // a topic that is missing
 	ends map[partition]int64
 	at   time.Time
 }
@@ -80,6 +81,12 @@ func (w *Watch) look(ctx context.Context) error {
 	if err := w.compare(details); err != nil {
 		return err
 	}
+	w.mu.Lock()
+	w.lost = ""
+	for _, t := range sorted(w.missing) {
+		w.lost = w.log.nameOf(t)
+	}
+	w.mu.Unlock()
 	if ends, err := w.log.listed(w.log.adm.ListCommittedOffsets(ctx, w.names...)); err == nil {
 		w.o.Metrics.setEnds(ends)
 		w.mu.Lock()
@@ -128,6 +135,16 @@ func (w *Watch) changed(t topics.Topic, d kadm.TopicDetail) string {
 		return w.log.differs(t, count, want)
 	}
 	return ""
+}
+
+// Problem says that a topic is missing: nothing can be appended to it. nil where all are there.
+func (w *Watch) Problem() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.lost == "" {
+		return nil
+	}
+	return fmt.Errorf("topic %s is missing", w.lost)
 }
 
 // all is Ends by partition, without its age. What it returns is not changed any more.

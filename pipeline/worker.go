@@ -70,12 +70,12 @@ func (i item) weight() int64 {
 }
 
 // What may wait for a worker before its partition's fetching pauses, what it applies at once, and what a consumer hands to its
-// workers at once. Together they bound what a backlog costs: some 10 MB for each consumer and partition would be hundreds of MB.
+// workers at once. Together they bound what a backlog costs: 1 MB for each consumer and partition is some 50 MB in all.
 const (
-	maxQueued      = 3_000
-	maxQueuedBytes = 1 << 20
+	maxQueued      = 2_000
+	maxQueuedBytes = 512 << 10
 	maxBatch       = 1_000
-	maxPolled      = 2_000
+	maxPolled      = 1_000
 )
 
 // newWorker makes the worker of a partition whose sink stands at stored, and whose reading begins at start.

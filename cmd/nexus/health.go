@@ -110,6 +110,9 @@ func (s *server) healthParts() []part {
 		if err := reached("Kafka", s.logs.Ping(ctx)); err != nil {
 			return err
 		}
+		if err := s.watch.Problem(); err != nil {
+			return err
+		}
 		return s.producer.Problem()
 	}}}
 	for _, c := range s.consumers() {
@@ -119,6 +122,9 @@ func (s *server) healthParts() []part {
 				if err := reached("its database", ping(ctx)); err != nil {
 					return err
 				}
+			}
+			if c.Name == "push" && !s.pusher.On() {
+				return nil // it only records that nothing is sent
 			}
 			return c.Problem()
 		}})

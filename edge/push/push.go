@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -182,8 +183,12 @@ func (p *Pusher) Apply(ctx context.Context, b pipeline.Batch) error {
 		return nil
 	}
 	err = p.store(ctx, c, b, func(ctx context.Context, tx *sql.Tx) error {
+		devices, err := devicesOf(ctx, tx, list)
+		if err != nil {
+			return err
+		}
 		for _, d := range list {
-			if err := p.makeJobs(ctx, tx, d); err != nil {
+			if err := p.makeJobs(ctx, tx, d, devices[d.user]); err != nil {
 				return err
 			}
 		}
@@ -329,25 +334,42 @@ func (p *Pusher) devicesKnown(ctx context.Context) error {
 	return nil
 }
 
-// makeJobs inserts a job for each of the user's devices.
-func (p *Pusher) makeJobs(ctx context.Context, tx *sql.Tx, d due) error {
-	rows, err := tx.QueryContext(ctx, `SELECT token FROM registered_devices d WHERE user_id=$1
-		AND NOT EXISTS (SELECT 1 FROM push_quarantine q WHERE q.hash=d.hash)`, d.user)
-	if err != nil {
-		return fmt.Errorf("push: devices: %w", err)
+// askedAtOnce bounds the users of one query for devices.
+const askedAtOnce = 500
+
+// devicesOf finds the tokens that a batch's pushes go to, by user: a query for many events, not one for each.
+func devicesOf(ctx context.Context, tx *sql.Tx, list []due) (map[string][]string, error) {
+	set := make(map[string]bool)
+	for _, d := range list {
+		set[d.user] = true
 	}
-	var tokens []string
-	for rows.Next() {
-		var t string
-		if err := rows.Scan(&t); err != nil {
-			rows.Close()
-			return fmt.Errorf("push: devices: %w", err)
+	devices := make(map[string][]string)
+	for users := range slices.Chunk(slices.Sorted(maps.Keys(set)), askedAtOnce) {
+		args, marks := make([]any, len(users)), make([]string, len(users))
+		for n, u := range users {
+			args[n], marks[n] = u, fmt.Sprintf("$%d", n+1)
 		}
-		tokens = append(tokens, t)
+		rows, err := tx.QueryContext(ctx, `SELECT user_id, token FROM registered_devices d WHERE user_id IN (`+strings.Join(marks, ",")+`)
+			AND NOT EXISTS (SELECT 1 FROM push_quarantine q WHERE q.hash=d.hash)`, args...)
+		if err != nil {
+			return nil, fmt.Errorf("push: devices: %w", err)
+		}
+		for rows.Next() {
+			var user, token string
+			if err := rows.Scan(&user, &token); err != nil {
+				return nil, errors.Join(fmt.Errorf("push: devices: %w", err), rows.Close())
+			}
+			devices[user] = append(devices[user], token)
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return nil, fmt.Errorf("push: devices: %w", err)
+		}
 	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-		return fmt.Errorf("push: devices: %w", err)
-	}
+	return devices, nil
+}
+
+// makeJobs inserts a job for each of the user's devices.
+func (p *Pusher) makeJobs(ctx context.Context, tx *sql.Tx, d due, tokens []string) error {
 	if !p.On() {
 		for _, t := range tokens {
 			p.outcome(d.e, d.note, t, skipped)
