@@ -156,7 +156,29 @@ func (e *Edge) authenticate(s *session, c command) {
 		s.refuse(c, err)
 		return
 	}
-	s.answer(c, topics.Fields("ok", true))
+	var refused any
+	if left := e.narrow(s); len(left) > 0 {
+		refused = left
+		if c.ack == "" {
+			s.fail(&topics.Error{Code: topics.CodeForbidden, Message: tellRefused(left)})
+		}
+	}
+	s.answer(c, topics.Fields("ok", true, "refused", refused))
+}
+
+// narrow ends the subscriptions that the session's latest token does not allow, and lists them: what an older token allowed
+// ends with it.
+func (e *Edge) narrow(s *session) (left []refusal) {
+	for _, name := range e.hub.channelsOf(s) {
+		if !s.mayJoin(name) {
+			e.hub.unsubscribe(s, name)
+			left = append(left, refusal{name, topics.CodeForbidden})
+		}
+	}
+	if len(left) > 0 {
+		e.say(s)
+	}
+	return left
 }
 
 // subscription is the data of subscribe and unsubscribe.

@@ -2,9 +2,11 @@ package edge
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -62,5 +64,32 @@ func TestRefusedChannelsAreNamed(t *testing.T) {
 	}
 	if got := tellRefused(make([]refusal, 128)); !strings.HasSuffix(got, " and 118 more") {
 		t.Error(got)
+	}
+}
+
+// A token that allows fewer channels than the one before ends the other subscriptions, and the client is told.
+func TestNarrowerTokenEndsSubscriptions(t *testing.T) {
+	m := newMetrics(nil, nil)
+	e := &Edge{hub: newHub(m.sent), slots: newSlots(slotOptions{}), o: Options{Revoked: func(Identity) bool { return false },
+		Verify: func(token string) (Identity, error) {
+			return Identity{User: "a", Channels: strings.Split(token, ",")}, nil
+		}}}
+	s := member("a", presence.Dashboard)
+	s.m = m
+	s.identity.Store(&Identity{User: "a"})
+	e.hub.join(s, func() {})
+	for _, name := range []string{"news", "board", "staff"} {
+		e.hub.subscribe(s, name)
+	}
+	e.authenticate(s, command{event: "authenticate", data: json.RawMessage(`{"token":"news,board"}`), ack: "1"})
+	e.authenticate(s, command{event: "authenticate", data: json.RawMessage(`{"token":"news"}`)})
+	e.authenticate(s, command{event: "authenticate", data: json.RawMessage(`{"token":"news"}`), ack: "2"})
+	if now := e.hub.channelsOf(s); !slices.Equal(now, []string{"news"}) {
+		t.Errorf("the session still has %q", now)
+	}
+	texts := got(t, s)
+	if len(texts) != 3 || !strings.Contains(texts[0], `"refused":[{"channel":"staff","code":"forbidden"}]`) ||
+		!strings.Contains(texts[1], `channels were refused: \"board\" (forbidden)`) || strings.Contains(texts[2], "refused") {
+		t.Errorf("the client got %q", texts)
 	}
 }

@@ -110,8 +110,12 @@ func (n *engine) hear() {
 	n.heard, n.answerBy = time.Now(), time.Time{}
 }
 
-// silentAt is when the client will have been silent for too long.
+// silentAt is when the client will have been silent for too long. While its packets are being handled it is not: it may
+// send no others until these are answered.
 func (n *engine) silentAt() time.Time {
+	if n.busy.Load() {
+		return time.Now().Add(lookEvery)
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	at := n.heard.Add(n.e.patience())
@@ -194,6 +198,9 @@ func (n *engine) takeAll(body []byte) bool {
 		return false
 	}
 	defer n.posting.Unlock()
+	n.busy.Store(true)
+	defer n.busy.Store(false)
+	defer n.hear() // handling may have taken longer than a challenge allows
 	for f, err := range socketio.Payload(body) {
 		if err != nil {
 			return false

@@ -16,6 +16,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/nexus/nexus/edge/socketio"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
@@ -270,4 +271,29 @@ func TestRenewOrExpire(t *testing.T) {
 			w.e.hub.leave(s)
 		}
 	})
+}
+
+// A poller whose packets are being handled may send no pong meanwhile: a challenge does not count that as silence.
+func TestBusyPollerIsNotSilent(t *testing.T) {
+	n := bare(t, Options{PingInterval: time.Hour}).newEngine(nil, newPolling(1<<20))
+	n.handling.Lock() // the handler takes its time
+	taken := make(chan bool)
+	go func() { taken <- n.takeAll([]byte{socketio.EnginePong}) }()
+	waitFor(t, "the packet is being handled", func() bool {
+		if !n.posting.TryLock() {
+			return true
+		}
+		n.posting.Unlock()
+		return false
+	})
+	n.challenge(0)
+	waitFor(t, "the poller counts as alive", func() bool { return !n.silent(time.Now()) })
+	n.handling.Unlock()
+	if !<-taken || n.silent(time.Now()) {
+		t.Error("the poller is silent once its packet has been handled")
+	}
+	n.challenge(0)
+	if !n.silent(time.Now()) {
+		t.Error("a challenge that nobody answers does not end the poller")
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -74,7 +75,8 @@ type engine struct {
 	attachments [][]byte
 	fault       bool // the client broke the protocol
 
-	posting sync.Mutex // held by the request that brings packets
+	posting sync.Mutex  // held by the request that brings packets
+	busy    atomic.Bool // packets that a request brought are being handled
 	heart   heart
 
 	mu        sync.Mutex // held while something is sent: the order stays over a change of transport
