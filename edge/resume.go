@@ -125,10 +125,9 @@ func (e *Edge) lookUp(from cursor, audiences map[topics.Topic][]string) (*missed
 		for _, x := range list {
 			bytes -= len(x.Value)
 		}
-		m.list = append(m.list, list...)
-	}
-	if len(m.list) > maxMissed || bytes < 0 {
-		return nil, inbox.ErrTooMuch
+		if m.list = append(m.list, list...); len(m.list) > maxMissed || bytes < 0 {
+			return nil, inbox.ErrTooMuch
+		}
 	}
 	m.list = inOrderOfTime(m.list)
 	return m, nil

@@ -76,14 +76,19 @@ func (n names) ours(name string) bool {
 	return n.near(name) != "" || slices.ContainsFunc(n.prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
-// unknown judges names that are no setting: those of .env, where everything that may be meant for this program is a
-// mistake, and those of the environment, where a mistake is only what leaves an engine unset. set tells what is set.
+// unknown judges names that are no setting: those of .env, where one that is near a setting is a mistake (other programs read
+// the same file, so all others are only told), and those of the environment, where a mistake is only what leaves an engine
+// unset. set tells what is set.
 func (n names) unknown(dotenv map[string]string, env environment, set func(name string) bool) (problems []error, warnings []string) {
 	for _, name := range slices.Sorted(maps.Keys(dotenv)) {
 		switch {
 		case slices.Contains(n.known, name):
-		case n.ours(name):
+		case alsoCalled[name] != "" && set(alsoCalled[name]): // another program's name for what we have
+			warnings = append(warnings, name+" in .env: is no setting of Nexus and is ignored")
+		case n.near(name) != "":
 			problems = append(problems, fmt.Errorf("%s in .env: %s", name, n.advice(name)))
+		case n.ours(name):
+			warnings = append(warnings, name+" in .env: "+n.advice(name))
 		default:
 			warnings = append(warnings, name+" in .env: is no setting of Nexus and is ignored")
 		}
