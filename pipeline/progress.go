@@ -175,9 +175,8 @@ func (c *Consumer) probeOne(ctx context.Context, w *worker) {
 
 // Problem says what is wrong with the consumer; nil where nothing is. It asks nobody: it is answered at once.
 func (c *Consumer) Problem() error {
-	list := c.all()
 	c.mu.Lock()
-	goal, ready, failure := c.goal, c.goal != nil && c.tookOver(), c.failure
+	ready, failure := c.goal != nil && c.tookOver(), c.failure
 	c.mu.Unlock()
 	switch {
 	case failure != nil:
@@ -185,16 +184,12 @@ func (c *Consumer) Problem() error {
 	case !ready:
 		return errors.New("is taking its partitions over")
 	}
-	for _, w := range list {
-		if err := w.now().problem(); err != nil {
+	for _, s := range c.Statuses() {
+		if err := s.problem(); err != nil {
 			return err
 		}
 	}
-	n := int64(0)
-	for _, w := range list {
-		n += w.behind(goal[w.of])
-	}
-	if n > 0 {
+	if n := c.Behind(); n > 0 {
 		return fmt.Errorf("has %d records to go of what stood in the log at the start", n)
 	}
 	return nil
