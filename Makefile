@@ -15,16 +15,16 @@ run: build ## start it on embedded engines, with two demo users and lines to try
 	@exec ./bin/nexus serve --demo
 
 test: ## everything, on real Kafka, PostgreSQL, ClickHouse, kcat and Node clients; fetches what is missing
-	@deploy/test/run.sh all
+	@internal/testenv/run.sh all
 
 test-embedded: ## what needs Go and a C compiler only
-	@deploy/test/run.sh embedded
+	@internal/testenv/run.sh embedded
 
 test-containers: ## the conformance suites on services in containers (testcontainers-go)
-	@deploy/test/run.sh containers
+	@internal/testenv/run.sh containers
 
 fuzz: ## every decoder for 20 s each
-	@deploy/test/fuzz.sh 20s
+	@internal/testenv/fuzz.sh 20s
 
 bench: ## benchmarks beside the code
 	go test -run '^$$' -bench . -benchmem ./...

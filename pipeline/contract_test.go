@@ -16,7 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/topics"
 )
@@ -31,7 +31,7 @@ func onBoth(t *testing.T, test func(t *testing.T, addr string)) {
 		defer b.Close()
 		test(t, b.Addr())
 	})
-	t.Run("kafka", func(t *testing.T) { test(t, services.Kafka(t)) })
+	t.Run("kafka", func(t *testing.T) { test(t, testenv.Kafka(t)) })
 }
 
 // widen adds partitions to a topic and returns once Kafka tells of them.

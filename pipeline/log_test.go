@@ -18,12 +18,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/topics"
 )
 
-func TestMain(m *testing.M) { services.Exit(m) }
+func TestMain(m *testing.M) { testenv.Exit(m) }
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
@@ -37,7 +37,7 @@ func TestLog(t *testing.T) {
 		defer b.Close()
 		testLog(t, b.Addr())
 	})
-	t.Run("kafka", func(t *testing.T) { testLog(t, services.Kafka(t)) })
+	t.Run("kafka", func(t *testing.T) { testLog(t, testenv.Kafka(t)) })
 }
 
 // bench is a log with topics of its own.

@@ -15,7 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/sqldb"
@@ -35,7 +35,7 @@ func onBothWithTimes(t *testing.T, test func(t *testing.T, b *bench)) {
 		test(t, newBench(t, broker.Addr()))
 	})
 	t.Run("kafka", func(t *testing.T) {
-		b := newBench(t, services.Kafka(t))
+		b := newBench(t, testenv.Kafka(t))
 		b.stamps("CreateTime")
 		test(t, b)
 	})
@@ -527,7 +527,7 @@ func TestRepartitionRefuses(t *testing.T) {
 
 // The id by place of a copy is believed, that of an outsider is not.
 func TestForeignPlace(t *testing.T) {
-	b := newBench(t, services.Kafka(t))
+	b := newBench(t, testenv.Kafka(t))
 	if _, err := b.agree(time.Minute, false); err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/topics"
 )
@@ -26,7 +26,7 @@ func TestWarm(t *testing.T) {
 		defer broker.Close()
 		testWarm(t, newBench(t, broker.Addr()))
 	})
-	t.Run("kafka", func(t *testing.T) { testWarm(t, newBench(t, services.Kafka(t))) })
+	t.Run("kafka", func(t *testing.T) { testWarm(t, newBench(t, testenv.Kafka(t))) })
 }
 
 func testWarm(t *testing.T, b *bench) {

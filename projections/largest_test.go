@@ -13,7 +13,7 @@ import (
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/sqldb"
@@ -22,7 +22,7 @@ import (
 	"github.com/nexus/nexus/topics/topicstest"
 )
 
-func TestMain(m *testing.M) { services.Exit(m) }
+func TestMain(m *testing.M) { testenv.Exit(m) }
 
 // TestLargestValues folds every field of every type at the largest value that the schema lets in, on every store: what is
 // valid must be stored and indexed. The events are made of the schema; a new field is tested by being there.
@@ -60,7 +60,7 @@ func TestLargestValues(t *testing.T) {
 		}
 	})
 	t.Run("stats/clickhouse", func(t *testing.T) {
-		url := services.ClickHouse(t)
+		url := testenv.ClickHouse(t)
 		s, err := stats.OpenClickHouse(t.Context(), url)
 		if err != nil {
 			t.Fatal(err)
@@ -95,7 +95,7 @@ func openSQLite(t *testing.T) *sqldb.DB {
 }
 
 func openPostgres(t *testing.T) *sqldb.DB {
-	db, err := sqldb.OpenPostgres(services.Postgres(t))
+	db, err := sqldb.OpenPostgres(testenv.Postgres(t))
 	if err != nil {
 		t.Fatal(err)
 	}

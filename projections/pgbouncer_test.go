@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/sqldb"
@@ -18,7 +18,7 @@ import (
 // TestPgBouncer: two nodes behind a PgBouncer in transaction mode, with nothing in the URL that says so (case 22): both
 // migrate at once, fold, and answer 200 reads side by side.
 func TestPgBouncer(t *testing.T) {
-	dsn := services.PgBouncer(t)
+	dsn := testenv.PgBouncer(t)
 	var nodes [2]*inbox.Inbox
 	var wg sync.WaitGroup
 	for i := range nodes {
@@ -98,7 +98,7 @@ func someOf(topic topics.Topic, from, n int64) pipeline.Batch {
 func BenchmarkFoldPostgres(b *testing.B) {
 	for _, mode := range []string{"cache_statement", "cache_describe", "describe_exec", "exec"} {
 		b.Run(mode, func(b *testing.B) {
-			db, err := sqldb.OpenPostgres(services.Postgres(b) + "&default_query_exec_mode=" + mode)
+			db, err := sqldb.OpenPostgres(testenv.Postgres(b) + "&default_query_exec_mode=" + mode)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/sqldb"
@@ -25,13 +25,13 @@ var short = sqldb.Limits{Tx: 2 * time.Second, Read: 500 * time.Millisecond, Dial
 const patience = 15 * time.Second
 
 // behindProxy is a PostgreSQL database, and its URL through a proxy.
-func behindProxy(t *testing.T) (*services.Proxy, string) {
+func behindProxy(t *testing.T) (*testenv.Proxy, string) {
 	t.Helper()
-	u, err := url.Parse(services.Postgres(t))
+	u, err := url.Parse(testenv.Postgres(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := services.NewProxy(t, u.Host)
+	p := testenv.NewProxy(t, u.Host)
 	u.Host = p.Addr
 	return p, u.String()
 }
@@ -215,7 +215,7 @@ func TestStatementsAreBounded(t *testing.T) {
 
 // TestLockedTables: somebody holds every table (case 20c). Reads answer in time, and a fold that waits ends as well.
 func TestLockedTables(t *testing.T) {
-	dsn := services.Postgres(t)
+	dsn := testenv.Postgres(t)
 	_, in := openInbox(t, dsn)
 	other, err := sqldb.OpenPostgres(dsn)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 )
 
 // node is nexus serve as a process of its own.
@@ -100,8 +100,8 @@ func (n *node) kill() {
 // cluster is the settings of nodes that share real Kafka, PostgreSQL and ClickHouse.
 func cluster(t testing.TB) func(name string, more ...string) map[string]string {
 	t.Helper()
-	shared := map[string]string{"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "KAFKA_BROKERS": services.Kafka(t),
-		"DATABASE_URL": services.Postgres(t), "CLICKHOUSE_URL": services.ClickHouse(t), "NEXUS_TOPIC_PREFIX": services.Name("t") + "."}
+	shared := map[string]string{"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "KAFKA_BROKERS": testenv.Kafka(t),
+		"DATABASE_URL": testenv.Postgres(t), "CLICKHOUSE_URL": testenv.ClickHouse(t), "NEXUS_TOPIC_PREFIX": testenv.Name("t") + "."}
 	return func(name string, more ...string) map[string]string {
 		env := map[string]string{"NODE_NAME": name, "DATA_DIR": t.TempDir()}
 		for k, v := range shared {

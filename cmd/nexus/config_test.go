@@ -35,7 +35,7 @@ func TestDotenvIsNpmDotenv(t *testing.T) {
 	tool(t, "node")
 	dir := clientDir(t)
 	if _, err := os.Stat(filepath.Join(dir, "node_modules/dotenv")); err != nil {
-		missing(t, "npm's dotenv is not installed; run deploy/test/setup.sh")
+		missing(t, "npm's dotenv is not installed; run internal/testenv/setup.sh")
 	}
 	seed := mathrand.Uint64()
 	r := mathrand.New(mathrand.NewPCG(seed, 0))

@@ -17,7 +17,7 @@ import (
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/projections/sqldb"
 )
 
@@ -30,7 +30,7 @@ func TestEndToEndEncryption(t *testing.T) {
 		testEndToEnd(t, map[string]string{"DATA_DIR": data}, func() map[string][]byte { return filesIn(t, data) }, "inbox.db", "stats.db")
 	})
 	t.Run("distributed", func(t *testing.T) {
-		env := map[string]string{"KAFKA_BROKERS": services.Kafka(t), "DATABASE_URL": services.Postgres(t), "CLICKHOUSE_URL": services.ClickHouse(t), "NEXUS_TOPIC_PREFIX": services.Name("t") + "."}
+		env := map[string]string{"KAFKA_BROKERS": testenv.Kafka(t), "DATABASE_URL": testenv.Postgres(t), "CLICKHOUSE_URL": testenv.ClickHouse(t), "NEXUS_TOPIC_PREFIX": testenv.Name("t") + "."}
 		testEndToEnd(t, env, func() map[string][]byte { return rowsOf(t, env) }, "postgres messages", "clickhouse nexus_events")
 	})
 }
@@ -38,11 +38,11 @@ func TestEndToEndEncryption(t *testing.T) {
 // testEndToEnd runs the scenario; stored returns what the stores have, by name, of which one must have contents and one rows.
 func testEndToEnd(t *testing.T, env map[string]string, stored func() map[string][]byte, contents, statistics string) {
 	node, dir := tool(t, "node"), clientDir(t)
-	root, err := services.Root()
+	root, err := testenv.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := services.NewFCM(t)
+	f := testenv.NewFCM(t)
 	i := start(t, pushing(f, env))
 	i.device("bob", "bobs-device")
 	secret, control := "the-secret-plaintext", "the-control-plaintext"

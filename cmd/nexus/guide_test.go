@@ -11,15 +11,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 )
 
 // engines are the two ways to run Nexus; the same scenarios hold on both.
 func engines(t *testing.T, scenario func(*testing.T, *instance)) {
 	t.Run("embedded", func(t *testing.T) { scenario(t, start(t, nil)) })
 	t.Run("distributed", func(t *testing.T) {
-		scenario(t, start(t, map[string]string{"KAFKA_BROKERS": services.Kafka(t), "DATABASE_URL": services.Postgres(t),
-			"CLICKHOUSE_URL": services.ClickHouse(t), "NEXUS_TOPIC_PREFIX": services.Name("t") + "."}))
+		scenario(t, start(t, map[string]string{"KAFKA_BROKERS": testenv.Kafka(t), "DATABASE_URL": testenv.Postgres(t),
+			"CLICKHOUSE_URL": testenv.ClickHouse(t), "NEXUS_TOPIC_PREFIX": testenv.Name("t") + "."}))
 	})
 }
 

@@ -19,10 +19,10 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/nexus/nexus/api"
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 )
 
-func TestMain(m *testing.M) { services.Exit(m) }
+func TestMain(m *testing.M) { testenv.Exit(m) }
 
 const testSecret = "test-secret-0123456789abcdef0123456789abcdef"
 
@@ -290,7 +290,7 @@ func tool(t testing.TB, name string) string {
 
 func missing(t testing.TB, what string) {
 	t.Helper()
-	services.Note("no " + what)
+	testenv.Note("no " + what)
 	if os.Getenv("NEXUS_TEST_REQUIRE_REAL") == "1" {
 		t.Fatal(what)
 	}
@@ -300,20 +300,20 @@ func missing(t testing.TB, what string) {
 // clientDir is where the Node clients are installed.
 func clientDir(t testing.TB) string {
 	t.Helper()
-	root, err := services.Root()
+	root, err := testenv.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(root, "deploy/test/client")
+	dir := filepath.Join(root, "internal/testenv/client")
 	if _, err := os.Stat(filepath.Join(dir, "node_modules/socket.io-client")); err != nil {
-		missing(t, "socket.io-client is not installed; run deploy/test/setup.sh")
+		missing(t, "socket.io-client is not installed; run internal/testenv/setup.sh")
 	}
 	return dir
 }
 
 func guide(t testing.TB) string {
 	t.Helper()
-	root, err := services.Root()
+	root, err := testenv.Root()
 	if err != nil {
 		t.Fatal(err)
 	}

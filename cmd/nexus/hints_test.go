@@ -15,7 +15,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 )
 
 // What an operator gets wrong about addresses is told in words, with the setting and the way out.
@@ -80,7 +80,7 @@ func refusing(t *testing.T) (addr string) {
 
 // ClickHouse's native port answers HTTP as well; what it says of a database that is not there is not blamed on the port.
 func TestHintOfClickHouse(t *testing.T) {
-	u, err := url.Parse(services.ClickHouse(t))
+	u, err := url.Parse(testenv.ClickHouse(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestHintOfClickHouse(t *testing.T) {
 
 // The real PostgreSQL in Kafka's place.
 func TestHintsOfRealEngines(t *testing.T) {
-	_, rest, _ := strings.Cut(services.Postgres(t), "@")
+	_, rest, _ := strings.Cut(testenv.Postgres(t), "@")
 	addr, _, _ := strings.Cut(rest, "/")
 	var out bytes.Buffer
 	env := environment{"PORT": "0", "DATA_DIR": t.TempDir(), "KAFKA_BROKERS": addr, "JWT_SECRET": testSecret, "STARTUP_TIMEOUT": "1s"}

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 )
 
 // Product services by REST: what is accepted shows at the client and in the inbox.
@@ -253,8 +253,8 @@ func TestIngestByKcat(t *testing.T) {
 	kcat := tool(t, "kcat")
 	t.Run("embedded", func(t *testing.T) { i := start(t, nil); testKcat(t, i, kcat, i.kafka, "nexus.") })
 	t.Run("distributed", func(t *testing.T) {
-		prefix, addr := services.Name("t")+".", services.Kafka(t)
-		testKcat(t, start(t, map[string]string{"KAFKA_BROKERS": addr, "DATABASE_URL": services.Postgres(t), "NEXUS_TOPIC_PREFIX": prefix}), kcat, addr, prefix)
+		prefix, addr := testenv.Name("t")+".", testenv.Kafka(t)
+		testKcat(t, start(t, map[string]string{"KAFKA_BROKERS": addr, "DATABASE_URL": testenv.Postgres(t), "NEXUS_TOPIC_PREFIX": prefix}), kcat, addr, prefix)
 	})
 }
 

@@ -18,7 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 )
 
 const kills = 20
@@ -76,7 +76,7 @@ func newKillRun(t *testing.T) *killRun {
 	t.Helper()
 	r := &killRun{acked: make(map[string]string), seen: make(map[string]map[string]bool), ackedAt: make(chan struct{}, 1), client: &http.Client{Timeout: 5 * time.Second}}
 	for _, p := range []*string{&r.port, &r.kafka} {
-		n, err := services.FreePort()
+		n, err := testenv.FreePort()
 		if err != nil {
 			t.Fatal(err)
 		}

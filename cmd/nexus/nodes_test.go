@@ -5,12 +5,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 )
 
 // Two nodes on one log and one inbox: whoever is connected where, everybody gets everything, once.
 func TestTwoNodes(t *testing.T) {
-	env := map[string]string{"KAFKA_BROKERS": services.Kafka(t), "DATABASE_URL": services.Postgres(t), "NEXUS_TOPIC_PREFIX": services.Name("t") + "."}
+	env := map[string]string{"KAFKA_BROKERS": testenv.Kafka(t), "DATABASE_URL": testenv.Postgres(t), "NEXUS_TOPIC_PREFIX": testenv.Name("t") + "."}
 	a, b := start(t, env), start(t, env)
 	alice := a.open("/ws", "alice")
 	dashboard := b.open("/dashboard", "alice")

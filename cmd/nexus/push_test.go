@@ -11,13 +11,13 @@ import (
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/topics"
 )
 
 // pushing is settings with push to a fake FCM.
-func pushing(f *services.FCM, more map[string]string) map[string]string {
+func pushing(f *testenv.FCM, more map[string]string) map[string]string {
 	env := f.Env()
 	for k, v := range more {
 		env[k] = v
@@ -37,7 +37,7 @@ func (i *instance) notify(user, more string) string {
 
 // What is pushed to whom, and what it looks like on the wire.
 func TestPush(t *testing.T) {
-	f := services.NewFCM(t)
+	f := testenv.NewFCM(t)
 	engines2(t, pushing(f, nil), func(t *testing.T, i *instance, run string) {
 		tok := func(s string) string { return s + "-" + run }
 		i.device("away", tok("phone"))
@@ -105,7 +105,7 @@ func TestPush(t *testing.T) {
 func engines2(t *testing.T, more map[string]string, scenario func(*testing.T, *instance, string)) {
 	t.Run("embedded", func(t *testing.T) { scenario(t, start(t, more), "e") })
 	t.Run("distributed", func(t *testing.T) {
-		env := map[string]string{"KAFKA_BROKERS": services.Kafka(t), "DATABASE_URL": services.Postgres(t), "CLICKHOUSE_URL": services.ClickHouse(t), "NEXUS_TOPIC_PREFIX": services.Name("t") + "."}
+		env := map[string]string{"KAFKA_BROKERS": testenv.Kafka(t), "DATABASE_URL": testenv.Postgres(t), "CLICKHOUSE_URL": testenv.ClickHouse(t), "NEXUS_TOPIC_PREFIX": testenv.Name("t") + "."}
 		for k, v := range more {
 			env[k] = v
 		}
@@ -124,7 +124,7 @@ func at(v any, path string) any {
 
 // A user who has just left is still shown as online for a while, and has no session all the same: the phone is told.
 func TestPushAfterLeaving(t *testing.T) {
-	f := services.NewFCM(t)
+	f := testenv.NewFCM(t)
 	i := start(t, pushing(f, map[string]string{"PRESENCE_GRACE": "1m"}))
 	i.device("alice", "phone")
 	bob, s := i.open("/dashboard", "bob"), i.open("/dashboard", "alice")
@@ -142,7 +142,7 @@ func TestPushAfterLeaving(t *testing.T) {
 
 // What FCM may answer (rows F25-F27): quota, faults, dead tokens, tokens of others, bad payloads. One never fails others.
 func TestPushAnswers(t *testing.T) {
-	f := services.NewFCM(t)
+	f := testenv.NewFCM(t)
 	var mu sync.Mutex
 	quotaAt := time.Time{}
 	f.Answer = func(token string, n int) (int, string, http.Header) {
@@ -212,7 +212,7 @@ func TestPushAnswers(t *testing.T) {
 func TestPushFaults(t *testing.T) {
 	t.Parallel()
 	const users, each = 25, 20
-	f := services.NewFCM(t)
+	f := testenv.NewFCM(t)
 	var mu sync.Mutex
 	faults, attempts, cured := make(map[int]int), 0, false
 	worst, status, code, tries := "", 0, "", 0 // the one bad device, and what is said to it
@@ -220,7 +220,7 @@ func TestPushFaults(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		if attempts++; !cured && attempts%10 < 3 {
-			fault := []int{500, 503, services.Reset, services.Hang}[(attempts/10*3+attempts%10)%4]
+			fault := []int{500, 503, testenv.Reset, testenv.Hang}[(attempts/10*3+attempts%10)%4]
 			faults[fault]++
 			return fault, "UNAVAILABLE", nil
 		}
@@ -275,7 +275,7 @@ func TestPushFaults(t *testing.T) {
 	within(t, 5*time.Minute, "every way of failing was seen often", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
-		cured = min(faults[500], faults[503], faults[services.Reset], faults[services.Hang]) >= 25
+		cured = min(faults[500], faults[503], faults[testenv.Reset], faults[testenv.Hang]) >= 25
 		return cured
 	})
 	cure := time.Now()
@@ -322,7 +322,7 @@ func TestPushFaults(t *testing.T) {
 
 // kill -9 between sending and marking (row F08): at most one repeat, under the same collapse id, none missing.
 func TestPushKill(t *testing.T) {
-	f := services.NewFCM(t)
+	f := testenv.NewFCM(t)
 	hold := make(chan bool)
 	var once sync.Once
 	f.Answer = func(token string, n int) (int, string, http.Header) {
@@ -364,7 +364,7 @@ func TestPushOffAndOld(t *testing.T) {
 	i.notify("alice", `,"title":"t","body":"b"`)
 	eventually(t, "it is recorded as skipped", func() bool { return strings.Contains(i.scrape(), `nexus_pushes_total{outcome="skipped"} 1`) })
 	i.stop()
-	f := services.NewFCM(t)
+	f := testenv.NewFCM(t)
 	f.Answer = func(string, int) (int, string, http.Header) { return 503, "UNAVAILABLE", nil }
 	late := start(t, pushing(f, map[string]string{"DATA_DIR": dir, "PUSH_TTL": "3s"}))
 	late.notify("alice", `,"title":"t","body":"b"`)
@@ -401,7 +401,7 @@ func TestFirebaseSettings(t *testing.T) {
 // A thousand notifications to users on sockets, on devices, on both and on neither: the funnel is the log's own numbers.
 func TestFunnel(t *testing.T) {
 	t.Parallel()
-	f := services.NewFCM(t)
+	f := testenv.NewFCM(t)
 	env := cluster(t)("n1", "RATE_LIMIT_MESSAGES", "100000", "PUSH_RATE", "1000", "RATE_LIMIT_MESSAGES", "100000")
 	n := launch(t, pushing(f, env))
 	const each = 250

@@ -11,7 +11,7 @@ import (
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/projections/sqldb"
 )
 
@@ -20,11 +20,11 @@ func TestRebuild(t *testing.T) {
 	t.Parallel()
 	for name, env := range map[string]map[string]string{
 		"embedded": {"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "EMBEDDED_KAFKA_PORT": "0", "DATA_DIR": t.TempDir(), "NODE_NAME": "n1"},
-		"distributed": {"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "KAFKA_BROKERS": services.Kafka(t), "DATABASE_URL": services.Postgres(t),
-			"CLICKHOUSE_URL": services.ClickHouse(t), "NEXUS_TOPIC_PREFIX": services.Name("t") + ".", "DATA_DIR": t.TempDir(), "NODE_NAME": "n1"},
+		"distributed": {"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "KAFKA_BROKERS": testenv.Kafka(t), "DATABASE_URL": testenv.Postgres(t),
+			"CLICKHOUSE_URL": testenv.ClickHouse(t), "NEXUS_TOPIC_PREFIX": testenv.Name("t") + ".", "DATA_DIR": t.TempDir(), "NODE_NAME": "n1"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := services.NewFCM(t)
+			f := testenv.NewFCM(t)
 			i := start(t, pushing(f, env))
 			service := tokenFor(t, "service", "publish")
 			i.device("alice", "phone")

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 )
 
 // A node that is stopped, its log copied to more partitions, its projections rebuilt, and started again answers as before.
@@ -14,8 +14,8 @@ func TestRepartitionCommand(t *testing.T) {
 	t.Parallel()
 	for name, env := range map[string]map[string]string{
 		"embedded": {"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "EMBEDDED_KAFKA_PORT": "0", "DATA_DIR": t.TempDir(), "NODE_NAME": "n1"},
-		"distributed": {"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "KAFKA_BROKERS": services.Kafka(t), "DATABASE_URL": services.Postgres(t),
-			"CLICKHOUSE_URL": services.ClickHouse(t), "NEXUS_TOPIC_PREFIX": services.Name("t") + ".", "DATA_DIR": t.TempDir(), "NODE_NAME": "n1"},
+		"distributed": {"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "KAFKA_BROKERS": testenv.Kafka(t), "DATABASE_URL": testenv.Postgres(t),
+			"CLICKHOUSE_URL": testenv.ClickHouse(t), "NEXUS_TOPIC_PREFIX": testenv.Name("t") + ".", "DATA_DIR": t.TempDir(), "NODE_NAME": "n1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			i := start(t, env)

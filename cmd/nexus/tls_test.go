@@ -7,14 +7,14 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 )
 
 // Every engine over TLS, Kafka with SASL as well: a node works, and one with the wrong password or an untrusted
 // certificate says what is wrong and ends.
 func TestTLSAndSASL(t *testing.T) {
 	dir := t.TempDir()
-	cert, key, err := services.Certificate(dir)
+	cert, key, err := testenv.Certificate(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,9 +49,9 @@ func TestTLSAndSASL(t *testing.T) {
 		})
 	}
 	t.Run("PostgreSQL and ClickHouse", func(t *testing.T) {
-		clickhouse, ca := services.ClickHouseTLS(t)
+		clickhouse, ca := testenv.ClickHouseTLS(t)
 		env := map[string]string{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "JWT_SECRET": testSecret,
-			"DATABASE_URL": services.PostgresTLS(t), "CLICKHOUSE_URL": clickhouse, "SSL_CERT_FILE": ca}
+			"DATABASE_URL": testenv.PostgresTLS(t), "CLICKHOUSE_URL": clickhouse, "SSL_CERT_FILE": ca}
 		n := launch(t, env)
 		n.must(202, "POST", "/notifications", tokenFor(t, "service", "publish"), `{"userId":"alice","title":"t","body":"","type":"CONNECTION_ACCEPTED"}`)
 		eventually(t, "both have it", func() bool {

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 )
 
 // The real socket.io-client by every transport, with binary data, over the limits, and a client of an older protocol.
@@ -29,20 +29,20 @@ func TestTransports(t *testing.T) {
 // The real python-socketio, whose handlers take one argument: it passes on all that an event has, and fails where a
 // handler takes fewer.
 func TestPythonClient(t *testing.T) {
-	root, err := services.Root()
+	root, err := testenv.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
 	python := filepath.Join(root, ".cache/python-socketio/bin/python")
 	if _, err := os.Stat(python); err != nil {
-		missing(t, "python-socketio is not installed; run deploy/test/setup.sh")
+		missing(t, "python-socketio is not installed; run internal/testenv/setup.sh")
 	}
 	i := start(t, nil)
 	tokens, err := json.Marshal(map[string]string{"alice": tokenFor(t, "alice"), "bob": tokenFor(t, "bob"), "service": tokenFor(t, "service", "publish")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	script := filepath.Join(root, "deploy/test/client/python.py")
+	script := filepath.Join(root, "internal/testenv/client/python.py")
 	if out, err := exec.Command(python, script, "http://"+i.base, string(tokens)).CombinedOutput(); err != nil || !strings.Contains(string(out), "all seen") {
 		t.Fatalf("%v\n%s\n%s", err, out, i.log)
 	}

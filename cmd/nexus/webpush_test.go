@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 )
 
 // The guide's registration sample in a real browser, a push to the token it registers, and a service worker that shows a
@@ -17,11 +17,11 @@ import (
 func TestWebPush(t *testing.T) {
 	node, dir := tool(t, "node"), clientDir(t)
 	tool(t, "chromium")
-	root, err := services.Root()
+	root, err := testenv.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := services.NewFCM(t)
+	f := testenv.NewFCM(t)
 	i := start(t, pushing(f, nil))
 	cmd := exec.Command(node, dir+"/webpush.mjs", "http://"+i.base, guide(t), filepath.Join(root, "docs/webpush/firebase-messaging-sw.js"), tokenFor(t, "alice"))
 	var problems safeBuffer

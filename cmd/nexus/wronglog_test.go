@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 )
 
 // nexusRun runs a command to its end.
@@ -51,7 +51,7 @@ func TestAnotherLog(t *testing.T) {
 			t.Run(name+"/"+engine, func(t *testing.T) {
 				env := map[string]string{"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "EMBEDDED_KAFKA_PORT": "0", "DATA_DIR": t.TempDir(), "NODE_NAME": "n1"}
 				if engine != "sqlite" {
-					env["DATABASE_URL"], env["CLICKHOUSE_URL"] = services.Postgres(t), services.ClickHouse(t)
+					env["DATABASE_URL"], env["CLICKHOUSE_URL"] = testenv.Postgres(t), testenv.ClickHouse(t)
 				}
 				testAnotherLog(t, env, func(backup string) { ruin(t, env, backup) })
 			})

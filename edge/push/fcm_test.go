@@ -8,16 +8,16 @@ import (
 
 	"firebase.google.com/go/v4/messaging"
 
-	"github.com/nexus/nexus/deploy/services"
 	"github.com/nexus/nexus/edge/push"
+	"github.com/nexus/nexus/internal/testenv"
 )
 
-func TestMain(m *testing.M) { services.Exit(m) }
+func TestMain(m *testing.M) { testenv.Exit(m) }
 
 // Every answer of FCM's, through the real SDK: what it means for the job. A fault on the way is never taken for a fault of
 // the message or the token.
 func TestVerdicts(t *testing.T) {
-	f := services.NewFCM(t)
+	f := testenv.NewFCM(t)
 	answers := map[string]struct {
 		status int
 		code   string
@@ -34,8 +34,8 @@ func TestVerdicts(t *testing.T) {
 		"unavailable":  {503, "UNAVAILABLE", "", push.Failed},
 		"later":        {503, "UNAVAILABLE", "60", push.Failed},
 		"unauthorized": {401, "THIRD_PARTY_AUTH_ERROR", "", push.Failed},
-		"reset":        {services.Reset, "", "", push.Failed},
-		"hang":         {services.Hang, "", "", push.Failed},
+		"reset":        {testenv.Reset, "", "", push.Failed},
+		"hang":         {testenv.Hang, "", "", push.Failed},
 	}
 	f.Answer = func(token string, _ int) (int, string, http.Header) {
 		a := answers[token]

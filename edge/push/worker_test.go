@@ -14,7 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/presence"
@@ -57,7 +57,7 @@ type shop struct {
 	*Pusher
 	t     *testing.T
 	clock *clock
-	fcm   *services.FCM
+	fcm   *testenv.FCM
 	inbox *inbox.Inbox
 	next  map[topics.Topic]int64
 	reg   *prometheus.Registry
@@ -73,7 +73,7 @@ func onBothStores(t *testing.T, scenario func(*testing.T, *shop)) {
 		scenario(t, newShop(t, db))
 	})
 	t.Run("postgres", func(t *testing.T) {
-		db, err := sqldb.OpenPostgres(services.Postgres(t))
+		db, err := sqldb.OpenPostgres(testenv.Postgres(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,7 +104,7 @@ func newShop(t *testing.T, db *sqldb.DB) *shop {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { producer.Close(quiet) })
-	s := &shop{t: t, clock: &clock{at: time.Now()}, fcm: services.NewFCM(t), next: make(map[topics.Topic]int64), reg: prometheus.NewRegistry()}
+	s := &shop{t: t, clock: &clock{at: time.Now()}, fcm: testenv.NewFCM(t), next: make(map[topics.Topic]int64), reg: prometheus.NewRegistry()}
 	if s.inbox, err = inbox.Open(t.Context(), db, time.Hour, quiet); err != nil {
 		t.Fatal(err)
 	}

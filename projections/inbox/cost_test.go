@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/topics"
@@ -37,7 +37,7 @@ func onEach(t *testing.T, test func(*testing.T, *Inbox)) {
 		run(t, db, err)
 	})
 	t.Run("postgres", func(t *testing.T) {
-		db, err := sqldb.OpenPostgres(services.Postgres(t))
+		db, err := sqldb.OpenPostgres(testenv.Postgres(t))
 		run(t, db, err)
 	})
 }

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/sqldb"
@@ -21,7 +21,7 @@ import (
 	"github.com/nexus/nexus/topics/topicstest"
 )
 
-func TestMain(m *testing.M) { services.Exit(m) }
+func TestMain(m *testing.M) { testenv.Exit(m) }
 
 // TestStore runs one suite on both stores.
 func TestStore(t *testing.T) {
@@ -44,7 +44,7 @@ func openSQLite(t *testing.T) *sqldb.DB {
 }
 
 func openPostgres(t *testing.T) *sqldb.DB {
-	db, err := sqldb.OpenPostgres(services.Postgres(t))
+	db, err := sqldb.OpenPostgres(testenv.Postgres(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,12 +10,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/sqldb"
 )
 
-func TestMain(m *testing.M) { services.Exit(m) }
+func TestMain(m *testing.M) { testenv.Exit(m) }
 
 func openSQLite(t *testing.T) *sqldb.DB {
 	t.Helper()
@@ -67,7 +67,7 @@ func TestErrorClasses(t *testing.T) {
 		})
 	})
 	t.Run("postgres", func(t *testing.T) {
-		dsn := services.Postgres(t)
+		dsn := testenv.Postgres(t)
 		db := openPostgres(t, sqldb.Limits{}, dsn)
 		must(t, try(t, db, `CREATE TABLE t (k TEXT PRIMARY KEY, n INT NOT NULL)`))
 		check(t, true, map[string]error{
@@ -174,9 +174,9 @@ func TestPasswordsStayOut(t *testing.T) {
 
 // TestPasswordsStayOutOfServers: the same where a server answers: a wrong password, a wrong database.
 func TestPasswordsStayOutOfServers(t *testing.T) {
-	at, database, _ := strings.Cut(strings.TrimPrefix(services.Postgres(t), "postgres://nexus@"), "/")
+	at, database, _ := strings.Cut(strings.TrimPrefix(testenv.Postgres(t), "postgres://nexus@"), "/")
 	database, _, _ = strings.Cut(database, "?")
-	db := openPostgres(t, sqldb.Limits{}, services.Postgres(t))
+	db := openPostgres(t, sqldb.Limits{}, testenv.Postgres(t))
 	for _, password := range passwords {
 		for name, dsn := range map[string]string{
 			"auth": "postgres://nobody:" + escape(password) + "@" + at + "/" + database, "database": "postgres://nexus:" + escape(password) + "@" + at + "/nowhere",

@@ -5,7 +5,7 @@ import (
 	"embed"
 	"testing"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/topics"
@@ -15,7 +15,7 @@ import (
 // record below any more, and must not be taken for it.
 func TestMarkOfAnotherPosition(t *testing.T) {
 	t.Run("sqlite", func(t *testing.T) { testMark(t, openSQLite(t)) })
-	t.Run("postgres", func(t *testing.T) { testMark(t, openPostgres(t, sqldb.Limits{}, services.Postgres(t))) })
+	t.Run("postgres", func(t *testing.T) { testMark(t, openPostgres(t, sqldb.Limits{}, testenv.Postgres(t))) })
 }
 
 func testMark(t *testing.T, db *sqldb.DB) {

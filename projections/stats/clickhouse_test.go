@@ -13,7 +13,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/projections/stats"
@@ -54,7 +54,7 @@ func message(partition int32, offset int64) *topics.Event {
 func TestEmptiedClickHouse(t *testing.T) {
 	for _, statement := range []string{"DROP TABLE nexus_events", "TRUNCATE TABLE nexus_events"} {
 		t.Run(statement, func(t *testing.T) {
-			url := services.ClickHouse(t)
+			url := testenv.ClickHouse(t)
 			s := openClickHouse(t, url)
 			if err := s.Apply(t.Context(), batch(message(0, 0))); err != nil {
 				t.Fatal(err)
@@ -94,7 +94,7 @@ func position(t *testing.T, s *stats.ClickHouse) error {
 // TestClickHouseErrorClasses: a value that a column cannot have is permanent, for its own batch alone, however many are
 // gathered into one insert; a missing table may come back.
 func TestClickHouseErrorClasses(t *testing.T) {
-	url := services.ClickHouse(t)
+	url := testenv.ClickHouse(t)
 	s := openClickHouse(t, url)
 	bad := message(1, 0)
 	bad.Time = time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC).UnixMilli() // DateTime ends in 2106
@@ -124,12 +124,12 @@ func TestClickHouseErrorClasses(t *testing.T) {
 // TestSilentClickHouse: nothing waits for a ClickHouse that has gone silent longer than the limits, and counting goes on
 // once new connections pass.
 func TestSilentClickHouse(t *testing.T) {
-	direct := services.ClickHouse(t)
+	direct := testenv.ClickHouse(t)
 	u, err := url.Parse(direct)
 	if err != nil {
 		t.Fatal(err)
 	}
-	proxy := services.NewProxy(t, u.Host)
+	proxy := testenv.NewProxy(t, u.Host)
 	u.Host = proxy.Addr
 	s := openClickHouse(t, u.String())
 	if err := s.Apply(t.Context(), batch(message(0, 0))); err != nil {
@@ -179,7 +179,7 @@ func TestSilentClickHouse(t *testing.T) {
 
 // TestClickHousePasswordsStayOut: whatever is wrong with CLICKHOUSE_URL, no error repeats a piece of the password.
 func TestClickHousePasswordsStayOut(t *testing.T) {
-	at, database, _ := strings.Cut(strings.TrimPrefix(services.ClickHouse(t), "clickhouse://"), "/")
+	at, database, _ := strings.Cut(strings.TrimPrefix(testenv.ClickHouse(t), "clickhouse://"), "/")
 	for _, password := range []string{"hunter2@home", "hunter2:home", "12/hunter2@home", "12?hunter2=home", "12#hunter2", "hunter2%home", "hunter2%41home",
 		"hunter2 home", "@hunter2@", "/hunter2"} {
 		for _, written := range []string{password, url.QueryEscape(password), url.PathEscape(password)} {

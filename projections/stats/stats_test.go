@@ -6,7 +6,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/projections/stats"
@@ -14,7 +14,7 @@ import (
 	"github.com/nexus/nexus/topics/topicstest"
 )
 
-func TestMain(m *testing.M) { services.Exit(m) }
+func TestMain(m *testing.M) { testenv.Exit(m) }
 
 type store interface {
 	pipeline.Sink
@@ -40,7 +40,7 @@ func TestStats(t *testing.T) {
 	})
 	t.Run("clickhouse", func(t *testing.T) {
 		testStats(t, func(t *testing.T) store {
-			s, err := stats.OpenClickHouse(t.Context(), services.ClickHouse(t))
+			s, err := stats.OpenClickHouse(t.Context(), testenv.ClickHouse(t))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nexus/nexus/deploy/services"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/projections/stats"
 )
 
@@ -17,13 +17,13 @@ func TestClickHouseOfToday(t *testing.T) {
 	if os.Getenv("NEXUS_TEST_EMBEDDED") == "1" {
 		t.Skip("left out by make test-embedded")
 	}
-	root, err := services.Root()
+	root, err := testenv.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
 	python := filepath.Join(root, ".cache/chdb/bin/python")
 	if _, err := os.Stat(python); err != nil {
-		services.Note("no chdb: run deploy/test/setup.sh")
+		testenv.Note("no chdb: run internal/testenv/setup.sh")
 		if os.Getenv("NEXUS_TEST_REQUIRE_REAL") == "1" {
 			t.Fatal("chdb is required and was not installed")
 		}
@@ -51,7 +51,7 @@ print(json.dumps([str(s.query(q, "CSV")).strip() for q in json.load(sys.stdin)] 
 	}
 	n := len(answers)
 	t.Logf("ClickHouse %s", answers[n-1])
-	services.Note("clickhouse of today (chdb)")
+	testenv.Note("clickhouse of today (chdb)")
 	want := []string{`"messages",0,0,2,"l",2`, "\"a\",0,1,0\n\"b\",0,1,0", "1", "1", `"message",1,7,7,7`, `"message",1,1,0,1`}
 	for i, w := range want {
 		got := strings.Split(answers[n-1-len(want)+i], "\n")

@@ -1,4 +1,4 @@
-package services
+package testenv
 
 import (
 	"crypto/ecdsa"

@@ -1,4 +1,4 @@
-package services
+package testenv
 
 import (
 	"bytes"
@@ -89,7 +89,7 @@ func localKafka(ctx context.Context) (string, func(), error) {
 	}
 	libs := filepath.Join(root, ".cache/kafka/libs")
 	if _, err := os.Stat(libs); err != nil {
-		return "", nil, errors.New("no jars of Apache Kafka; run deploy/test/setup.sh (needs Maven)")
+		return "", nil, errors.New("no jars of Apache Kafka; run internal/testenv/setup.sh (needs Maven)")
 	}
 	java, err := exec.LookPath("java")
 	if err != nil {

@@ -1,9 +1,9 @@
-// Package services gives tests real Kafka, PostgreSQL and ClickHouse. Each comes from an address in the environment, else
+// Package testenv gives tests real Kafka, PostgreSQL and ClickHouse. Each comes from an address in the environment, else
 // from a local program on a free port, else from a container (testcontainers-go); NEXUS_TEST_SERVICES=local or containers
 // allows one of the two only. It is started once for a test binary and stopped by Exit.
 //
 // Where one cannot be had the test is skipped and says why; with NEXUS_TEST_REQUIRE_REAL=1 it fails.
-package services
+package testenv
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package services
+package testenv
 
 import (
 	"context"
@@ -10,7 +10,7 @@ import (
 	"github.com/testcontainers/testcontainers-go/wait"
 )
 
-// image is made by deploy/test/setup.sh image; elsewhere NEXUS_TEST_IMAGE may name one with the same entry points.
+// image is made by internal/testenv/setup.sh image; elsewhere NEXUS_TEST_IMAGE may name one with the same entry points.
 func image() string {
 	if i := os.Getenv("NEXUS_TEST_IMAGE"); i != "" {
 		return i

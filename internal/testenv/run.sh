@@ -15,7 +15,7 @@ go_test() { go test -race -timeout 12m "$@" || failed=1; }
 
 # The suites that hold for the embedded and the distributed engines alike, on services in containers.
 containers() {
-  if ! deploy/test/setup.sh image; then
+  if ! internal/testenv/setup.sh image; then
     [ -n "${NEXUS_TEST_REQUIRE_REAL:-}" ] && failed=1
     echo "no containers: the image could not be made" >>"$NEXUS_TEST_REPORT"
     return
@@ -26,16 +26,16 @@ containers() {
 
 case $mode in
   all)
-    deploy/test/setup.sh
+    internal/testenv/setup.sh
     # Where the servers cannot be installed they come from the image, so that is made first.
-    { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; } || deploy/test/setup.sh image
+    { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; } || internal/testenv/setup.sh image
     # The output goes through facts, which holds docs/facts.txt against it; in CI the table must be the one committed.
-    go build -o .cache/facts ./deploy/test/facts || exit 1
+    go build -o .cache/facts ./internal/testenv/facts || exit 1
     go test -json -race -timeout 20m -count=1 -p 2 ./... | .cache/facts ${CI:+-check} || failed=1
     containers
     ;;
   embedded) export NEXUS_TEST_EMBEDDED=1; go_test -count=1 ./... ;;
-  containers) deploy/test/setup.sh; containers ;;
+  containers) internal/testenv/setup.sh; containers ;;
   *) echo "run.sh all | embedded | containers" >&2; exit 2 ;;
 esac
 

@@ -53,15 +53,15 @@ kafka() {
   have mvn || { say "no mvn: Apache Kafka cannot be fetched"; return 0; }
   say "fetching Apache Kafka 4.1"
   rm -rf "$CACHE/kafka"
-  retry "mvn" mvn -B -q -f deploy/test/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory="$CACHE/kafka/part" &&
+  retry "mvn" mvn -B -q -f internal/testenv/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory="$CACHE/kafka/part" &&
     mkdir -p "$CACHE/kafka" && mv "$CACHE/kafka/part" "$CACHE/kafka/libs"
 }
 
 clients() {
-  [ deploy/test/client/node_modules/.package-lock.json -nt deploy/test/client/package-lock.json ] && return 0
+  [ internal/testenv/client/node_modules/.package-lock.json -nt internal/testenv/client/package-lock.json ] && return 0
   have npm || { say "no npm: the Node clients cannot be fetched"; return 0; }
   say "fetching socket.io-client, wscat, playwright-core and typescript"
-  retry "npm ci" npm --prefix deploy/test/client ci --no-audit --no-fund
+  retry "npm ci" npm --prefix internal/testenv/client ci --no-audit --no-fund
 }
 
 chdb() { # a current ClickHouse's SQL engine, for Python
@@ -73,7 +73,7 @@ chdb() { # a current ClickHouse's SQL engine, for Python
 }
 
 python_client() { # python-socketio, whose handlers take as many arguments as they were written with
-  local want=deploy/test/client/requirements.txt venv=$CACHE/python-socketio
+  local want=internal/testenv/client/requirements.txt venv=$CACHE/python-socketio
   [ "$("$venv/bin/python" -m pip freeze 2>/dev/null)" = "$(cat $want)" ] && return 0
   python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || { say "no python3 with venv: python-socketio cannot be fetched"; return 0; }
   say "fetching python-socketio"
@@ -97,7 +97,7 @@ image() {
   docker image inspect $IMAGE >/dev/null 2>&1 && return 0
   if ! { debian_root && have debootstrap; }; then
     say "building the image $IMAGE (some minutes)"
-    retry "docker build" docker build -q -t $IMAGE -f deploy/test/image/Dockerfile .
+    retry "docker build" docker build -q -t $IMAGE -f internal/testenv/image/Dockerfile .
     return
   fi
   local root=$CACHE/image-root
@@ -105,7 +105,7 @@ image() {
   rm -rf "$root"
   retry "debootstrap" debootstrap --variant=minbase --include=postgresql,clickhouse-server,openjdk-17-jre-headless bookworm "$root" || return 1
   mkdir -p "$root/opt/kafka" && cp -r "$CACHE/kafka/libs" "$root/opt/kafka/libs" || return 1
-  install -m 755 deploy/test/image/run-* "$root/usr/local/bin/"
+  install -m 755 internal/testenv/image/run-* "$root/usr/local/bin/"
   rm -rf "$root"/var/cache/apt/archives/*.deb
   tar -C "$root" --numeric-owner --exclude='./proc/*' --exclude='./sys/*' -c . | docker import - $IMAGE >/dev/null || return 1
   rm -rf "$root"
