@@ -46,8 +46,8 @@ type Messages interface {
 
 // Presence tells who is online.
 type Presence interface {
-	Online(ns presence.Namespace, user string) bool
-	OnlineUsers(ns presence.Namespace) int
+	Online(ns topics.Namespace, user string) bool
+	OnlineUsers(ns topics.Namespace) int
 	Sessions(user string) []presence.Session
 }
 

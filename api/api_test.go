@@ -119,12 +119,12 @@ func (w *world) Send(_ context.Context, sender string, d topics.Draft) (topics.R
 	return topics.Receipt{ID: sender + ">" + d.ReceiverID + ":" + d.ClientMessageID, Duplicate: d.ClientMessageID == "again"}, nil
 }
 
-func (w *world) Online(ns presence.Namespace, user string) bool {
-	return ns == presence.Dashboard && user == w.online
+func (w *world) Online(ns topics.Namespace, user string) bool {
+	return ns == topics.Dashboard && user == w.online
 }
-func (w *world) OnlineUsers(presence.Namespace) int { return 1 }
+func (w *world) OnlineUsers(topics.Namespace) int { return 1 }
 func (w *world) Sessions(string) []presence.Session {
-	return []presence.Session{{ID: "s", Node: "n", Namespace: presence.Dashboard, Channels: []string{"c"}}}
+	return []presence.Session{{ID: "s", Node: "n", Namespace: topics.Dashboard, Channels: []string{"c"}}}
 }
 
 type directory struct{ *world }

@@ -15,7 +15,6 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/nexus/nexus/projections/inbox"
-	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/projections/stats"
 	"github.com/nexus/nexus/topics"
 )
@@ -358,8 +357,8 @@ const maxPresence = 500
 func (a *API) presence(c echo.Context) error {
 	list := c.QueryParam("userIds")
 	if list == "" {
-		return c.JSON(http.StatusOK, map[string]int{"online": a.o.Presence.OnlineUsers(presence.Dashboard),
-			"dashboard": a.o.Presence.OnlineUsers(presence.Dashboard), "messaging": a.o.Presence.OnlineUsers(presence.Messaging)})
+		return c.JSON(http.StatusOK, map[string]int{"online": a.o.Presence.OnlineUsers(topics.Dashboard),
+			"dashboard": a.o.Presence.OnlineUsers(topics.Dashboard), "messaging": a.o.Presence.OnlineUsers(topics.Messaging)})
 	}
 	users := strings.Split(list, ",")
 	if len(users) > maxPresence {
@@ -396,7 +395,7 @@ func userParam(c echo.Context) (string, error) {
 }
 
 func (a *API) statusOf(user string) map[string]any {
-	dashboard, messaging := a.o.Presence.Online(presence.Dashboard, user), a.o.Presence.Online(presence.Messaging, user)
+	dashboard, messaging := a.o.Presence.Online(topics.Dashboard, user), a.o.Presence.Online(topics.Messaging, user)
 	return map[string]any{"userId": user, "online": dashboard, "dashboard": dashboard, "messaging": messaging}
 }
 

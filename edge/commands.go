@@ -13,7 +13,6 @@ import (
 	"unicode"
 
 	"github.com/nexus/nexus/projections/inbox"
-	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -36,15 +35,15 @@ func (e *Edge) handle(s *session, c command) {
 	switch {
 	case c.event == "authenticate":
 		e.authenticate(s, c)
-	case s.namespace == presence.Dashboard && c.event == "subscribe":
+	case s.namespace == topics.Dashboard && c.event == "subscribe":
 		e.subscribe(s, c)
-	case s.namespace == presence.Dashboard && c.event == "unsubscribe":
+	case s.namespace == topics.Dashboard && c.event == "unsubscribe":
 		e.unsubscribe(s, c)
-	case s.namespace == presence.Messaging && c.event == "sendMessage":
+	case s.namespace == topics.Messaging && c.event == "sendMessage":
 		e.sendMessage(s, c)
-	case s.namespace == presence.Messaging && c.event == "typing":
+	case s.namespace == topics.Messaging && c.event == "typing":
 		e.type_(s, c)
-	case s.namespace == presence.Messaging && c.event == "markAsRead":
+	case s.namespace == topics.Messaging && c.event == "markAsRead":
 		e.markAsRead(s, c)
 	default:
 		s.refuse(c, &topics.Error{Code: topics.CodeUnknownEvent, Message: "there is no such event in " + string(s.namespace)})

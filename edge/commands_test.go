@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -74,7 +73,7 @@ func TestNarrowerTokenEndsSubscriptions(t *testing.T) {
 		Verify: func(token string) (Identity, error) {
 			return Identity{User: "a", Channels: strings.Split(token, ",")}, nil
 		}}}
-	s := member("a", presence.Dashboard)
+	s := member("a", topics.Dashboard)
 	s.m = m
 	s.identity.Store(&Identity{User: "a"})
 	e.hub.join(s, func() {})

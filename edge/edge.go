@@ -124,7 +124,7 @@ func New(ctx context.Context, o Options) (*Edge, error) {
 	var err error
 	e.tail, err = pipeline.NewTail(ctx, pipeline.TailOptions{Kafka: o.Kafka, Producer: o.Producer, Log: o.Log, Logger: o.Logger,
 		Topics: []topics.Topic{topics.Messages, topics.Notifications, topics.Broadcasts, topics.Signals, topics.Devices},
-		Keep:   slices.Concat(feedTopics[presence.Dashboard], feedTopics[presence.Messaging]), Windows: o.Windows, Watch: o.Watch, Route: e.route})
+		Keep:   slices.Concat(feedTopics[topics.Dashboard], feedTopics[topics.Messaging]), Windows: o.Windows, Watch: o.Watch, Route: e.route})
 	if err != nil {
 		return nil, err
 	}
@@ -185,10 +185,10 @@ func (e *Edge) Tail() *pipeline.Tail { return e.tail }
 func (e *Edge) Presence() *presence.Fold { return e.fold }
 
 // GetOnlineUsersCount is how many users are online on the dashboard (the guide's DashboardGateway).
-func (e *Edge) GetOnlineUsersCount() int { return e.fold.OnlineUsers(presence.Dashboard) }
+func (e *Edge) GetOnlineUsersCount() int { return e.fold.OnlineUsers(topics.Dashboard) }
 
 // IsUserOnline tells whether a user is online on the dashboard (the guide's DashboardGateway).
-func (e *Edge) IsUserOnline(user string) bool { return e.fold.Online(presence.Dashboard, user) }
+func (e *Edge) IsUserOnline(user string) bool { return e.fold.Online(topics.Dashboard, user) }
 
 // AllowLookup limits how often a user may ask for keys of others, AllowPublish how often it may publish its own, which
 // are kept forever: a *topics.Error where it is too often.

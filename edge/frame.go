@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	"github.com/nexus/nexus/edge/socketio"
-	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -54,7 +53,7 @@ type framer interface {
 // offset from any event whose last argument is a string; as a second argument of the events themselves it would break
 // the handlers of clients that pass on what they get.
 type mark struct {
-	namespace presence.Namespace
+	namespace topics.Namespace
 	frame     []byte // empty: none
 }
 
@@ -87,7 +86,7 @@ func (m *marks) take(emit func(frame []byte)) {
 // message is an event on its way to sessions of a namespace. It is built and used by one goroutine; the frames it made
 // are read by many.
 type message struct {
-	namespace presence.Namespace
+	namespace topics.Namespace
 	event     string
 	alias     string        // the guide's second name of the event, or empty
 	data      []byte        // a JSON object

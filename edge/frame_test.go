@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/topics"
 )
 
 // unframe splits bytes of a server into the texts of its frames, inflated.
@@ -47,7 +47,7 @@ func unframe(t *testing.T, b []byte) (texts []string, compressed []bool) {
 // Golden: the wire formats of both protocols.
 func TestFrames(t *testing.T) {
 	m := func() *message {
-		return &message{namespace: presence.Messaging, event: "message:new", alias: "MESSAGE_BROADCAST", data: []byte(`{"a":1}`), offset: "off", threshold: 1024}
+		return &message{namespace: topics.Messaging, event: "message:new", alias: "MESSAGE_BROADCAST", data: []byte(`{"a":1}`), offset: "off", threshold: 1024}
 	}
 	for _, tc := range []struct {
 		style style
@@ -118,7 +118,7 @@ func BenchmarkFrame(b *testing.B) {
 	data := bytes.Repeat([]byte("x"), 128)
 	b.ReportAllocs()
 	for b.Loop() {
-		m := &message{namespace: presence.Dashboard, event: "notification", data: data, threshold: 1024}
+		m := &message{namespace: topics.Dashboard, event: "notification", data: data, threshold: 1024}
 		for range 1000 {
 			m.frame(style{})
 		}

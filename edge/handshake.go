@@ -12,7 +12,6 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/olahol/melody"
 
-	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -47,7 +46,7 @@ func (e *Edge) identify(userID, token string) (Identity, *topics.Error) {
 }
 
 // Raw serves a namespace to bare WebSocket clients: text frames {"event":…,"data":…} both ways.
-func (e *Edge) Raw(ns presence.Namespace) http.Handler {
+func (e *Edge) Raw(ns topics.Namespace) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !e.precheck(w, r) {
 			return
@@ -189,7 +188,7 @@ func (e *Edge) greet(s *session, message string, back comeback, before func()) {
 	}
 	e.metrics.opened.WithLabelValues(string(s.namespace)).Inc()
 	e.o.Logger.Info("session opened", "session", s.id, "user", s.user, "namespace", s.namespace, "protocol", s.protocol(), "transport", s.out.kind())
-	if s.namespace == presence.Dashboard {
+	if s.namespace == topics.Dashboard {
 		e.stats.show(s.user)
 	}
 	e.cutRevoked(s) // its token was verified before it could be found
@@ -198,8 +197,8 @@ func (e *Edge) greet(s *session, message string, back comeback, before func()) {
 	}
 }
 
-func greeting(ns presence.Namespace) string {
-	if ns == presence.Dashboard {
+func greeting(ns topics.Namespace) string {
+	if ns == topics.Dashboard {
 		return "Dashboard connection established"
 	}
 	return "Messaging connection established"

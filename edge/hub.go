@@ -7,7 +7,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -17,7 +16,7 @@ type hub struct {
 	sent *prometheus.CounterVec // by namespace and event
 
 	mu         sync.RWMutex
-	namespaces map[presence.Namespace]*set
+	namespaces map[topics.Namespace]*set
 	users      map[userIn]*set
 	channels   map[string]*set
 	byID       map[string]*session // those that have joined, and those that are about to
@@ -25,13 +24,13 @@ type hub struct {
 }
 
 type userIn struct {
-	namespace presence.Namespace
+	namespace topics.Namespace
 	user      string
 }
 
 func newHub(sent *prometheus.CounterVec) *hub {
 	return &hub{sent: sent,
-		namespaces: map[presence.Namespace]*set{presence.Dashboard: newSet(), presence.Messaging: newSet()},
+		namespaces: map[topics.Namespace]*set{topics.Dashboard: newSet(), topics.Messaging: newSet()},
 		users:      make(map[userIn]*set), channels: make(map[string]*set), byID: make(map[string]*session),
 		coming: make(map[*session]bool)}
 }
@@ -224,7 +223,7 @@ func (h *hub) renew(s *session, pid string) {
 }
 
 // hasUser tells whether a user has sessions here.
-func (h *hub) hasUser(ns presence.Namespace, user string) bool {
+func (h *hub) hasUser(ns topics.Namespace, user string) bool {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return h.users[userIn{ns, user}] != nil
@@ -236,10 +235,10 @@ func (h *hub) concerns(a topics.Audience) bool {
 	defer h.mu.RUnlock()
 	switch a.Kind {
 	case topics.User:
-		return h.users[userIn{presence.Dashboard, a.A}] != nil
+		return h.users[userIn{topics.Dashboard, a.A}] != nil
 	case topics.Conversation:
 		for _, user := range [...]string{a.A, a.B} { // the dashboard shows how many messages there are
-			if h.users[userIn{presence.Messaging, user}] != nil || h.users[userIn{presence.Dashboard, user}] != nil {
+			if h.users[userIn{topics.Messaging, user}] != nil || h.users[userIn{topics.Dashboard, user}] != nil {
 				return true
 			}
 		}
@@ -247,7 +246,7 @@ func (h *hub) concerns(a topics.Audience) bool {
 	case topics.Channel:
 		return h.channels[a.A] != nil
 	case topics.Everyone:
-		return len(h.namespaces[presence.Dashboard].list) > 0
+		return len(h.namespaces[topics.Dashboard].list) > 0
 	}
 	return false
 }
@@ -285,7 +284,7 @@ func (h *hub) send(set *set, m *message) int {
 
 // toOthers sends messages about users, users[i] being whom ms[i] is about, to every session of a namespace but that
 // user's own. When many come at once each session still gets them as one piece.
-func (h *hub) toOthers(ns presence.Namespace, ms []*message, users []string) {
+func (h *hub) toOthers(ns topics.Namespace, ms []*message, users []string) {
 	about := make(map[string]bool, len(users))
 	for _, u := range users {
 		about[u] = true
@@ -334,7 +333,7 @@ func (h *hub) ofUser(user string) (out []*session) {
 }
 
 // in copies the list of a user's sessions that have joined a namespace.
-func (h *hub) in(ns presence.Namespace, user string) []*session {
+func (h *hub) in(ns topics.Namespace, user string) []*session {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	if set := h.users[userIn{ns, user}]; set != nil {
@@ -355,7 +354,7 @@ func (h *hub) dashboardUsers() (out []string) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	for u := range h.users {
-		if u.namespace == presence.Dashboard {
+		if u.namespace == topics.Dashboard {
 			out = append(out, u.user)
 		}
 	}

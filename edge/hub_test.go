@@ -5,11 +5,10 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 )
 
-func member(user string, ns presence.Namespace) *session {
+func member(user string, ns topics.Namespace) *session {
 	return &session{id: user, user: user, namespace: ns, out: &conn{writing: true, maxQueue: 1 << 20}}
 }
 
@@ -27,7 +26,7 @@ func got(t *testing.T, s *session) (out []string) {
 
 func TestHubFindsWhomAnEventConcerns(t *testing.T) {
 	h := newHub(newMetrics(nil, nil).sent)
-	a1, a2, b, chat := member("a", presence.Dashboard), member("a", presence.Dashboard), member("b", presence.Dashboard), member("a", presence.Messaging)
+	a1, a2, b, chat := member("a", topics.Dashboard), member("a", topics.Dashboard), member("b", topics.Dashboard), member("a", topics.Messaging)
 	for _, s := range []*session{a1, a2, b, chat} {
 		h.join(s, func() {})
 	}
@@ -35,15 +34,15 @@ func TestHubFindsWhomAnEventConcerns(t *testing.T) {
 	h.subscribe(b, "c")
 	h.unsubscribe(b, "c")
 	send := func(to func(m *message)) {
-		to(&message{namespace: presence.Dashboard, event: "e", data: []byte(`{}`)})
+		to(&message{namespace: topics.Dashboard, event: "e", data: []byte(`{}`)})
 	}
 	send(func(m *message) { h.toUser("a", m) })
 	send(func(m *message) { h.toChannel("c", m) })
 	send(func(m *message) { h.toAll(m) })
 	status := func(user string) *message {
-		return &message{namespace: presence.Dashboard, event: "status", data: topics.Fields("userId", user)}
+		return &message{namespace: topics.Dashboard, event: "status", data: topics.Fields("userId", user)}
 	}
-	h.toOthers(presence.Dashboard, []*message{status("a"), status("x")}, []string{"a", "x"})
+	h.toOthers(topics.Dashboard, []*message{status("a"), status("x")}, []string{"a", "x"})
 	event, aboutA, aboutX := `{"event":"e","data":{}}`, `{"event":"status","data":{"userId":"a"}}`, `{"event":"status","data":{"userId":"x"}}`
 	for s, want := range map[*session][]string{a1: {event, event, event, aboutX}, a2: {event, event, aboutX}, b: {event, aboutA, aboutX}, chat: nil} {
 		if got := got(t, s); !slices.Equal(got, want) {
@@ -66,7 +65,7 @@ func TestHubFindsWhomAnEventConcerns(t *testing.T) {
 }
 
 func TestHubBoundsChannels(t *testing.T) {
-	h, s := newHub(newMetrics(nil, nil).sent), member("a", presence.Dashboard)
+	h, s := newHub(newMetrics(nil, nil).sent), member("a", topics.Dashboard)
 	h.join(s, func() {})
 	for i := range maxChannels {
 		if !h.subscribe(s, fmt.Sprint(i)) {

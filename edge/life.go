@@ -25,7 +25,7 @@ const (
 
 // admit makes a session of a verified identity, with a slot in the log. Every session admitted must be dismissed. A client
 // that comes back and finds no room waits until those of its user's connections that are broken have been found out.
-func (e *Edge) admit(ctx context.Context, ns presence.Namespace, id Identity, out transport, back comeback) (*session, *topics.Error) {
+func (e *Edge) admit(ctx context.Context, ns topics.Namespace, id Identity, out transport, back comeback) (*session, *topics.Error) {
 	ctx, cancel := context.WithTimeout(ctx, admitWait)
 	defer cancel()
 	defer context.AfterFunc(e.admissions, cancel)()
@@ -42,7 +42,7 @@ func (e *Edge) admit(ctx context.Context, ns presence.Namespace, id Identity, ou
 	return s, refusal
 }
 
-func (e *Edge) tryAdmit(ctx context.Context, ns presence.Namespace, id Identity, out transport, back comeback) (_ *session, refusal *topics.Error) {
+func (e *Edge) tryAdmit(ctx context.Context, ns topics.Namespace, id Identity, out transport, back comeback) (_ *session, refusal *topics.Error) {
 	s := &session{id: randomID(), pid: cmp.Or(back.pid, randomID()), user: id.User, namespace: ns, out: out, m: e.metrics, opened: time.Now(), threshold: e.o.CompressionThreshold,
 		frames: newBucketWindow(10*e.o.RateLimit, e.o.RateWindow)}
 	s.identity.Store(&id)
@@ -88,7 +88,7 @@ func (e *Edge) refusalOf(v presence.Verdict, s *session) *topics.Error {
 func (e *Edge) aliveWait() time.Duration { return min(aliveWait, e.o.PingTimeout) }
 
 // challenge has every session of a user here show that its client lives: somebody found no room beside them.
-func (e *Edge) challenge(ns presence.Namespace, user string) {
+func (e *Edge) challenge(ns topics.Namespace, user string) {
 	for _, s := range e.hub.in(ns, user) {
 		s.out.challenge(e.aliveWait())
 	}

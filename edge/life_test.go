@@ -221,8 +221,8 @@ func (w *world) token() (user, token string) {
 	return user, user + "-" + []string{"a", "b", "short"}[w.l.upTo(3)]
 }
 
-func (w *world) namespace() presence.Namespace {
-	return []presence.Namespace{presence.Dashboard, presence.Messaging}[w.l.upTo(2)]
+func (w *world) namespace() topics.Namespace {
+	return []topics.Namespace{topics.Dashboard, topics.Messaging}[w.l.upTo(2)]
 }
 
 // bare is a bare client: what Edge.Raw, upgrade and serveRaw do, without a network.
@@ -515,7 +515,7 @@ func (w *world) settled() bool {
 	_, unsettled := w.e.slots.counts()
 	for _, f := range []*presence.Fold{w.e.fold, w.other} {
 		for _, user := range []string{"u0", "u1"} {
-			for _, ns := range []presence.Namespace{presence.Dashboard, presence.Messaging} {
+			for _, ns := range []topics.Namespace{topics.Dashboard, topics.Messaging} {
 				if f.Online(ns, user) != f.Connected(ns, user) {
 					return false
 				}
@@ -562,7 +562,7 @@ func (w *world) compare(when string) {
 	e.mu.Unlock()
 	served := 0
 	for _, n := range engines {
-		for _, ns := range []presence.Namespace{presence.Dashboard, presence.Messaging} {
+		for _, ns := range []topics.Namespace{topics.Dashboard, topics.Messaging} {
 			if s := n.session(string(ns)); s != nil {
 				known[s] = true
 			}
@@ -585,7 +585,7 @@ func (w *world) compare(when string) {
 			for _, x := range f.Sessions(user) {
 				held[key{x.ID, fmt.Sprint(x.Channels)}] = true
 			}
-			for _, ns := range []presence.Namespace{presence.Dashboard, presence.Messaging} {
+			for _, ns := range []topics.Namespace{topics.Dashboard, topics.Messaging} {
 				if is, want := f.Online(ns, user), users[userIn{ns, user}] > 0; is != want {
 					t.Errorf("%s: %s shows %s online %v in %s, want %v", when, name, user, is, ns, want)
 				}
@@ -595,7 +595,7 @@ func (w *world) compare(when string) {
 			t.Errorf("%s: %s holds %v, the hub has %v", when, name, held, reached)
 		}
 		total, online := 0, 0
-		for _, ns := range []presence.Namespace{presence.Dashboard, presence.Messaging} {
+		for _, ns := range []topics.Namespace{topics.Dashboard, topics.Messaging} {
 			total += f.Connections(ns)
 			online += f.OnlineUsers(ns)
 		}

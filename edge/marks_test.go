@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/nexus/nexus/edge/socketio"
-	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/topics"
 )
 
 // reader is the client's end: it reads what comes by any transport and judges every offset that it is told.
@@ -98,7 +98,7 @@ func TestMarks(t *testing.T) {
 		want := make(map[string]string)
 		st := style{socketIO: true, offsets: true, canonical: random.IntN(2) == 0}
 		for k := range 1 + random.IntN(60) {
-			ns := []presence.Namespace{presence.Dashboard, presence.Messaging}[random.IntN(2)]
+			ns := []topics.Namespace{topics.Dashboard, topics.Messaging}[random.IntN(2)]
 			m := &message{namespace: ns, event: "e", data: []byte(`{}`), threshold: 1 << 20}
 			if random.IntN(3) > 0 {
 				m.offset = fmt.Sprint(k)
@@ -150,7 +150,7 @@ func TestMarks(t *testing.T) {
 
 // What is dropped because the client reads too slowly leaves no offset behind.
 func TestMarksOfASlowClient(t *testing.T) {
-	m := &message{namespace: presence.Messaging, event: "e", data: []byte(`{"x":"` + strings.Repeat("x", 900) + `"}`), offset: "beyond", threshold: 1 << 20}
+	m := &message{namespace: topics.Messaging, event: "e", data: []byte(`{"x":"` + strings.Repeat("x", 900) + `"}`), offset: "beyond", threshold: 1 << 20}
 	st := style{socketIO: true, offsets: true}
 	c, p := &conn{writing: true, maxQueue: 1500}, newPolling(1500)
 	for range 2 {
@@ -167,7 +167,7 @@ func TestMarksOfASlowClient(t *testing.T) {
 func TestOneMarkForAWrite(t *testing.T) {
 	c := &conn{writing: true, maxQueue: 1 << 20}
 	for k := range 10 {
-		c.deliver(&message{namespace: presence.Messaging, event: "e", data: []byte(`{}`), offset: fmt.Sprint(k), threshold: 1024}, style{socketIO: true, offsets: true})
+		c.deliver(&message{namespace: topics.Messaging, event: "e", data: []byte(`{}`), offset: fmt.Sprint(k), threshold: 1024}, style{socketIO: true, offsets: true})
 	}
 	c.close(1000, "")
 	texts := 0

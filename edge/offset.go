@@ -7,14 +7,13 @@ import (
 	"errors"
 
 	"github.com/nexus/nexus/pipeline"
-	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 )
 
 // feedTopics are the topics behind each namespace's feed.
-var feedTopics = map[presence.Namespace][]topics.Topic{
-	presence.Dashboard: {topics.Notifications, topics.Broadcasts},
-	presence.Messaging: {topics.Messages},
+var feedTopics = map[topics.Namespace][]topics.Topic{
+	topics.Dashboard: {topics.Notifications, topics.Broadcasts},
+	topics.Messaging: {topics.Messages},
 }
 
 // cursor is where a session stands: in every partition of the topics behind its namespace, the offset of the first record
@@ -32,7 +31,7 @@ func (c cursor) nexts(t topics.Topic) []int64 {
 
 // offset is a cursor as clients see it, which to them is opaque: the topics' identities and the positions. It is that of
 // a session which has just got ev; nil: which has what the tail has passed.
-func (e *Edge) offset(ns presence.Namespace, ev *topics.Event) string {
+func (e *Edge) offset(ns topics.Namespace, ev *topics.Event) string {
 	b := make([]byte, 0, 64)
 	var v []pipeline.Point
 	for _, t := range feedTopics[ns] {
@@ -46,7 +45,7 @@ func (e *Edge) offset(ns presence.Namespace, ev *topics.Event) string {
 }
 
 // offsetOf is a cursor as clients see it.
-func (e *Edge) offsetOf(ns presence.Namespace, c cursor) string {
+func (e *Edge) offsetOf(ns topics.Namespace, c cursor) string {
 	var b []byte
 	for _, t := range feedTopics[ns] {
 		b = appendPositions(b, e.topicIDs[t], c[t])
@@ -67,7 +66,7 @@ func appendPositions(b []byte, id [4]byte, v []pipeline.Point) []byte {
 var errOffset = errors.New("edge: the offset is not one of these topics")
 
 // parseOffset reads what offset wrote.
-func (e *Edge) parseOffset(ns presence.Namespace, text string) (cursor, error) {
+func (e *Edge) parseOffset(ns topics.Namespace, text string) (cursor, error) {
 	return e.parsePositions(ns, text, e.tail.Partitions)
 }
 
@@ -97,7 +96,7 @@ func concernsPartition(t topics.Topic, audiences []string, p, count int32) bool 
 	return t != topics.Notifications || topics.Partition([]byte(audiences[0]), count) == p
 }
 
-func (e *Edge) parsePositions(ns presence.Namespace, text string, partitions func(topics.Topic) int) (cursor, error) {
+func (e *Edge) parsePositions(ns topics.Namespace, text string, partitions func(topics.Topic) int) (cursor, error) {
 	b, err := base64.RawURLEncoding.DecodeString(text)
 	if err != nil {
 		return nil, errOffset

@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/nexus/nexus/projections/inbox"
-	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -13,14 +12,14 @@ import (
 func TestOffsets(t *testing.T) {
 	e, _ := running(t)
 	c := cursor{topics.Notifications: {{Next: 3, Check: 7}, {Next: 1 << 40, Check: 1 << 15}}, topics.Broadcasts: {{}}}
-	text := e.offsetOf(presence.Dashboard, c)
-	if got, err := e.parseOffset(presence.Dashboard, text); err != nil || !reflect.DeepEqual(got, c) {
+	text := e.offsetOf(topics.Dashboard, c)
+	if got, err := e.parseOffset(topics.Dashboard, text); err != nil || !reflect.DeepEqual(got, c) {
 		t.Errorf("%v, %v; want %v", got, err, c)
 	}
-	for name, text := range map[string]string{"empty": "", "no base64": "%", "another namespace's": e.offsetOf(presence.Messaging, cursor{topics.Messages: {{Next: 1}, {Next: 2}}}),
-		"fewer partitions": e.offsetOf(presence.Dashboard, cursor{topics.Notifications: {{Next: 3}}, topics.Broadcasts: {{}}}),
+	for name, text := range map[string]string{"empty": "", "no base64": "%", "another namespace's": e.offsetOf(topics.Messaging, cursor{topics.Messages: {{Next: 1}, {Next: 2}}}),
+		"fewer partitions": e.offsetOf(topics.Dashboard, cursor{topics.Notifications: {{Next: 3}}, topics.Broadcasts: {{}}}),
 		"cut off":          text[:len(text)-2], "more": text + "AA"} {
-		if _, err := e.parseOffset(presence.Dashboard, text); err == nil {
+		if _, err := e.parseOffset(topics.Dashboard, text); err == nil {
 			t.Errorf("%s: %q was taken", name, text)
 		}
 	}
@@ -31,8 +30,8 @@ func FuzzParseOffset(f *testing.F) {
 	f.Add("AQIDBAA")
 	f.Add("AQIDBAMBAgM")
 	f.Fuzz(func(t *testing.T, text string) {
-		c, err := e.parsePositions(presence.Messaging, text, func(topics.Topic) int { return 3 })
-		if err == nil && e.offsetOf(presence.Messaging, c) == "" {
+		c, err := e.parsePositions(topics.Messaging, text, func(topics.Topic) int { return 3 })
+		if err == nil && e.offsetOf(topics.Messaging, c) == "" {
 			t.Error("an offset that cannot be written")
 		}
 	})

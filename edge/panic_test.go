@@ -102,7 +102,7 @@ func runningOn(t *testing.T, settings ...func(*Options)) (*Edge, *httptest.Serve
 	ended := make(chan error, 1)
 	go func() { ended <- e.Run(ctx) }()
 	mux := http.NewServeMux()
-	mux.Handle("/ws", e.Raw(presence.Messaging))
+	mux.Handle("/ws", e.Raw(topics.Messaging))
 	mux.Handle("/socket.io/", e.SocketIO())
 	s := httptest.NewUnstartedServer(mux)
 	s.Config.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
@@ -148,7 +148,7 @@ func TestHandlerPanic(t *testing.T) {
 	}
 	boom := `{"event":"authenticate","data":{"token":"boom"},"id":1}`
 	victim, neighbour := dial("victim"), dial("neighbour")
-	waitFor(t, "both have their place", func() bool { return e.fold.Connections(presence.Messaging) == 2 })
+	waitFor(t, "both have their place", func() bool { return e.fold.Connections(topics.Messaging) == 2 })
 	if err := victim.WriteMessage(websocket.TextMessage, []byte(boom)); err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestHandlerPanic(t *testing.T) {
 	if !websocket.IsCloseError(err, websocket.CloseInternalServerErr) {
 		t.Errorf("closed with %v, want 1011", err)
 	}
-	waitFor(t, "the place is free", func() bool { return e.fold.Connections(presence.Messaging) == 1 })
+	waitFor(t, "the place is free", func() bool { return e.fold.Connections(topics.Messaging) == 1 })
 
 	// The same by long-polling.
 	post := func(url, body string) (int, string) {
@@ -182,9 +182,9 @@ func TestHandlerPanic(t *testing.T) {
 	if status, _ := post(url, `40/ws,{"userId":"poller","token":"poller"}`); status != 200 {
 		t.Fatalf("CONNECT: %d", status)
 	}
-	waitFor(t, "the poller has its place", func() bool { return e.fold.Connections(presence.Messaging) == 2 })
+	waitFor(t, "the poller has its place", func() bool { return e.fold.Connections(topics.Messaging) == 2 })
 	post(url, `42/ws,["authenticate",{"token":"boom"}]`)
-	waitFor(t, "the poller's place is free", func() bool { return e.fold.Connections(presence.Messaging) == 1 })
+	waitFor(t, "the poller's place is free", func() bool { return e.fold.Connections(topics.Messaging) == 1 })
 	if status, _ := post(url, "3"); status != 400 {
 		t.Errorf("the session lives on: %d", status)
 	}
@@ -212,7 +212,7 @@ func TestRoutePanic(t *testing.T) {
 	}
 	defer ws.Close()
 	_ = ws.SetReadDeadline(time.Now().Add(10 * time.Second))
-	waitFor(t, "bob is in the hub", func() bool { return e.hub.hasUser(presence.Messaging, "bob") })
+	waitFor(t, "bob is in the hub", func() bool { return e.hub.hasUser(topics.Messaging, "bob") })
 	batch := pipeline.Batch{Topic: topics.Messages}
 	for n, content := range []string{"first", "bad", "last"} {
 		ev := topics.Draft{ReceiverID: "bob", Content: content}.Message("alice", "")

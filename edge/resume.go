@@ -11,7 +11,6 @@ import (
 
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
-	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -219,7 +218,7 @@ type comeback struct {
 }
 
 // recall finds the session that a Socket.IO client claims ("Connection state recovery").
-func (e *Edge) recall(ns presence.Namespace, user, pid, offset string) comeback {
+func (e *Edge) recall(ns topics.Namespace, user, pid, offset string) comeback {
 	if pid == "" {
 		return comeback{}
 	}
@@ -279,7 +278,7 @@ func (e *Edge) missedBy(s *session, offset string) (from cursor, m *missed, err 
 	}
 	user := []string{topics.UserKey(s.user)}
 	audiences := map[topics.Topic][]string{topics.Messages: user}
-	if s.namespace == presence.Dashboard {
+	if s.namespace == topics.Dashboard {
 		broadcasts := []string{topics.EveryoneKey}
 		for _, name := range e.hub.channelsOf(s) {
 			broadcasts = append(broadcasts, topics.ChannelKey(name))

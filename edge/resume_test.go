@@ -6,17 +6,16 @@ import (
 	"testing"
 
 	"github.com/nexus/nexus/pipeline"
-	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 )
 
 // What is routed while a session is being given what it missed waits, and is not sent a second time.
 func TestNothingTwice(t *testing.T) {
 	e, _ := running(t)
-	s := member("alice", presence.Dashboard)
+	s := member("alice", topics.Dashboard)
 	s.style.offsets = true
 	s.identity.Store(&Identity{User: "alice"})
-	start := e.offset(presence.Dashboard, nil)
+	start := e.offset(topics.Dashboard, nil)
 	var events []*topics.Event
 	for k := range 3 {
 		ev := topics.New(topics.Notifications, topics.UserKey("alice"), topics.Meta{Type: topics.Notification}, topics.Fields("title", fmt.Sprint(k), "body", "", "type", "SYSTEM"))
@@ -34,7 +33,7 @@ func TestNothingTwice(t *testing.T) {
 		}
 		// A batch that was being routed when the session joined goes on.
 		e.route(pipeline.Batch{Topic: topics.Notifications, Partition: last.Partition, From: last.Offset, To: next.Offset + 1, Events: []*topics.Event{&last, &next}})
-		e.hub.toUser("alice", e.plain(presence.Dashboard, "stats_update", []byte(`{}`)))
+		e.hub.toUser("alice", e.plain(topics.Dashboard, "stats_update", []byte(`{}`)))
 		if queue := got(t, s); len(queue) != 0 {
 			t.Errorf("sent ahead of what was missed: %q", queue)
 		}
@@ -58,12 +57,12 @@ func TestNothingTwice(t *testing.T) {
 // More than a queue may hold ends the session: it is not kept waiting in memory without bound.
 func TestSuspensionIsBounded(t *testing.T) {
 	e, _ := running(t)
-	s := member("alice", presence.Dashboard)
+	s := member("alice", topics.Dashboard)
 	p := e.suspend(s)
 	e.hub.join(s, func() {})
 	big := []byte(`{"x":"` + strings.Repeat("x", e.o.MaxQueueBytes/4) + `"}`)
 	for range 6 {
-		e.hub.toUser("alice", e.plain(presence.Dashboard, "stats_update", big))
+		e.hub.toUser("alice", e.plain(topics.Dashboard, "stats_update", big))
 	}
 	if len(p.held) != 0 || s.out.reason() != "too_slow" {
 		t.Errorf("%d held, reason %s", len(p.held), s.out.reason())

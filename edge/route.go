@@ -52,7 +52,7 @@ func (e *Edge) routeOne(ev *topics.Event, now time.Time) {
 // routeDuplicate shows a repeat to its sender alone.
 func (e *Edge) routeDuplicate(ev *topics.Event) {
 	if ev.Type == topics.Message {
-		m := e.feed(presence.Messaging, "message:sent", ev, `"duplicate":true`)
+		m := e.feed(topics.Messaging, "message:sent", ev, `"duplicate":true`)
 		m.ev = nil // the feed has the first one alone
 		e.hub.toUser(ev.Body.Text("senderId"), m)
 	}
@@ -64,16 +64,16 @@ func (e *Edge) deliver(ev *topics.Event) (sessions int) {
 	case topics.Message:
 		return e.deliverMessage(ev)
 	case topics.MessageRead:
-		m := e.feed(presence.Messaging, "message:read", ev)
+		m := e.feed(topics.Messaging, "message:read", ev)
 		for _, user := range slices.Compact([]string{ev.Audience.A, ev.Audience.B}) {
 			e.hub.toUser(user, m)
 		}
 	case topics.Notification, topics.Activity, topics.Announcement:
 		return e.deliverNotice(ev)
 	case topics.NotificationRead:
-		e.hub.toUser(ev.Audience.A, e.plain(presence.Dashboard, "notification:read", ev.Data(false)))
+		e.hub.toUser(ev.Audience.A, e.plain(topics.Dashboard, "notification:read", ev.Data(false)))
 	case topics.NotificationDeleted:
-		e.hub.toUser(ev.Audience.A, e.plain(presence.Dashboard, "notification:deleted", ev.Data(false)))
+		e.hub.toUser(ev.Audience.A, e.plain(topics.Dashboard, "notification:deleted", ev.Data(false)))
 	case topics.TypingStart, topics.TypingStop:
 		e.deliverTyping(ev)
 	}
@@ -83,17 +83,17 @@ func (e *Edge) deliver(ev *topics.Event) (sessions int) {
 // deliverMessage: the source's sessions get message:sent, the other participant's message:new.
 func (e *Edge) deliverMessage(ev *topics.Event) int {
 	sender, receiver := ev.Body.Text("senderId"), ev.Body.Text("receiverId")
-	sent := e.hub.toUser(sender, e.feed(presence.Messaging, "message:sent", ev))
+	sent := e.hub.toUser(sender, e.feed(topics.Messaging, "message:sent", ev))
 	if receiver == sender {
 		return sent
 	}
-	m := e.feed(presence.Messaging, "message:new", ev)
+	m := e.feed(topics.Messaging, "message:new", ev)
 	m.alias = "MESSAGE_BROADCAST"
 	return e.hub.toUser(receiver, m)
 }
 
 func (e *Edge) deliverNotice(ev *topics.Event) int {
-	m := e.feed(presence.Dashboard, ev.Type, ev)
+	m := e.feed(topics.Dashboard, ev.Type, ev)
 	switch ev.Audience.Kind {
 	case topics.User:
 		return e.hub.toUser(ev.Audience.A, m)
@@ -146,7 +146,7 @@ func (e *Edge) delivered(d delivery, sessions int) {
 func (e *Edge) deliverTyping(ev *topics.Event) {
 	from := ev.Body.Text("userId")
 	to := ev.Audience.Other(from)
-	if e.hub.hasUser(presence.Messaging, to) {
+	if e.hub.hasUser(topics.Messaging, to) {
 		e.typing.shown(typingPair{from, to}, ev.Type == topics.TypingStart, ev.Data(false))
 	}
 }
@@ -156,14 +156,14 @@ func (e *Edge) sendTyping(to string, start bool, data []byte) {
 	if start {
 		event = "typing:start"
 	}
-	m := e.plain(presence.Messaging, event, data)
+	m := e.plain(topics.Messaging, event, data)
 	m.alias = "TYPING_INDICATOR"
 	e.hub.toUser(to, m)
 }
 
 // presenceChanged shows who came and who went (presence.Options.Changed).
 func (e *Edge) presenceChanged(changes []presence.Change) {
-	for _, ns := range []presence.Namespace{presence.Dashboard, presence.Messaging} {
+	for _, ns := range []topics.Namespace{topics.Dashboard, topics.Messaging} {
 		var ms []*message
 		var users []string
 		for _, c := range changes {
@@ -182,20 +182,20 @@ func (e *Edge) status(c presence.Change) *message {
 	if c.Online {
 		status = "online"
 	}
-	if c.Namespace == presence.Dashboard {
+	if c.Namespace == topics.Dashboard {
 		return e.plain(c.Namespace, "user_status", topics.Fields("userId", c.User, "status", status, "timestamp", at))
 	}
 	return e.plain(c.Namespace, "presence:"+status, topics.Fields("userId", c.User, "timestamp", at))
 }
 
 // plain is a message that is not resumed.
-func (e *Edge) plain(ns presence.Namespace, event string, data []byte) *message {
+func (e *Edge) plain(ns topics.Namespace, event string, data []byte) *message {
 	return &message{namespace: ns, event: event, data: data, threshold: e.o.CompressionThreshold}
 }
 
 // feed is a message of the feed, with the offset at which a session stands after it. Only what has an id of its own
 // shows one.
-func (e *Edge) feed(ns presence.Namespace, event string, ev *topics.Event, extra ...string) *message {
+func (e *Edge) feed(ns topics.Namespace, event string, ev *topics.Event, extra ...string) *message {
 	m := e.plain(ns, event, ev.Data(ev.Type != topics.MessageRead, extra...))
 	m.ev, m.offset = ev, e.offset(ns, ev)
 	return m

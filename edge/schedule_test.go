@@ -19,6 +19,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/nexus/nexus/projections/presence"
+	"github.com/nexus/nexus/topics"
 )
 
 // Connections come and go, each with an interval of its own: as long as one is there it is looked at whenever it asks
@@ -190,7 +191,7 @@ func TestHeartbeats(t *testing.T) {
 }
 
 func beatsOfRaw(t *testing.T, e *Edge) beats {
-	s := &session{namespace: presence.Messaging}
+	s := &session{namespace: topics.Messaging}
 	s.identity.Store(&Identity{Expires: time.Now().Add(time.Hour)})
 	ws := dialPipe(t, e, func(c *conn) {
 		s.out = c

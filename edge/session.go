@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/nexus/nexus/edge/socketio"
-	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -72,7 +71,7 @@ type doom struct {
 type session struct {
 	id        string
 	user      string
-	namespace presence.Namespace
+	namespace topics.Namespace
 	out       transport // nil until there is one
 	style     style
 	threshold int                      // texts longer than this are deflated where that was negotiated

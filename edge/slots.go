@@ -68,7 +68,7 @@ const (
 // slot is guarded by slots.mu.
 type slot struct {
 	session, user string
-	namespace     presence.Namespace
+	namespace     topics.Namespace
 
 	phase    phase
 	pid      string   // as the session has it

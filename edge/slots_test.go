@@ -18,7 +18,6 @@ import (
 
 	"github.com/nexus/nexus/edge/socketio"
 	"github.com/nexus/nexus/pipeline"
-	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -88,7 +87,7 @@ func TestEndsThatTheLogMissed(t *testing.T) {
 				return e.slots.failed >= 5
 			})
 			over()
-			waitFor(t, "the log shows all five ends", func() bool { return e.fold.Count(presence.Messaging, "alice") == 0 })
+			waitFor(t, "the log shows all five ends", func() bool { return e.fold.Count(topics.Messaging, "alice") == 0 })
 			waitFor(t, "nothing is kept of them", func() bool { all, unsettled := e.slots.counts(); return all == 0 && unsettled == 0 })
 			for range 5 {
 				if _, status, body := dialRaw(t, s, "alice", ""); status != 101 {
@@ -152,12 +151,12 @@ func TestBrokenMakeRoom(t *testing.T) {
 		dialRaw(t, s, "alice", "&offset=")
 	}
 	poller := openPoller(t, s, "alice")
-	waitFor(t, "all five are in", func() bool { return e.fold.Count(presence.Messaging, "alice") == 5 })
+	waitFor(t, "all five are in", func() bool { return e.fold.Count(topics.Messaging, "alice") == 5 })
 	if _, status, body := dialRaw(t, s, "alice", "&offset="); status != 429 || !strings.Contains(body, "too_many_connections") ||
 		!strings.Contains(body, "evict-oldest") || !strings.Contains(body, "close one of them") || strings.Count(body, "T") < 5 {
 		t.Errorf("the sixth is answered %d %s", status, body)
 	}
-	ws, status, body := dialRaw(t, s, "alice", "&offset="+url.QueryEscape(e.offset(presence.Messaging, nil)))
+	ws, status, body := dialRaw(t, s, "alice", "&offset="+url.QueryEscape(e.offset(topics.Messaging, nil)))
 	if status != 101 {
 		t.Fatalf("who comes back is answered %d %s", status, body)
 	}
@@ -165,7 +164,7 @@ func TestBrokenMakeRoom(t *testing.T) {
 		t.Errorf("who comes back gets %s, %v", b, err)
 	}
 	reading(ws)
-	waitFor(t, "the broken ones have ended", func() bool { return e.fold.Count(presence.Messaging, "alice") == 2 })
+	waitFor(t, "the broken ones have ended", func() bool { return e.fold.Count(topics.Messaging, "alice") == 2 })
 	if resp, err := http.Get(poller); err != nil || resp.StatusCode != 400 {
 		t.Errorf("the silent poller lives on: %v %v", resp, err)
 	} else {
@@ -183,7 +182,7 @@ func TestBrokenMakeRoom(t *testing.T) {
 		}
 		reading(ws)
 	}
-	if _, status, _ := dialRaw(t, s, "alice", "&offset="+url.QueryEscape(e.offset(presence.Messaging, nil))); status != 429 {
+	if _, status, _ := dialRaw(t, s, "alice", "&offset="+url.QueryEscape(e.offset(topics.Messaging, nil))); status != 429 {
 		t.Errorf("beside five who live the sixth is answered %d, want 429", status)
 	}
 }
@@ -259,7 +258,7 @@ func TestRenewOrExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, rand.New(rand.NewPCG(1, 1)))
 		for range 200 {
-			s := member("u0", presence.Messaging)
+			s := member("u0", topics.Messaging)
 			s.identity.Store(&Identity{User: "u0", Expires: time.Now()})
 			w.e.hub.join(s, func() {})
 			refused := make(chan bool)

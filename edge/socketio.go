@@ -13,7 +13,6 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/nexus/nexus/edge/socketio"
-	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -83,7 +82,7 @@ type engine struct {
 	out       transport
 	upgrading bool
 	heard     time.Time // when the client last sent something by polling
-	sessions  map[presence.Namespace]*session
+	sessions  map[topics.Namespace]*session
 	idle      time.Time       // since when it has been in no namespace
 	answerBy  time.Time       // by when a challenged client must have been heard; zero: it is not challenged
 	life      context.Context // ends with the session, under mu: it ends admissions, and no namespace is entered after it
@@ -93,7 +92,7 @@ type engine struct {
 func (e *Edge) newEngine(q url.Values, out transport) *engine {
 	now := time.Now()
 	n := &engine{e: e, sid: randomID(), q: q, out: out, heart: newHeart(now, e.o.PingInterval),
-		sessions: make(map[presence.Namespace]*session), idle: now, heard: now}
+		sessions: make(map[topics.Namespace]*session), idle: now, heard: now}
 	n.life, n.endLife = context.WithCancel(context.Background())
 	return n
 }
@@ -170,7 +169,7 @@ func (n *engine) check(now time.Time) (next time.Time) {
 	if n.heart.due(now, n.e.o.PingInterval) {
 		n.text([]byte{socketio.EnginePing})
 	}
-	for _, ns := range []presence.Namespace{presence.Dashboard, presence.Messaging} {
+	for _, ns := range []topics.Namespace{topics.Dashboard, topics.Messaging} {
 		if s := n.session(string(ns)); s != nil {
 			n.e.expire(s, now)
 		}
@@ -292,7 +291,7 @@ func (n *engine) attached() {
 func (n *engine) session(ns string) *session {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.sessions[presence.Namespace(ns)]
+	return n.sessions[topics.Namespace(ns)]
 }
 
 func (n *engine) packet(p socketio.Packet) {
@@ -328,8 +327,8 @@ func (n *engine) packet(p socketio.Packet) {
 
 // connect joins a namespace, with the credentials of the packet or else of the handshake's query.
 func (n *engine) connect(p socketio.Packet) {
-	ns := presence.Namespace(p.Namespace)
-	if ns != presence.Dashboard && ns != presence.Messaging {
+	ns := topics.Namespace(p.Namespace)
+	if ns != topics.Dashboard && ns != topics.Messaging {
 		n.refuse(p.Namespace, topics.Fields("message", "Invalid namespace"))
 		return
 	}
@@ -409,7 +408,7 @@ func (n *engine) leaveAll() {
 	n.mu.Lock()
 	n.endLife()
 	n.mu.Unlock()
-	for _, ns := range []presence.Namespace{presence.Dashboard, presence.Messaging} {
+	for _, ns := range []topics.Namespace{topics.Dashboard, topics.Messaging} {
 		if s := n.session(string(ns)); s != nil {
 			n.leave(s, n.reason())
 		}

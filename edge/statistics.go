@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/projections/stats"
 	"github.com/nexus/nexus/topics"
 )
@@ -42,7 +41,7 @@ func (s *statistics) changed(users []string, ev *topics.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, u := range users {
-		if s.e.hub.hasUser(presence.Dashboard, u) {
+		if s.e.hub.hasUser(topics.Dashboard, u) {
 			s.dirty.users[u] = true
 			s.dirty.ends.Add(ev.Topic, ev.Partition, ev.Offset+1)
 		}
@@ -157,6 +156,6 @@ func (s *statistics) send(user string, c stats.Counts, behind bool) {
 	if behind {
 		stale = true
 	}
-	s.e.hub.toUser(user, s.e.plain(presence.Dashboard, "stats_update", topics.Fields("connections", c.Connections,
+	s.e.hub.toUser(user, s.e.plain(topics.Dashboard, "stats_update", topics.Fields("connections", c.Connections,
 		"messages", c.Messages, "posts", c.Posts, "timestamp", topics.FormatTime(time.Now().UnixMilli()), "stale", stale)))
 }

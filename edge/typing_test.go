@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/nexus/nexus/pipeline"
-	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -37,7 +36,7 @@ func TestTypingEnds(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e := &Edge{hub: newHub(newMetrics(nil, nil).sent), ids: newContentIDs(0)}
 				e.typing = newTyping(nil, e.sendTyping)
-				bob, began := member("bob", presence.Messaging), time.Now()
+				bob, began := member("bob", topics.Messaging), time.Now()
 				bob.style.canonical = true
 				e.hub.join(bob, func() {})
 				for _, at := range tc.starts {

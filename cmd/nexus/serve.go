@@ -465,7 +465,7 @@ func (s *server) openEdge(ctx context.Context) error {
 		Presence: s.edge.Presence(), Stats: s.counts, Logger: s.component("api"), Parts: s.health.names(), Problems: s.health.problems, Metrics: s.registry, Push: s.pusher.On(),
 		Keys: s.control, AllowLookup: s.edge.AllowLookup, AllowPublish: s.edge.AllowPublish, MaxBody: int64(c.MaxMessageBytes),
 		Origins: c.AllowedOrigins,
-		Handlers: map[string]http.Handler{"/dashboard": s.edge.Raw(presence.Dashboard), "/ws": s.edge.Raw(presence.Messaging),
+		Handlers: map[string]http.Handler{"/dashboard": s.edge.Raw(topics.Dashboard), "/ws": s.edge.Raw(topics.Messaging),
 			"/socket.io/": s.edge.SocketIO(), "/metrics": promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{})}})
 	return nil
 }

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/nexus/nexus/pipeline"
-	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/topics"
 )
@@ -28,7 +27,7 @@ var migrations embed.FS
 
 // Presence tells whether a user has an open session.
 type Presence interface {
-	Connected(ns presence.Namespace, user string) bool
+	Connected(ns topics.Namespace, user string) bool
 	// Ready is closed once it knows.
 	Ready() <-chan struct{}
 }
@@ -298,9 +297,9 @@ func (p *Pusher) wanted(ctx context.Context, b pipeline.Batch) (list []due, err 
 func (p *Pusher) absent(user string, n Note) bool {
 	switch n.Event {
 	case topics.Message:
-		return !p.o.Presence.Connected(presence.Messaging, user)
+		return !p.o.Presence.Connected(topics.Messaging, user)
 	default:
-		return n.High || !p.o.Presence.Connected(presence.Dashboard, user)
+		return n.High || !p.o.Presence.Connected(topics.Dashboard, user)
 	}
 }
 

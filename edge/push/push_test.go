@@ -13,7 +13,6 @@ import (
 	"firebase.google.com/go/v4/messaging"
 
 	"github.com/nexus/nexus/pipeline"
-	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/topics"
 )
@@ -24,7 +23,7 @@ type everybody struct {
 	here atomic.Bool
 }
 
-func (e *everybody) Connected(presence.Namespace, string) bool { return e.here.Load() }
+func (e *everybody) Connected(topics.Namespace, string) bool { return e.here.Load() }
 
 func (s *shop) row() (next int64) {
 	s.t.Helper()

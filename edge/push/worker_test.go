@@ -17,7 +17,6 @@ import (
 	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
-	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/topics"
 	"github.com/nexus/nexus/topics/topicstest"
@@ -44,7 +43,7 @@ func (c *clock) pass(d time.Duration) {
 // nobody has a session.
 type nobody struct{}
 
-func (nobody) Connected(presence.Namespace, string) bool { return false }
+func (nobody) Connected(topics.Namespace, string) bool { return false }
 
 func (nobody) Ready() <-chan struct{} {
 	ready := make(chan struct{})

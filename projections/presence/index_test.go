@@ -20,10 +20,10 @@ func TestRepeatCorrects(t *testing.T) {
 	if got := f.Sessions("alice"); len(got) != 1 || !slices.Equal(got[0].Channels, []string{"new"}) {
 		t.Errorf("sessions %v, want one in channel new", got)
 	}
-	if _, known := f.Recall("p1", "alice", presence.Dashboard); known {
+	if _, known := f.Recall("p1", "alice", topics.Dashboard); known {
 		t.Error("still found by the old pid")
 	}
-	if channels, known := f.Recall("p2", "alice", presence.Dashboard); !known || !slices.Equal(channels, []string{"new"}) {
+	if channels, known := f.Recall("p2", "alice", topics.Dashboard); !known || !slices.Equal(channels, []string{"new"}) {
 		t.Errorf("by the new pid: %v, %v", channels, known)
 	}
 }
@@ -77,12 +77,12 @@ func TestIndices(t *testing.T) {
 			}})
 		for range 100 {
 			f.random(rnd)
-			users, totals := make(map[string]int), make(map[presence.Namespace]int)
+			users, totals := make(map[string]int), make(map[topics.Namespace]int)
 			for _, n := range live {
 				totals[n.Namespace]++
 				users[string(n.Namespace)+n.User]++
 			}
-			for _, ns := range []presence.Namespace{presence.Dashboard, presence.Messaging} {
+			for _, ns := range []topics.Namespace{topics.Dashboard, topics.Messaging} {
 				online := 0
 				for k := range 4 {
 					user := fmt.Sprint("u", k)

@@ -15,19 +15,10 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// Namespace is a WebSocket namespace: a user is online in each by itself.
-type Namespace string
-
-// The namespaces.
-const (
-	Dashboard Namespace = "/dashboard"
-	Messaging Namespace = "/ws"
-)
-
 // Change says that a user came online or went offline in a namespace.
 type Change struct {
 	User      string
-	Namespace Namespace
+	Namespace topics.Namespace
 	Online    bool
 	At        int64 // record time of the cause, Unix milliseconds
 }
@@ -73,7 +64,7 @@ type Notice struct {
 	Kind      Kind
 	Node      string // the id of the node whose session it is; of NodeLost and NodeSuperseded: of that node
 	Session   string // empty for NodeLost and NodeSuperseded, as all that follows
-	Namespace Namespace
+	Namespace topics.Namespace
 	User      string
 	Verdict   Verdict  // of Judged
 	PID       string   // of Said
@@ -117,13 +108,13 @@ type Fold struct {
 	mu       sync.Mutex
 	goal     int64
 	whole    bool
-	judgesAt int64               // record time from which on sessions are judged; 0 until the first record
-	nodes    map[string]*node    // by id
-	ended    map[string]bool     // ids of earlier boots
-	sessions map[string]*session // by id
-	users    map[place]members   // those who have sessions
-	totals   map[Namespace]int   // sessions
-	online   map[Namespace]int   // users who have sessions, or are still shown
+	judgesAt int64                    // record time from which on sessions are judged; 0 until the first record
+	nodes    map[string]*node         // by id
+	ended    map[string]bool          // ids of earlier boots
+	sessions map[string]*session      // by id
+	users    map[place]members        // those who have sessions
+	totals   map[topics.Namespace]int // sessions
+	online   map[topics.Namespace]int // users who have sessions, or are still shown
 	shown    map[place]bool
 	dirty    map[place]departure
 	traces   map[string]*trace // by pid
@@ -158,7 +149,7 @@ type trace struct {
 }
 
 type place struct {
-	namespace Namespace
+	namespace topics.Namespace
 	user      string
 }
 
@@ -171,7 +162,7 @@ type departure struct {
 // New makes an empty fold.
 func New(o Options) *Fold {
 	return &Fold{o: o, ready: make(chan struct{}), goal: -1, nodes: make(map[string]*node), ended: make(map[string]bool),
-		sessions: make(map[string]*session), users: make(map[place]members), totals: make(map[Namespace]int), online: make(map[Namespace]int),
+		sessions: make(map[string]*session), users: make(map[place]members), totals: make(map[topics.Namespace]int), online: make(map[topics.Namespace]int),
 		shown: make(map[place]bool), dirty: make(map[place]departure), traces: make(map[string]*trace)}
 }
 
@@ -252,7 +243,7 @@ func (f *Fold) fold(e *topics.Event) (notices []Notice) {
 	if e.Type == topics.NodeHeartbeat {
 		return append(notices, f.heartbeat(e, id)...)
 	}
-	n := Notice{Node: id, Session: e.Body.Text("session"), Namespace: Namespace(e.Body.Text("namespace")), User: e.Body.Text("userId")}
+	n := Notice{Node: id, Session: e.Body.Text("session"), Namespace: topics.Namespace(e.Body.Text("namespace")), User: e.Body.Text("userId")}
 	switch e.Type {
 	case topics.Connected:
 		notices = append(notices, f.connect(e, n, name)...)
@@ -453,7 +444,7 @@ func (f *Fold) prune() {
 func (f *Fold) expired(t *trace) bool { return t.gone != 0 && f.now-t.gone > Keep.Milliseconds() }
 
 // Recall finds the channels of the user's session that had this pid in a namespace and lives, or ended within Keep.
-func (f *Fold) Recall(pid, user string, ns Namespace) (channels []string, known bool) {
+func (f *Fold) Recall(pid, user string, ns topics.Namespace) (channels []string, known bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	t := f.traces[pid]
@@ -509,7 +500,7 @@ func (f *Fold) due(now time.Time) (changes []Change) {
 }
 
 // Online tells whether a user is online in a namespace; one who left within the grace still is.
-func (f *Fold) Online(ns Namespace, user string) bool {
+func (f *Fold) Online(ns topics.Namespace, user string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	p := place{ns, user}
@@ -517,14 +508,14 @@ func (f *Fold) Online(ns Namespace, user string) bool {
 }
 
 // Connected tells whether a user has an open session in a namespace; unlike Online it is false at once after the last.
-func (f *Fold) Connected(ns Namespace, user string) bool {
+func (f *Fold) Connected(ns topics.Namespace, user string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.users[place{ns, user}]) > 0
 }
 
 // Count is how many sessions a user has in a namespace.
-func (f *Fold) Count(ns Namespace, user string) int {
+func (f *Fold) Count(ns topics.Namespace, user string) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.users[place{ns, user}])
@@ -533,7 +524,7 @@ func (f *Fold) Count(ns Namespace, user string) int {
 // Session is a live session as the log shows it.
 type Session struct {
 	ID, Node  string // Node is the name of the node that serves it
-	Namespace Namespace
+	Namespace topics.Namespace
 	Since     int64 // record time, Unix milliseconds
 	Channels  []string
 }
@@ -542,7 +533,7 @@ type Session struct {
 func (f *Fold) Sessions(user string) (list []Session) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, ns := range []Namespace{Dashboard, Messaging} {
+	for _, ns := range topics.Namespaces() {
 		for id, s := range f.users[place{ns, user}] {
 			list = append(list, Session{ID: id, Node: s.name, Namespace: s.at.namespace, Since: s.since, Channels: s.channels})
 		}
@@ -552,14 +543,14 @@ func (f *Fold) Sessions(user string) (list []Session) {
 }
 
 // Connections is how many sessions a namespace has on all nodes.
-func (f *Fold) Connections(ns Namespace) int {
+func (f *Fold) Connections(ns topics.Namespace) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.totals[ns]
 }
 
 // OnlineUsers is how many users are online in a namespace.
-func (f *Fold) OnlineUsers(ns Namespace) int {
+func (f *Fold) OnlineUsers(ns topics.Namespace) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.online[ns]

@@ -69,11 +69,11 @@ func (f *fold) applyWith(typ, node, name, session, user string, more ...any) {
 
 func (f *fold) want(online ...string) {
 	f.t.Helper()
-	if n := f.OnlineUsers(presence.Dashboard); n != len(online) {
+	if n := f.OnlineUsers(topics.Dashboard); n != len(online) {
 		f.t.Errorf("%d users online, want %v", n, online)
 	}
 	for _, u := range online {
-		if !f.Online(presence.Dashboard, u) {
+		if !f.Online(topics.Dashboard, u) {
 			f.t.Errorf("%s is not online", u)
 		}
 	}
@@ -125,7 +125,7 @@ func TestRecall(t *testing.T) {
 	}
 	want := func(when, pid, user, channels string) {
 		t.Helper()
-		got, known := f.Recall(pid, user, presence.Dashboard)
+		got, known := f.Recall(pid, user, topics.Dashboard)
 		if s := fmt.Sprint(known, got); s != channels {
 			t.Errorf("%s: %s of %s: %s, want %s", when, pid, user, s, channels)
 		}
@@ -178,8 +178,8 @@ func TestSucceed(t *testing.T) {
 	if got := fmt.Sprint(verdicts, evicted); got != "[s1 0 s2 0 s3 1 s4 0 s5 0 s6 0] [s1 s4]" {
 		t.Errorf("verdicts and evictions %s", got)
 	}
-	if n := len(f.Sessions("alice")); n != 2 || f.Connections(presence.Dashboard) != 3 {
-		t.Errorf("%d sessions of alice, %d in all", n, f.Connections(presence.Dashboard))
+	if n := len(f.Sessions("alice")); n != 2 || f.Connections(topics.Dashboard) != 3 {
+		t.Errorf("%d sessions of alice, %d in all", n, f.Connections(topics.Dashboard))
 	}
 }
 
@@ -282,7 +282,7 @@ func TestPlaces(t *testing.T) {
 			if got := strings.Join(evicted, " "); got != tc.evicted {
 				t.Errorf("evicted %q, want %q", got, tc.evicted)
 			}
-			if got := strings.Join(left, " "); got != tc.left || f.Connections(presence.Messaging) != len(left) {
+			if got := strings.Join(left, " "); got != tc.left || f.Connections(topics.Messaging) != len(left) {
 				t.Errorf("left %q, want %q", got, tc.left)
 			}
 		})
