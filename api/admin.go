@@ -5,6 +5,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -19,7 +20,7 @@ func (a *API) revoke(c echo.Context) error {
 		return err
 	}
 	if err := topics.CheckUserID(body.UserID); err != nil {
-		return topics.Invalid("userId: " + err.Error())
+		return apierr.Invalid("userId: " + err.Error())
 	}
 	ev := topics.New(topics.Control, topics.UserKey(body.UserID),
 		topics.Meta{Type: topics.SessionRevoked, Source: topics.SourceOf(userOf(c)), ID: topics.NewID()},

@@ -20,6 +20,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/presence"
@@ -39,7 +40,7 @@ type Inbox interface {
 	Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error
 }
 
-// Messages sends chat messages; errors are *topics.Error.
+// Messages sends chat messages; errors are *apierr.Error.
 type Messages interface {
 	Send(ctx context.Context, sender string, d topics.Draft) (topics.Receipt, error)
 }
@@ -76,7 +77,7 @@ type Tail interface {
 
 // Options are what an API needs.
 type Options struct {
-	// Verify checks a token; the error is a *topics.Error.
+	// Verify checks a token; the error is a *apierr.Error.
 	Verify   func(token string) (Claims, error)
 	Producer Producer
 	Tail     Tail
@@ -89,7 +90,7 @@ type Options struct {
 	Origins Origins
 	Keys    Keys
 	// AllowLookup and AllowPublish limit how often a user may ask for keys, and append what is kept for ever: keys and
-	// device tokens. The error is a *topics.Error.
+	// device tokens. The error is a *apierr.Error.
 	AllowLookup, AllowPublish func(user string) error
 	// Push tells whether events are pushed to devices.
 	Push bool
@@ -212,7 +213,7 @@ func escaped(next echo.HandlerFunc) echo.HandlerFunc {
 func param(c echo.Context, name string) (string, error) {
 	v, err := url.PathUnescape(c.Param(name))
 	if err != nil || !utf8.ValidString(v) {
-		return "", topics.Invalid(name + " in the path: an escape is broken; write a percent sign as %25")
+		return "", apierr.Invalid(name + " in the path: an escape is broken; write a percent sign as %25")
 	}
 	return v, nil
 }
@@ -245,7 +246,7 @@ func (a *API) cors(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		h.Add("Vary", "Origin")
 		if !a.o.Origins.allows(r) {
-			return &topics.Error{Code: topics.CodeForbidden, Message: "this origin is not allowed (ALLOWED_ORIGIN)"}
+			return &apierr.Error{Code: apierr.CodeForbidden, Message: "this origin is not allowed (ALLOWED_ORIGIN)"}
 		}
 		h.Set("Access-Control-Allow-Origin", origin)
 		if a.o.Origins != nil { // never for whoever comes along
@@ -287,7 +288,7 @@ func (a *API) authenticated(scope string) echo.MiddlewareFunc {
 				return err
 			}
 			if scope != "" && !claims.Has(scope) {
-				return &topics.Error{Code: topics.CodeForbidden, Message: "the token lacks the scope " + scope}
+				return &apierr.Error{Code: apierr.CodeForbidden, Message: "the token lacks the scope " + scope}
 			}
 			c.Set(keyClaims, claims)
 			return next(c)
@@ -309,26 +310,26 @@ func (a *API) fail(err error, c echo.Context) {
 
 // explain finds what may be said of an error. Unknown ones are logged, and an engine's being away is what they nearly
 // always are.
-func (a *API) explain(c echo.Context, err error) *topics.Error {
-	var known *topics.Error
+func (a *API) explain(c echo.Context, err error) *apierr.Error {
+	var known *apierr.Error
 	var tooBig *http.MaxBytesError
 	var he *echo.HTTPError
 	switch {
 	case errors.As(err, &known):
 		return known
 	case errors.As(err, &tooBig):
-		return &topics.Error{Code: topics.CodeTooLarge, Message: "the body is too large"}
+		return &apierr.Error{Code: apierr.CodeTooLarge, Message: "the body is too large"}
 	case errors.Is(err, inbox.ErrNotFound):
-		return topics.NotFound("thing")
+		return apierr.NotFound("thing")
 	case errors.Is(err, inbox.ErrCursor):
-		return topics.Invalid("cursor: not one that this server gave out")
+		return apierr.Invalid("cursor: not one that this server gave out")
 	case pipeline.TooLarge(err):
-		return &topics.Error{Code: topics.CodeTooLarge, Message: "the event is larger than the log takes"}
+		return &apierr.Error{Code: apierr.CodeTooLarge, Message: "the event is larger than the log takes"}
 	case errors.As(err, &he) && he.Code < http.StatusInternalServerError:
-		return &topics.Error{Code: topics.CodeNotFound, Message: "there is no route " + c.Request().Method + " with this path; docs/rest.md lists them"}
+		return &apierr.Error{Code: apierr.CodeNotFound, Message: "there is no route " + c.Request().Method + " with this path; docs/rest.md lists them"}
 	}
 	a.o.Logger.Warn("a request failed", "method", c.Request().Method, "route", c.Path(), "err", err)
-	return topics.Unavailable()
+	return apierr.Unavailable()
 }
 
 // ready answers 503 while anything is behind or unreachable, and says what. ?exclude=stats,… leaves parts out, for whoever
@@ -340,7 +341,7 @@ func (a *API) ready(c echo.Context) error {
 			continue
 		}
 		if !slices.Contains(a.o.Parts, part) {
-			return topics.Invalid("exclude: there is no part " + strconv.Quote(clip(part)) + "; there are " + strings.Join(a.o.Parts, ", "))
+			return apierr.Invalid("exclude: there is no part " + strconv.Quote(clip(part)) + "; there are " + strings.Join(a.o.Parts, ", "))
 		}
 		exclude = append(exclude, part)
 	}
@@ -388,7 +389,7 @@ func (a *API) recovered(next echo.HandlerFunc) echo.HandlerFunc {
 					panic(p)
 				}
 				a.o.Logger.Error("a handler panicked", "route", c.Path(), "stack", string(debug.Stack()))
-				err = topics.Unavailable()
+				err = apierr.Unavailable()
 			}
 		}()
 		return next(c)

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nexus/nexus/api"
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/projections/control"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/presence"
@@ -114,7 +115,7 @@ func (s store) Reached(ctx context.Context, _ stats.Ends) (bool, error) {
 
 func (w *world) Send(_ context.Context, sender string, d topics.Draft) (topics.Receipt, error) {
 	if d.Content == "" {
-		return topics.Receipt{}, topics.Invalid("a message has either content or encrypted")
+		return topics.Receipt{}, apierr.Invalid("a message has either content or encrypted")
 	}
 	return topics.Receipt{ID: sender + ">" + d.ReceiverID + ":" + d.ClientMessageID, Duplicate: d.ClientMessageID == "again"}, nil
 }
@@ -139,7 +140,7 @@ func (directory) Forget(string) {}
 
 func (w *world) allow(string) error {
 	if w.tooOften {
-		return &topics.Error{Code: topics.CodeRateLimited, Message: "too often", RetryAfter: time.Second}
+		return &apierr.Error{Code: apierr.CodeRateLimited, Message: "too often", RetryAfter: time.Second}
 	}
 	return nil
 }
@@ -154,7 +155,7 @@ func (w *world) options(t *testing.T) api.Options {
 		Verify: func(token string) (api.Claims, error) {
 			user, scopes, _ := strings.Cut(token, "+")
 			if user == "bad" {
-				return api.Claims{}, &topics.Error{Code: topics.CodeTokenExpired, Message: "the token has expired"}
+				return api.Claims{}, &apierr.Error{Code: apierr.CodeTokenExpired, Message: "the token has expired"}
 			}
 			return api.Claims{User: user, Scopes: strings.Fields(scopes)}, nil
 		},

@@ -11,7 +11,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"github.com/nexus/nexus/topics"
+	"github.com/nexus/nexus/internal/apierr"
 )
 
 // read decodes a body, one JSON object, into v.
@@ -26,15 +26,15 @@ func read(c echo.Context, v any) error {
 // decode decodes one JSON value, of which v has every member, and says in the caller's words what is wrong with it.
 func decode(b []byte, v any) error {
 	if len(bytes.TrimSpace(b)) == 0 {
-		return topics.Invalid("the body is empty; send JSON")
+		return apierr.Invalid("the body is empty; send JSON")
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
-		return topics.Invalid(mistake(err))
+		return apierr.Invalid(mistake(err))
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return topics.Invalid("the body has more than one JSON value; send one")
+		return apierr.Invalid("the body has more than one JSON value; send one")
 	}
 	return nil
 }

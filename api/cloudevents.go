@@ -13,6 +13,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -33,17 +34,17 @@ func (a *API) publishEvents(c echo.Context) error {
 	}
 	idem := c.Request().Header.Get("Idempotency-Key")
 	if batch && idem != "" {
-		return topics.Invalid("Idempotency-Key names one event: send a batch without it, its events have ids of their own (or idempotencykey)")
+		return apierr.Invalid("Idempotency-Key names one event: send a batch without it, its events have ids of their own (or idempotencykey)")
 	}
 	var out []*topics.Event
 	var ids []string
 	for i, ce := range events {
 		ev, err := ce.event(userOf(c), idem)
 		if err != nil && batch {
-			return topics.Invalid("event " + strconv.Itoa(i+1) + " of the batch: " + err.Error())
+			return apierr.Invalid("event " + strconv.Itoa(i+1) + " of the batch: " + err.Error())
 		}
 		if err != nil {
-			return topics.Invalid(err.Error())
+			return apierr.Invalid(err.Error())
 		}
 		out, ids = append(out, ev), append(ids, ev.NexusID)
 	}
@@ -68,12 +69,12 @@ func cloudEvents(r *http.Request) (events []cloudEvent, batch bool, err error) {
 			return nil, true, err
 		}
 		if len(list) == 0 || len(list) > maxFanOut {
-			return nil, true, topics.Invalid("a batch has 1 to 1000 events")
+			return nil, true, apierr.Invalid("a batch has 1 to 1000 events")
 		}
 		for i, text := range list {
 			ce, err := structured(text)
 			if err != nil {
-				return nil, true, topics.Invalid("event " + strconv.Itoa(i+1) + " of the batch: " + err.Error())
+				return nil, true, apierr.Invalid("event " + strconv.Itoa(i+1) + " of the batch: " + err.Error())
 			}
 			events = append(events, ce)
 		}
@@ -82,12 +83,12 @@ func cloudEvents(r *http.Request) (events []cloudEvent, batch bool, err error) {
 		ce, err := structured(b)
 		return []cloudEvent{ce}, false, asInvalid(err)
 	case strings.HasPrefix(kind, "application/cloudevents"):
-		return nil, false, topics.Invalid("of the formats of CloudEvents only JSON is taken: application/cloudevents+json or application/cloudevents-batch+json")
+		return nil, false, apierr.Invalid("of the formats of CloudEvents only JSON is taken: application/cloudevents+json or application/cloudevents-batch+json")
 	case r.Header.Get("ce-specversion") != "":
 		ce, err := binary(r.Header, b)
 		return []cloudEvent{ce}, false, asInvalid(err)
 	}
-	return nil, false, topics.Invalid("send a CloudEvent: Content-Type application/cloudevents+json, application/cloudevents-batch+json, or headers ce-id, ce-source, ce-specversion, ce-type, ce-subject")
+	return nil, false, apierr.Invalid("send a CloudEvent: Content-Type application/cloudevents+json, application/cloudevents-batch+json, or headers ce-id, ce-source, ce-specversion, ce-type, ce-subject")
 }
 
 // mediaType is the type of a Content-Type, in small letters, without its parameters (RFC 9110, section 8.3.1).
@@ -108,7 +109,7 @@ func asInvalid(err error) error {
 	if err == nil {
 		return nil
 	}
-	return topics.Invalid(err.Error())
+	return apierr.Invalid(err.Error())
 }
 
 // structured reads an event in the JSON event format. Extensions may have any name that the specification allows; null

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -160,7 +161,7 @@ func (g *Guard) refuse(c net.Conn) {
 
 // noRoom is the answer to who finds no room.
 var noRoom = func() string {
-	body := topics.Fields("error", json.RawMessage(topics.Fields("code", topics.CodeUnavailable, "message", "this node has as many connections as its file descriptors allow; try again later")))
+	body := topics.Fields("error", json.RawMessage(topics.Fields("code", apierr.CodeUnavailable, "message", "this node has as many connections as its file descriptors allow; try again later")))
 	return "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: " +
 		strconv.Itoa(len(body)) + "\r\n\r\n" + string(body)
 }()

@@ -8,6 +8,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -26,26 +27,26 @@ func (t to) keys() ([]string, error) {
 	switch {
 	case t.Channel != "":
 		if err := topics.CheckChannel(t.Channel); err != nil {
-			return nil, topics.Invalid("channel: " + err.Error())
+			return nil, apierr.Invalid("channel: " + err.Error())
 		}
 		return []string{topics.ChannelKey(t.Channel)}, nil
 	case len(t.UserIDs) > maxFanOut:
-		return nil, topics.Invalid("userIds: at most 1000")
+		return nil, apierr.Invalid("userIds: at most 1000")
 	case len(t.UserIDs) > 0 && t.UserID != "":
-		return nil, topics.Invalid("name either userId or userIds")
+		return nil, apierr.Invalid("name either userId or userIds")
 	case len(t.UserIDs) > 0:
 		return userKeys(t.UserIDs)
 	case t.UserID != "":
 		return userKeys([]string{t.UserID})
 	}
-	return nil, topics.Invalid("name userId, userIds or channel")
+	return nil, apierr.Invalid("name userId, userIds or channel")
 }
 
 func userKeys(users []string) ([]string, error) {
 	keys := make([]string, 0, len(users))
 	for _, u := range users {
 		if err := topics.CheckUserID(u); err != nil {
-			return nil, topics.Invalid("userId: " + err.Error())
+			return nil, apierr.Invalid("userId: " + err.Error())
 		}
 		keys = append(keys, topics.UserKey(u))
 	}
@@ -76,7 +77,7 @@ func (a *API) publishNotification(c echo.Context) error {
 		return err
 	}
 	if body.Channel != "" && (body.UserID != "" || len(body.UserIDs) > 0) {
-		return topics.Invalid("name userId, userIds or channel, and only one of them")
+		return apierr.Invalid("name userId, userIds or channel, and only one of them")
 	}
 	keys, err := body.keys()
 	if err != nil {
@@ -142,7 +143,7 @@ func (a *API) publishAnnouncement(c echo.Context) error {
 func (a *API) publish(c echo.Context, typ string, keys []string, many bool, value func(key, id string) []byte) error {
 	idem := c.Request().Header.Get("Idempotency-Key")
 	if len(idem) > 256 {
-		return topics.Invalid("Idempotency-Key has at most 256 bytes")
+		return apierr.Invalid("Idempotency-Key has at most 256 bytes")
 	}
 	events := make([]*topics.Event, 0, len(keys))
 	ids := make(map[string]string)
@@ -179,7 +180,7 @@ func traceParent(c echo.Context) string {
 func (a *API) appendAll(c echo.Context, events []*topics.Event) error {
 	for _, ev := range events {
 		if err := topics.Valid(ev); err != nil {
-			return topics.Invalid(err.Error())
+			return apierr.Invalid(err.Error())
 		}
 	}
 	g, ctx := errgroup.WithContext(c.Request().Context())

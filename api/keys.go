@@ -8,6 +8,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/projections/control"
 	"github.com/nexus/nexus/topics"
 )
@@ -33,7 +34,7 @@ func (a *API) putKeys(c echo.Context) error {
 	devices := a.o.Keys.Devices(userOf(c))
 	known := slices.ContainsFunc(devices, func(d control.Device) bool { return d.ID == body.DeviceID })
 	if len(devices) >= control.MaxDevices && !known {
-		return topics.Invalid("this user has keys of as many devices as are allowed; remove one")
+		return apierr.Invalid("this user has keys of as many devices as are allowed; remove one")
 	}
 	ev := own(c, topics.Control, topics.KeyPublished, topics.Fields("deviceId", body.DeviceID, "identityKey", body.IdentityKey, "prekeys", body.Prekeys))
 	return a.publishKeys(c, ev)
@@ -137,6 +138,6 @@ func (a *API) tryTake(c echo.Context, user, deviceID, prekeyID string) (bool, er
 	case won := <-answer:
 		return won, nil
 	case <-ctx.Done():
-		return false, topics.Unavailable()
+		return false, apierr.Unavailable()
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -54,7 +55,7 @@ const leeway = 30 * time.Second
 // maxToken bounds a token, in bytes.
 const maxToken = 8 << 10
 
-// Verify checks a token. The error is a *topics.Error, says which claim is to blame, and never quotes the token.
+// Verify checks a token. The error is a *apierr.Error, says which claim is to blame, and never quotes the token.
 func (t Tokens) Verify(token string) (Claims, error) {
 	if token == "" {
 		return Claims{}, tokenInvalid("a token is needed")
@@ -240,10 +241,10 @@ func (t Tokens) now() time.Time {
 	return time.Now()
 }
 
-func tokenInvalid(message string) *topics.Error {
-	return &topics.Error{Code: topics.CodeTokenInvalid, Message: message}
+func tokenInvalid(message string) *apierr.Error {
+	return &apierr.Error{Code: apierr.CodeTokenInvalid, Message: message}
 }
 
-func expired() *topics.Error {
-	return &topics.Error{Code: topics.CodeTokenExpired, Message: "the token has expired"}
+func expired() *apierr.Error {
+	return &apierr.Error{Code: apierr.CodeTokenExpired, Message: "the token has expired"}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/nexus/nexus/api"
-	"github.com/nexus/nexus/topics"
+	"github.com/nexus/nexus/internal/apierr"
 )
 
 var now = time.Unix(1_764_583_200, 0)
@@ -58,7 +58,7 @@ func TestVerify(t *testing.T) {
 		"nothing":               {"", "token_invalid"},
 	} {
 		c, err := tokens.Verify(tc.token)
-		var refused *topics.Error
+		var refused *apierr.Error
 		switch {
 		case tc.code == "" && (err != nil || c.User != "alice"):
 			t.Errorf("%s: %+v, %v", name, c, err)

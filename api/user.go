@@ -14,6 +14,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/stats"
 	"github.com/nexus/nexus/topics"
@@ -32,7 +33,7 @@ func own(c echo.Context, t topics.Topic, typ string, value []byte) *topics.Event
 // append appends an event and waits until this node has read it, so that what the user reads next can wait for it.
 func (a *API) append(c echo.Context, ev *topics.Event) error {
 	if err := topics.Valid(ev); err != nil {
-		return topics.Invalid(err.Error())
+		return apierr.Invalid(err.Error())
 	}
 	_, err := a.o.Tail.Append(c.Request().Context(), ev)
 	return err
@@ -41,7 +42,7 @@ func (a *API) append(c echo.Context, ev *topics.Event) error {
 // accept appends an event that no read of its user waits for, and answers with its id.
 func (a *API) accept(c echo.Context, ev *topics.Event) error {
 	if err := topics.Valid(ev); err != nil {
-		return topics.Invalid(err.Error())
+		return apierr.Invalid(err.Error())
 	}
 	if err := a.o.Producer.Append(c.Request().Context(), ev); err != nil {
 		return err
@@ -113,7 +114,7 @@ func (a *API) roomForDevice(c echo.Context, token string) error {
 	}
 	known := slices.ContainsFunc(devices, func(d inbox.Device) bool { return d.Token == token })
 	if len(devices) >= maxDevices && !known {
-		return topics.Invalid("this user has as many devices as are allowed; unregister one")
+		return apierr.Invalid("this user has as many devices as are allowed; unregister one")
 	}
 	return nil
 }
@@ -148,7 +149,7 @@ func oneToken(text []byte) (string, error) {
 		return "", err
 	}
 	if body.Token == nil {
-		return "", topics.Invalid("field token is missing; only an empty body means all devices")
+		return "", apierr.Invalid("field token is missing; only an empty body means all devices")
 	}
 	return *body.Token, nil
 }
@@ -168,7 +169,7 @@ func (a *API) listNotifications(c echo.Context) error {
 	}
 	unread := c.QueryParam("unread")
 	if unread != "" && unread != "true" && unread != "false" {
-		return topics.Invalid("unread must be true or false")
+		return apierr.Invalid("unread must be true or false")
 	}
 	if err := a.settledNotifications(c); err != nil {
 		return err
@@ -217,7 +218,7 @@ func limitOf(c echo.Context) (int, error) {
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 || n > 200 {
-		return 0, topics.Invalid("limit must be a number from 1 to 200")
+		return 0, apierr.Invalid("limit must be a number from 1 to 200")
 	}
 	return n, nil
 }
@@ -247,7 +248,7 @@ func (a *API) markNotification(typ string) echo.HandlerFunc {
 			return a.o.Inbox.HasNotification(c.Request().Context(), userOf(c), id)
 		})
 		if errors.Is(err, inbox.ErrNotFound) {
-			return topics.NotFound("notification") // the same for another's
+			return apierr.NotFound("notification") // the same for another's
 		}
 		if err != nil {
 			return err
@@ -289,14 +290,14 @@ func (a *API) listMessages(c echo.Context) error {
 	}
 	with := c.QueryParam("with")
 	if err := topics.CheckUserID(with); err != nil {
-		return topics.Invalid("with: " + err.Error())
+		return apierr.Invalid("with: " + err.Error())
 	}
 	if err := a.settled(c, topics.Messages, topics.ConversationKey(userOf(c), with)); err != nil {
 		return err
 	}
 	p := inbox.Page{Limit: limit, Before: c.QueryParam("cursor"), After: c.QueryParam("after")}
 	if p.Before != "" && p.After != "" {
-		return topics.Invalid("name either cursor or after")
+		return apierr.Invalid("name either cursor or after")
 	}
 	list, older, newer, err := a.o.Inbox.Messages(c.Request().Context(), userOf(c), with, p)
 	if err != nil {
@@ -362,12 +363,12 @@ func (a *API) presence(c echo.Context) error {
 	}
 	users := strings.Split(list, ",")
 	if len(users) > maxPresence {
-		return topics.Invalid("userIds: at most " + strconv.Itoa(maxPresence))
+		return apierr.Invalid("userIds: at most " + strconv.Itoa(maxPresence))
 	}
 	out := make(map[string]any, len(users))
 	for _, u := range users {
 		if err := topics.CheckUserID(u); err != nil {
-			return topics.Invalid("userIds: " + err.Error())
+			return apierr.Invalid("userIds: " + err.Error())
 		}
 		out[u] = a.statusOf(u)
 	}
@@ -389,7 +390,7 @@ func userParam(c echo.Context) (string, error) {
 		return "", err
 	}
 	if err := topics.CheckUserID(user); err != nil {
-		return "", topics.Invalid("userId: " + err.Error())
+		return "", apierr.Invalid("userId: " + err.Error())
 	}
 	return user, nil
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/topics"
 )
@@ -21,7 +22,7 @@ func (e *Edge) handle(s *session, c command) {
 	now := time.Now()
 	e.metrics.frame(s, c.event)
 	if e.draining.Load() {
-		s.refuse(c, topics.Unavailable())
+		s.refuse(c, apierr.Unavailable())
 		return
 	}
 	if s.expired(now) && c.event != "authenticate" {
@@ -46,12 +47,12 @@ func (e *Edge) handle(s *session, c command) {
 	case s.namespace == topics.Messaging && c.event == "markAsRead":
 		e.markAsRead(s, c)
 	default:
-		s.refuse(c, &topics.Error{Code: topics.CodeUnknownEvent, Message: "there is no such event in " + string(s.namespace)})
+		s.refuse(c, &apierr.Error{Code: apierr.CodeUnknownEvent, Message: "there is no such event in " + string(s.namespace)})
 	}
 }
 
-func rateLimited(wait time.Duration) *topics.Error {
-	return &topics.Error{Code: topics.CodeRateLimited, Message: fmt.Sprintf("too many at once; try again in %s", wait.Round(time.Second)), RetryAfter: wait}
+func rateLimited(wait time.Duration) *apierr.Error {
+	return &apierr.Error{Code: apierr.CodeRateLimited, Message: fmt.Sprintf("too many at once; try again in %s", wait.Round(time.Second)), RetryAfter: wait}
 }
 
 // payload is a command's data.
@@ -63,22 +64,22 @@ type payload interface {
 // read decodes a command's data into v; the error says by example what is expected, and names the members concerned.
 // Members that are not known are ignored, since clients may be newer, unless others are missing: then they are told,
 // for they are most likely what was meant.
-func read(c command, v payload, example string) *topics.Error {
+func read(c command, v payload, example string) *apierr.Error {
 	must := "the data of " + strconv.Quote(c.event) + " must be like " + example
 	var kind *json.UnmarshalTypeError
 	err := json.Unmarshal(c.data, v)
 	switch missing := v.missing(); {
 	case errors.As(err, &kind) && kind.Field != "":
 		member := kind.Field[strings.LastIndexByte(kind.Field, '.')+1:] // without the name of an embedded struct
-		return topics.Invalid(must + ": " + strconv.Quote(member) + " has another kind of value")
+		return apierr.Invalid(must + ": " + strconv.Quote(member) + " has another kind of value")
 	case err != nil || c.data[0] != '{':
-		return topics.Invalid(must)
+		return apierr.Invalid(must)
 	case len(missing) > 0:
 		must += ": missing or empty is " + quoted(missing)
 		if unknown := unknownMembers(c.data, v); len(unknown) > 0 {
 			must += "; not known is " + quoted(unknown)
 		}
-		return topics.Invalid(must)
+		return apierr.Invalid(must)
 	}
 	return nil
 }
@@ -159,7 +160,7 @@ func (e *Edge) authenticate(s *session, c command) {
 	if left := e.narrow(s); len(left) > 0 {
 		refused = left
 		if c.ack == "" {
-			s.fail(&topics.Error{Code: topics.CodeForbidden, Message: tellRefused(left)})
+			s.fail(&apierr.Error{Code: apierr.CodeForbidden, Message: tellRefused(left)})
 		}
 	}
 	s.answer(c, topics.Fields("ok", true, "refused", refused))
@@ -171,7 +172,7 @@ func (e *Edge) narrow(s *session) (left []refusal) {
 	for _, name := range e.hub.channelsOf(s) {
 		if !s.mayJoin(name) {
 			e.hub.unsubscribe(s, name)
-			left = append(left, refusal{name, topics.CodeForbidden})
+			left = append(left, refusal{name, apierr.CodeForbidden})
 		}
 	}
 	if len(left) > 0 {
@@ -211,10 +212,10 @@ func (e *Edge) subscribe(s *session, c command) {
 		recovered = e.catchUp(s, data.Offset, join) == nil
 	}
 	if c.ack == "" && len(refused) > 0 {
-		s.fail(topics.Invalid(tellRefused(refused)))
+		s.fail(apierr.Invalid(tellRefused(refused)))
 	}
 	if c.ack == "" && recovered == false {
-		s.fail(&topics.Error{Code: topics.CodeNotFound, Message: "what the channels had since that offset cannot be given; they are subscribed from now on"})
+		s.fail(&apierr.Error{Code: apierr.CodeNotFound, Message: "what the channels had since that offset cannot be given; they are subscribed from now on"})
 	}
 	e.subscribed(s, c, before, refused, recovered)
 }
@@ -264,9 +265,9 @@ func (e *Edge) join(s *session, names []string) (joined []string, refused []refu
 	for _, name := range names {
 		switch {
 		case topics.CheckChannel(name) != nil:
-			refused = append(refused, refusal{strings.ToValidUTF8(name[:min(len(name), topics.MaxID)], ""), topics.CodeInvalidPayload})
+			refused = append(refused, refusal{strings.ToValidUTF8(name[:min(len(name), topics.MaxID)], ""), apierr.CodeInvalidPayload})
 		case !s.mayJoin(name):
-			refused = append(refused, refusal{name, topics.CodeForbidden})
+			refused = append(refused, refusal{name, apierr.CodeForbidden})
 		case !e.hub.subscribe(s, name):
 			refused = append(refused, refusal{name, "too_many_channels"})
 		case !slices.Contains(had, name) && !slices.Contains(joined, name):
@@ -299,7 +300,7 @@ func (e *Edge) sendMessage(s *session, c command) {
 }
 
 // Send appends a chat message of sender and returns once this node has read it back from the log. Errors are
-// *topics.Error.
+// *apierr.Error.
 func (e *Edge) Send(ctx context.Context, sender string, d topics.Draft) (topics.Receipt, error) {
 	type outcome struct {
 		r   topics.Receipt
@@ -314,7 +315,7 @@ func (e *Edge) Send(ctx context.Context, sender string, d topics.Draft) (topics.
 		}
 		return o.r, nil
 	case <-ctx.Done():
-		return topics.Receipt{}, topics.Unavailable()
+		return topics.Receipt{}, apierr.Unavailable()
 	}
 }
 
@@ -337,16 +338,16 @@ func (e *Edge) trySend(sender string, d topics.Draft, done func(topics.Receipt, 
 
 func (e *Edge) draft(sender string, d topics.Draft, now time.Time) (*topics.Event, error) {
 	if err := topics.CheckUserID(d.ReceiverID); err != nil {
-		return nil, topics.Invalid("receiverId: " + err.Error())
+		return nil, apierr.Invalid("receiverId: " + err.Error())
 	}
 	if string(d.Encrypted) == "null" {
 		d.Encrypted = nil
 	}
 	if len(d.Content)+len(d.Encrypted) > e.o.MaxContentBytes {
-		return nil, &topics.Error{Code: topics.CodeTooLarge, Message: fmt.Sprintf("a message's content has at most %d bytes", e.o.MaxContentBytes)}
+		return nil, &apierr.Error{Code: apierr.CodeTooLarge, Message: fmt.Sprintf("a message's content has at most %d bytes", e.o.MaxContentBytes)}
 	}
 	if (d.Content == "") == (len(d.Encrypted) == 0) {
-		return nil, topics.Invalid("a message has either content or encrypted")
+		return nil, apierr.Invalid("a message has either content or encrypted")
 	}
 	first := ""
 	if d.ClientMessageID == "" {
@@ -373,7 +374,7 @@ func (e *Edge) type_(s *session, c command) {
 		return
 	}
 	if err := topics.CheckUserID(data.ReceiverID); err != nil {
-		s.refuse(c, topics.Invalid("receiverId: "+err.Error()))
+		s.refuse(c, apierr.Invalid("receiverId: "+err.Error()))
 		return
 	}
 	e.typing.tell(typingPair{s.user, data.ReceiverID}, *data.IsTyping, func(id string, err error) {
@@ -412,11 +413,11 @@ func (e *Edge) markAsRead(s *session, c command) {
 	}
 	switch {
 	case errors.Is(err, inbox.ErrNotFound):
-		s.refuse(c, topics.NotFound("message"))
+		s.refuse(c, apierr.NotFound("message"))
 		return
 	case err != nil:
 		e.o.Logger.Warn("a message could not be looked up", "err", err)
-		s.refuse(c, topics.Unavailable())
+		s.refuse(c, apierr.Unavailable())
 		return
 	}
 	identity, upTo := m.ID, any(nil)

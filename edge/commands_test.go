@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -48,7 +49,7 @@ func TestCommandsNameTheirMembers(t *testing.T) {
 		case (err == nil) != (tc.want == ""):
 			t.Errorf("%s: %v, want %q", tc.data, err, tc.want)
 		case err == nil:
-		case err.Code != topics.CodeInvalidPayload || !strings.HasPrefix(err.Message, `the data of "e" must be like {}`) || !strings.HasSuffix(err.Message, tc.want):
+		case err.Code != apierr.CodeInvalidPayload || !strings.HasPrefix(err.Message, `the data of "e" must be like {}`) || !strings.HasSuffix(err.Message, tc.want):
 			t.Errorf("%s: %v, want …%s", tc.data, err, tc.want)
 		case strings.Contains(err.Message, "s3cret") || strings.Contains(err.Message, "secret"):
 			t.Errorf("%s: contents are repeated: %v", tc.data, err)
@@ -58,7 +59,7 @@ func TestCommandsNameTheirMembers(t *testing.T) {
 
 // What an error says of refused channels is bounded.
 func TestRefusedChannelsAreNamed(t *testing.T) {
-	if got := tellRefused([]refusal{{"a b", topics.CodeInvalidPayload}, {"news", topics.CodeForbidden}}); got != `channels were refused: "a b" (invalid_payload), "news" (forbidden)` {
+	if got := tellRefused([]refusal{{"a b", apierr.CodeInvalidPayload}, {"news", apierr.CodeForbidden}}); got != `channels were refused: "a b" (invalid_payload), "news" (forbidden)` {
 		t.Error(got)
 	}
 	if got := tellRefused(make([]refusal, 128)); !strings.HasSuffix(got, " and 118 more") {

@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/presence"
@@ -56,7 +57,7 @@ type Options struct {
 	Inbox    Inbox
 	Stats    Stats
 	Logger   *slog.Logger
-	// Verify checks a token; the error is a *topics.Error fit for the client.
+	// Verify checks a token; the error is a *apierr.Error fit for the client.
 	Verify func(token string) (Identity, error)
 	// Revoked tells whether a token that was good has been revoked since.
 	Revoked func(Identity) bool
@@ -191,7 +192,7 @@ func (e *Edge) GetOnlineUsersCount() int { return e.fold.OnlineUsers(topics.Dash
 func (e *Edge) IsUserOnline(user string) bool { return e.fold.Online(topics.Dashboard, user) }
 
 // AllowLookup limits how often a user may ask for keys of others, AllowPublish how often it may publish its own, which
-// are kept forever: a *topics.Error where it is too often.
+// are kept forever: a *apierr.Error where it is too often.
 func (e *Edge) AllowLookup(user string) error { return allowed(e.lookups, user) }
 
 // AllowPublish limits how often a user may publish keys.
@@ -327,21 +328,21 @@ func (e *Edge) presenceStart(ctx context.Context) (start int64, whole bool, err 
 }
 
 // problem maps an append's error to what a client is told.
-func problem(err error) *topics.Error {
-	var known *topics.Error
+func problem(err error) *apierr.Error {
+	var known *apierr.Error
 	switch {
 	case errors.As(err, &known):
 		return known
 	case pipeline.TooLarge(err):
-		return &topics.Error{Code: topics.CodeTooLarge, Message: "the event is larger than the log takes"}
+		return &apierr.Error{Code: apierr.CodeTooLarge, Message: "the event is larger than the log takes"}
 	}
-	return topics.Unavailable()
+	return apierr.Unavailable()
 }
 
 // checked judges an event that is about to be appended as every consumer will judge it.
 func checked(ev *topics.Event) error {
 	if err := topics.Valid(ev); err != nil {
-		return topics.Invalid(err.Error())
+		return apierr.Invalid(err.Error())
 	}
 	return nil
 }

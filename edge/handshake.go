@@ -12,6 +12,7 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/olahol/melody"
 
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -20,9 +21,9 @@ func (e *Edge) precheck(w http.ResponseWriter, r *http.Request) bool {
 	switch {
 	case !websocket.IsWebSocketUpgrade(r) || r.Method != http.MethodGet || r.Header.Get("Sec-Websocket-Version") != "13":
 		w.Header().Set("Upgrade", "websocket")
-		(&topics.Error{Code: topics.CodeUpgrade, Message: "this is a WebSocket endpoint (RFC 6455, version 13)"}).WriteHTTP(w)
+		(&apierr.Error{Code: apierr.CodeUpgrade, Message: "this is a WebSocket endpoint (RFC 6455, version 13)"}).WriteHTTP(w)
 	case !e.Ready():
-		topics.Unavailable().WriteHTTP(w)
+		apierr.Unavailable().WriteHTTP(w)
 	default:
 		return true
 	}
@@ -30,17 +31,17 @@ func (e *Edge) precheck(w http.ResponseWriter, r *http.Request) bool {
 }
 
 // identify checks a token and that it is userId's.
-func (e *Edge) identify(userID, token string) (Identity, *topics.Error) {
+func (e *Edge) identify(userID, token string) (Identity, *apierr.Error) {
 	id, err := e.o.Verify(token)
 	if err != nil {
-		var known *topics.Error
+		var known *apierr.Error
 		if !errors.As(err, &known) {
-			known = &topics.Error{Code: topics.CodeTokenInvalid, Message: "the token is not valid"}
+			known = &apierr.Error{Code: apierr.CodeTokenInvalid, Message: "the token is not valid"}
 		}
 		return id, known
 	}
 	if userID != id.User {
-		return id, &topics.Error{Code: topics.CodeForbidden, Message: "userId is not the token's user"}
+		return id, &apierr.Error{Code: apierr.CodeForbidden, Message: "userId is not the token's user"}
 	}
 	return id, nil
 }
@@ -73,7 +74,7 @@ func (e *Edge) Raw(ns topics.Namespace) http.Handler {
 // buffers and the deep stack of the HTTP server, two thirds of what a session would hold.
 func (e *Edge) upgrade(w http.ResponseWriter, r *http.Request, serve func(*conn), ended func()) {
 	if !e.serving.begin() {
-		topics.Unavailable().WriteHTTP(w)
+		apierr.Unavailable().WriteHTTP(w)
 		ended()
 		return
 	}

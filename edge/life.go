@@ -9,6 +9,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 )
@@ -25,24 +26,24 @@ const (
 
 // admit makes a session of a verified identity, with a slot in the log. Every session admitted must be dismissed. A client
 // that comes back and finds no room waits until those of its user's connections that are broken have been found out.
-func (e *Edge) admit(ctx context.Context, ns topics.Namespace, id Identity, out transport, back comeback) (*session, *topics.Error) {
+func (e *Edge) admit(ctx context.Context, ns topics.Namespace, id Identity, out transport, back comeback) (*session, *apierr.Error) {
 	ctx, cancel := context.WithTimeout(ctx, admitWait)
 	defer cancel()
 	defer context.AfterFunc(e.admissions, cancel)()
 	if !e.Ready() {
-		return nil, topics.Unavailable()
+		return nil, apierr.Unavailable()
 	}
 	if wait, ok := e.connects.allow(id.User, time.Now()); !ok {
 		return nil, rateLimited(wait)
 	}
 	s, refusal := e.tryAdmit(ctx, ns, id, out, back)
-	if refusal != nil && refusal.Code == topics.CodeTooManyConnections && back.offset != "" && e.awaitRoom(ctx, userIn{ns, id.User}) {
+	if refusal != nil && refusal.Code == apierr.CodeTooManyConnections && back.offset != "" && e.awaitRoom(ctx, userIn{ns, id.User}) {
 		return e.tryAdmit(ctx, ns, id, out, back)
 	}
 	return s, refusal
 }
 
-func (e *Edge) tryAdmit(ctx context.Context, ns topics.Namespace, id Identity, out transport, back comeback) (_ *session, refusal *topics.Error) {
+func (e *Edge) tryAdmit(ctx context.Context, ns topics.Namespace, id Identity, out transport, back comeback) (_ *session, refusal *apierr.Error) {
 	s := &session{id: randomID(), pid: cmp.Or(back.pid, randomID()), user: id.User, namespace: ns, out: out, m: e.metrics, opened: time.Now(), threshold: e.o.CompressionThreshold,
 		frames: newBucketWindow(10*e.o.RateLimit, e.o.RateWindow)}
 	s.identity.Store(&id)
@@ -57,7 +58,7 @@ func (e *Edge) tryAdmit(ctx context.Context, ns topics.Namespace, id Identity, o
 	switch {
 	case err != nil:
 		e.o.Logger.Warn("a connection is refused: the log does not say whether there is room for it", "err", err)
-		refusal = topics.Unavailable()
+		refusal = apierr.Unavailable()
 	case verdict == presence.Admitted:
 		has = e.hub.admit(s)
 		return s, nil
@@ -68,9 +69,9 @@ func (e *Edge) tryAdmit(ctx context.Context, ns topics.Namespace, id Identity, o
 	return nil, refusal
 }
 
-func (e *Edge) refusalOf(v presence.Verdict, s *session) *topics.Error {
+func (e *Edge) refusalOf(v presence.Verdict, s *session) *apierr.Error {
 	if v == presence.NamespaceFull {
-		return &topics.Error{Code: topics.CodeUnavailable, Message: "the namespace has as many connections as are allowed; try again later", RetryAfter: 5 * time.Second}
+		return &apierr.Error{Code: apierr.CodeUnavailable, Message: "the namespace has as many connections as are allowed; try again later", RetryAfter: 5 * time.Second}
 	}
 	var opened []string
 	for _, x := range e.fold.Sessions(s.user) {
@@ -78,7 +79,7 @@ func (e *Edge) refusalOf(v presence.Verdict, s *session) *topics.Error {
 			opened = append(opened, topics.FormatTime(x.Since))
 		}
 	}
-	return &topics.Error{Code: topics.CodeTooManyConnections, RetryAfter: max(e.aliveWait(), time.Second),
+	return &apierr.Error{Code: apierr.CodeTooManyConnections, RetryAfter: max(e.aliveWait(), time.Second),
 		Message: fmt.Sprintf("this user has as many connections as are allowed in %s, %d (opened %s); close one of them, or try again: one whose client does not answer a ping "+
 			"within %s is closed now. With CONNECTION_POLICY=evict-oldest a new connection takes the place of the oldest",
 			s.namespace, e.o.Limits.PerUser, strings.Join(opened, ", "), e.aliveWait())}
@@ -173,11 +174,11 @@ func (e *Edge) read(n presence.Notice) {
 }
 
 func evicted() *doom {
-	return &doom{why: &topics.Error{Code: topics.CodeTooManyConnections, Message: "a newer connection of this user took the place of this one"},
+	return &doom{why: &apierr.Error{Code: apierr.CodeTooManyConnections, Message: "a newer connection of this user took the place of this one"},
 		code: closeEvicted, reason: "a newer connection took this one's place"}
 }
 
-func ofToken(why *topics.Error) *doom { return &doom{why: why, code: closeToken, reason: why.Message} }
+func ofToken(why *apierr.Error) *doom { return &doom{why: why, code: closeToken, reason: why.Message} }
 
 func always() bool { return true }
 
@@ -217,7 +218,7 @@ func (e *Edge) cutRevoked(s *session) {
 
 // renew gives a session a new token, unless it must end; then it tells why. A token that was revoked after it had been
 // verified is found here, or by Revoke, whichever comes later.
-func (e *Edge) renew(s *session, id Identity) *topics.Error {
+func (e *Edge) renew(s *session, id Identity) *apierr.Error {
 	if d := e.hub.identify(s, &id); d != nil {
 		return d.why
 	}
@@ -231,12 +232,12 @@ func (e *Edge) renew(s *session, id Identity) *topics.Error {
 // say has the log show the session's pid and channels.
 func (e *Edge) say(s *session) { e.hub.state(s, e.slots.say) }
 
-func tokenRevoked() *topics.Error {
-	return &topics.Error{Code: topics.CodeTokenRevoked, Message: "the token has been revoked; connect again with a new one"}
+func tokenRevoked() *apierr.Error {
+	return &apierr.Error{Code: apierr.CodeTokenRevoked, Message: "the token has been revoked; connect again with a new one"}
 }
 
-func tokenExpired() *topics.Error {
-	return &topics.Error{Code: topics.CodeTokenExpired, Message: "the token has expired; connect again with a new one"}
+func tokenExpired() *apierr.Error {
+	return &apierr.Error{Code: apierr.CodeTokenExpired, Message: "the token has expired; connect again with a new one"}
 }
 
 func (e *Edge) presenceEvent(typ string, x *slot, more ...any) *topics.Event {

@@ -12,7 +12,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/nexus/nexus/edge/socketio"
-	"github.com/nexus/nexus/topics"
+	"github.com/nexus/nexus/internal/apierr"
 )
 
 // upgradeTimeout bounds how long a WebSocket may take to take over.
@@ -37,7 +37,7 @@ func (e *Edge) openPolling(w http.ResponseWriter, r *http.Request, q url.Values)
 	n := e.newEngine(q, newPolling(e.o.MaxQueueBytes))
 	e.makeRoom()
 	if !e.Ready() || !e.enter(n) {
-		topics.Unavailable().WriteHTTP(w)
+		apierr.Unavailable().WriteHTTP(w)
 		return
 	}
 	e.watch(n, n.check)

@@ -4,7 +4,7 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/nexus/nexus/topics"
+	"github.com/nexus/nexus/internal/apierr"
 )
 
 // Why a session ended, in the event log and in metrics.
@@ -94,7 +94,7 @@ func (m *metrics) frame(s *session, event string) {
 	m.received.WithLabelValues(string(s.namespace), event).Inc()
 }
 
-func (m *metrics) refusal(err *topics.Error) { m.refused.WithLabelValues(err.Code).Inc() }
+func (m *metrics) refusal(err *apierr.Error) { m.refused.WithLabelValues(err.Code).Inc() }
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(out chan<- *prometheus.Desc) {

@@ -6,7 +6,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/nexus/nexus/topics"
+	"github.com/nexus/nexus/internal/apierr"
 )
 
 // serveRaw runs the session of a bare WebSocket client.
@@ -15,7 +15,7 @@ func (e *Edge) serveRaw(c *conn, s *session, offset string) {
 	greet := func() { e.greet(s, greeting(s.namespace), comeback{offset: offset}, func() {}) }
 	e.serve(c, c, e.checkRaw(c, s), greet, func(kind int, message []byte) {
 		if kind != websocket.TextMessage {
-			s.fail(&topics.Error{Code: topics.CodeBadFrame, Message: `send text frames like {"event":"…","data":{…}}`})
+			s.fail(&apierr.Error{Code: apierr.CodeBadFrame, Message: `send text frames like {"event":"…","data":{…}}`})
 			return
 		}
 		cmd, err := parseRaw(message)
@@ -42,18 +42,18 @@ func (e *Edge) checkRaw(c *conn, s *session) func(now time.Time) time.Time {
 const maxAck = 256
 
 // parseRaw reads a frame of a raw client. Members it does not know are ignored.
-func parseRaw(message []byte) (command, *topics.Error) {
+func parseRaw(message []byte) (command, *apierr.Error) {
 	var f struct {
 		Event *string         `json:"event"`
 		Data  json.RawMessage `json:"data"`
 		ID    json.RawMessage `json:"id"`
 	}
 	if err := json.Unmarshal(message, &f); err != nil || f.Event == nil || len(message) == 0 {
-		return command{}, &topics.Error{Code: topics.CodeBadFrame, Message: `a frame must be a JSON object like {"event":"…","data":{…}}`}
+		return command{}, &apierr.Error{Code: apierr.CodeBadFrame, Message: `a frame must be a JSON object like {"event":"…","data":{…}}`}
 	}
 	ack := string(f.ID)
 	if len(ack) > maxAck || ack != "" && (ack[0] == '{' || ack[0] == '[') {
-		return command{}, &topics.Error{Code: topics.CodeBadFrame, Message: "a frame's id must be a short string or a number"}
+		return command{}, &apierr.Error{Code: apierr.CodeBadFrame, Message: "a frame's id must be a short string or a number"}
 	}
 	return command{event: *f.Event, data: f.Data, ack: ack}, nil
 }

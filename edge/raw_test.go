@@ -7,7 +7,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"github.com/nexus/nexus/topics"
+	"github.com/nexus/nexus/internal/apierr"
 )
 
 func TestParseRaw(t *testing.T) {
@@ -32,7 +32,7 @@ func TestParseRaw(t *testing.T) {
 		if err != nil {
 			got = "refused"
 		}
-		if got != want || err != nil && err.Code != topics.CodeBadFrame {
+		if got != want || err != nil && err.Code != apierr.CodeBadFrame {
 			t.Errorf("%s: %s %v, want %s", text, got, err, want)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nexus/nexus/edge/socketio"
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -61,7 +62,7 @@ const (
 
 // doom is why a session must end, as its client is told.
 type doom struct {
-	why    *topics.Error
+	why    *apierr.Error
 	code   int // of the WebSocket's close, with its reason
 	reason string
 	told   atomic.Bool
@@ -125,15 +126,15 @@ func (s *session) tell(event string, data []byte, offset string) {
 }
 
 // fail sends an error event.
-func (s *session) fail(err *topics.Error) { s.tell("error", errorData(err), "") }
+func (s *session) fail(err *apierr.Error) { s.tell("error", errorData(err), "") }
 
-func errorData(err *topics.Error) []byte {
+func errorData(err *apierr.Error) []byte {
 	var retryAfter any
-	if err.Code == topics.CodeRateLimited {
+	if err.Code == apierr.CodeRateLimited {
 		retryAfter = err.RetryAfter.Milliseconds()
 	}
 	var retryable any
-	if err.Code == topics.CodeUnavailable {
+	if err.Code == apierr.CodeUnavailable {
 		retryable = true
 	}
 	return topics.Fields("code", err.Code, "message", err.Message, "retryAfterMs", retryAfter, "retryable", retryable)
@@ -162,7 +163,7 @@ func (s *session) answer(c command, data []byte) {
 }
 
 // refuse answers a command with an error: in the acknowledgement where one was asked for, else as an event.
-func (s *session) refuse(c command, err *topics.Error) {
+func (s *session) refuse(c command, err *apierr.Error) {
 	s.m.failures.WithLabelValues(err.Code).Inc()
 	if c.ack == "" {
 		s.fail(err)

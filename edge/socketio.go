@@ -13,6 +13,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/nexus/nexus/edge/socketio"
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -343,7 +344,7 @@ func (n *engine) connect(p socketio.Packet) {
 		Offset string  `json:"offset"`
 	}
 	if len(p.Data) > 0 && json.Unmarshal(p.Data, &auth) != nil {
-		n.refuseWith(p.Namespace, topics.Invalid("auth must have userId and token as strings"))
+		n.refuseWith(p.Namespace, apierr.Invalid("auth must have userId and token as strings"))
 		return
 	}
 	user, token := n.q.Get("userId"), n.q.Get("token")
@@ -375,7 +376,7 @@ func (n *engine) connect(p socketio.Packet) {
 	})
 }
 
-func (n *engine) refuseWith(ns string, err *topics.Error) {
+func (n *engine) refuseWith(ns string, err *apierr.Error) {
 	n.e.metrics.refusal(err)
 	n.refuse(ns, topics.Fields("message", err.Message, "data", json.RawMessage(topics.Fields("code", err.Code))))
 }

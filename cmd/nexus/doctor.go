@@ -16,6 +16,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/nexus/nexus/api"
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -172,8 +173,8 @@ func (d *doctor) tokenGood(token, user, origin string) {
 		return
 	case status == http.StatusUnauthorized:
 		d.bad(map[string]string{
-			topics.CodeTokenExpired: "Have the client fetch a new token before it connects, and send authenticate {token} before the old one expires.",
-			topics.CodeTokenRevoked: "The user has to sign in again.",
+			apierr.CodeTokenExpired: "Have the client fetch a new token before it connects, and send authenticate {token} before the old one expires.",
+			apierr.CodeTokenRevoked: "The user has to sign in again.",
 		}[r.Error.Code]+" Tokens are HS256 over JWT_SECRET, with sub (or userId) and exp; JWT_ISSUER and JWT_AUDIENCE must match where they are set.",
 			"the token is refused: %s (%s)", r.Error.Message, r.Error.Code)
 		return
@@ -220,11 +221,11 @@ func (d *doctor) connects(ns, user, token, origin string) {
 		_ = json.NewDecoder(io.LimitReader(resp.Body, 1<<16)).Decode(&r)
 		remedy := "Have the proxy in front of Nexus pass WebSocket upgrades on."
 		switch r.Error.Code {
-		case topics.CodeTooManyConnections:
+		case apierr.CodeTooManyConnections:
 			remedy = "Close one of the user's connections (GET /diagnostics/{userId} lists them), or raise MAX_CONNECTIONS_PER_USER, or set CONNECTION_POLICY=evict-oldest."
-		case topics.CodeUnavailable:
+		case apierr.CodeUnavailable:
 			remedy = "The namespace is full (MAX_CONNECTIONS_PER_NAMESPACE), or the log is away: see /readyz."
-		case topics.CodeForbidden:
+		case apierr.CodeForbidden:
 			remedy = "Let the client send the token's own user as userId, and allow its origin (ALLOWED_ORIGIN)."
 		}
 		d.bad(remedy, "%s: the handshake is refused with status %d: %s (%s)", ns, resp.StatusCode, r.Error.Message, r.Error.Code)

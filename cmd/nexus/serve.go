@@ -25,6 +25,7 @@ import (
 	"github.com/nexus/nexus/api"
 	"github.com/nexus/nexus/edge"
 	"github.com/nexus/nexus/edge/push"
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/control"
 	"github.com/nexus/nexus/projections/inbox"
@@ -477,9 +478,9 @@ func (s *server) verify(token string) (api.Claims, error) {
 	case err != nil:
 		return c, err
 	case !s.controls.CaughtUp():
-		return c, topics.Unavailable()
+		return c, apierr.Unavailable()
 	case s.control.IsRevoked(c.User, c.ID, c.Issued):
-		return c, &topics.Error{Code: topics.CodeTokenRevoked, Message: "the token has been revoked"}
+		return c, &apierr.Error{Code: apierr.CodeTokenRevoked, Message: "the token has been revoked"}
 	}
 	return c, nil
 }

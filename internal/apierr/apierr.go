@@ -1,10 +1,13 @@
-package topics
+// Package apierr is what clients are told when something is refused: on a socket and by REST alike.
+package apierr
 
 import (
 	"encoding/json"
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/nexus/nexus/topics"
 )
 
 // Error is what a client is told of a refusal, on a socket and by REST alike. The codes are part of the contract.
@@ -60,7 +63,7 @@ func (e *Error) WriteHTTP(w http.ResponseWriter) {
 		h.Set("WWW-Authenticate", "Bearer")
 	}
 	w.WriteHeader(status)
-	_, _ = w.Write(Fields("error", json.RawMessage(Fields("code", e.Code, "message", e.Message))))
+	_, _ = w.Write(topics.Fields("error", json.RawMessage(topics.Fields("code", e.Code, "message", e.Message))))
 }
 
 func (e *Error) status() int {
