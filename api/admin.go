@@ -23,7 +23,7 @@ func (a *API) revoke(c echo.Context) error {
 		return apierr.Invalid("userId: " + err.Error())
 	}
 	ev := topics.New(topics.Control, topics.UserKey(body.UserID),
-		topics.Meta{Type: topics.SessionRevoked, Source: topics.SourceOf(userOf(c)), ID: topics.NewID()},
+		topics.Meta{Type: topics.TypeSessionRevoked, Source: topics.SourceOf(userOf(c)), ID: topics.NewID()},
 		topics.Fields("tokenId", given(body.TokenID)))
 	return a.accept(c, ev)
 }

@@ -245,7 +245,7 @@ func (ce cloudEvent) event(user, idem string) (*topics.Event, error) {
 	if at["subject"] == "" {
 		return nil, problem("the attribute subject is missing: it is the audience key, like user:alice, channel:news or all")
 	}
-	if typ := at["type"]; typ != topics.Notification && typ != topics.Activity && typ != topics.Announcement {
+	if typ := at["type"]; typ != topics.TypeNotification && typ != topics.TypeActivity && typ != topics.TypeAnnouncement {
 		return nil, problem("type must be notification, activity or announcement")
 	}
 	if at["idempotencykey"] != "" {

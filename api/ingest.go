@@ -83,7 +83,7 @@ func (a *API) publishNotification(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return a.publish(c, topics.Notification, keys, len(body.UserIDs) > 0, func(_, id string) []byte {
+	return a.publish(c, topics.TypeNotification, keys, len(body.UserIDs) > 0, func(_, id string) []byte {
 		return topics.Fields("id", id, "title", body.Title, "body", body.Body, "type", body.Type, "priority", given(body.Priority),
 			"data", body.Data, "icon", given(body.Icon), "badge", given(body.Badge), "timestamp", given(body.Time))
 	})
@@ -111,7 +111,7 @@ func (a *API) publishActivity(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return a.publish(c, topics.Activity, keys, len(body.UserIDs) > 0, func(key, id string) []byte {
+	return a.publish(c, topics.TypeActivity, keys, len(body.UserIDs) > 0, func(key, id string) []byte {
 		user, personal := strings.CutPrefix(key, "user:")
 		if !personal {
 			user = body.UserID
@@ -133,7 +133,7 @@ func (a *API) publishAnnouncement(c echo.Context) error {
 	if err := read(c, &body); err != nil {
 		return err
 	}
-	return a.publish(c, topics.Announcement, []string{topics.EveryoneKey}, false, func(_, id string) []byte {
+	return a.publish(c, topics.TypeAnnouncement, []string{topics.EveryoneKey}, false, func(_, id string) []byte {
 		return topics.Fields("id", id, "title", body.Title, "body", body.Body, "timestamp", given(body.Time))
 	})
 }

@@ -36,7 +36,7 @@ func (a *API) putKeys(c echo.Context) error {
 	if len(devices) >= control.MaxDevices && !known {
 		return apierr.Invalid("this user has keys of as many devices as are allowed; remove one")
 	}
-	ev := own(c, topics.Control, topics.KeyPublished, topics.Fields("deviceId", body.DeviceID, "identityKey", body.IdentityKey, "prekeys", body.Prekeys))
+	ev := own(c, topics.Control, topics.TypeKeyPublished, topics.Fields("deviceId", body.DeviceID, "identityKey", body.IdentityKey, "prekeys", body.Prekeys))
 	return a.publishKeys(c, ev)
 }
 
@@ -45,7 +45,7 @@ func (a *API) deleteKeys(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return a.publishKeys(c, own(c, topics.Control, topics.KeyPublished, topics.Fields("deviceId", device, "removed", true)))
+	return a.publishKeys(c, own(c, topics.Control, topics.TypeKeyPublished, topics.Fields("deviceId", device, "removed", true)))
 }
 
 func (a *API) publishKeys(c echo.Context, ev *topics.Event) error {
@@ -125,7 +125,7 @@ func (a *API) takePrekey(c echo.Context, user, deviceID string) (*topics.Prekey,
 const takenWait = 5 * time.Second
 
 func (a *API) tryTake(c echo.Context, user, deviceID, prekeyID string) (bool, error) {
-	ev := topics.New(topics.Control, topics.UserKey(user), topics.Meta{Type: topics.KeyTaken, Source: topics.SourceOf(userOf(c)), ID: topics.NewID()},
+	ev := topics.New(topics.Control, topics.UserKey(user), topics.Meta{Type: topics.TypeKeyTaken, Source: topics.SourceOf(userOf(c)), ID: topics.NewID()},
 		topics.Fields("deviceId", deviceID, "prekeyId", prekeyID, "by", userOf(c)))
 	answer := a.o.Keys.Expect(ev.ID)
 	defer a.o.Keys.Forget(ev.ID)

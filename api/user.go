@@ -96,7 +96,7 @@ func (a *API) registerDevice(c echo.Context) error {
 	if body.Platform != nil {
 		platform = *body.Platform
 	}
-	ev := own(c, topics.Devices, topics.DeviceRegistered, topics.Fields("token", body.Token, "platform", platform))
+	ev := own(c, topics.Devices, topics.TypeDeviceRegistered, topics.Fields("token", body.Token, "platform", platform))
 	if err := a.append(c, ev); err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ func (a *API) unregisterDevice(c echo.Context) error {
 	if err := a.o.AllowPublish(userOf(c)); err != nil {
 		return err
 	}
-	if err := a.append(c, own(c, topics.Devices, topics.DeviceUnregistered, topics.Fields("token", token))); err != nil {
+	if err := a.append(c, own(c, topics.Devices, topics.TypeDeviceUnregistered, topics.Fields("token", token))); err != nil {
 		return err
 	}
 	return message(c, "Device token unregistered successfully")
@@ -276,7 +276,7 @@ func (a *API) readAll(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	ev := own(c, topics.Notifications, topics.NotificationRead, topics.Fields("upTo", topics.FormatTime(newest)))
+	ev := own(c, topics.Notifications, topics.TypeNotificationRead, topics.Fields("upTo", topics.FormatTime(newest)))
 	if err := a.append(c, ev); err != nil {
 		return err
 	}

@@ -425,7 +425,7 @@ func (e *Edge) markAsRead(s *session, c command) {
 		identity, upTo = "upTo:"+m.ID, true
 	}
 	ev := topics.New(topics.Messages, topics.ConversationKey(m.Sender, m.Receiver),
-		topics.Meta{Type: topics.MessageRead, Source: topics.SourceOf(s.user), ID: topics.NewID(), IdempotencyKey: identity},
+		topics.Meta{Type: topics.TypeMessageRead, Source: topics.SourceOf(s.user), ID: topics.NewID(), IdempotencyKey: identity},
 		topics.Fields("messageId", m.ID, "userId", s.user, "upTo", upTo))
 	e.tryAppend(ev, func(duplicate bool, err error) {
 		if err != nil {

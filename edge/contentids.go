@@ -31,7 +31,7 @@ func newContentIDs(span time.Duration) *contentIDs {
 
 // note enters a message's id, unless an earlier copy's is there.
 func (c *contentIDs) note(e *topics.Event) {
-	if e.Type != topics.Message || !strings.HasPrefix(e.IdempotencyKey, "sha256:") || e.NexusID == "" {
+	if e.Type != topics.TypeMessage || !strings.HasPrefix(e.IdempotencyKey, "sha256:") || e.NexusID == "" {
 		return
 	}
 	c.mu.Lock()

@@ -304,7 +304,7 @@ func (e *Edge) appendLater(ev *topics.Event) {
 }
 
 func (e *Edge) heartbeat() {
-	ev := topics.New(topics.Presence, e.node, topics.Meta{Type: topics.NodeHeartbeat, Source: e.source(), ID: topics.NewID()},
+	ev := topics.New(topics.Presence, e.node, topics.Meta{Type: topics.TypeNodeHeartbeat, Source: e.source(), ID: topics.NewID()},
 		topics.Fields("node", e.node, "name", e.o.NodeName))
 	e.log.TryAppend(ev, func(err error) {
 		if err != nil {

@@ -507,7 +507,7 @@ func (l *faultyLog) all() []*topics.Event {
 }
 
 func beat(node string) *topics.Event {
-	return topics.New(topics.Presence, node, topics.Meta{Type: topics.NodeHeartbeat, Source: "/nodes/" + node, ID: topics.NewID()}, topics.Fields("node", node, "name", node))
+	return topics.New(topics.Presence, node, topics.Meta{Type: topics.TypeNodeHeartbeat, Source: "/nodes/" + node, ID: topics.NewID()}, topics.Fields("node", node, "name", node))
 }
 
 // settled tells that no repeat is under way and that nobody who has just gone is still shown.

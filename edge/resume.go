@@ -179,7 +179,7 @@ func concerning(t topics.Topic, audiences []string) func(*topics.Event) bool {
 
 // entryOf is what the feed has of an event.
 func entryOf(ev *topics.Event, audiences []string) inbox.Entry {
-	x := inbox.Entry{Topic: ev.Topic, Partition: ev.Partition, Offset: ev.Offset, Time: ev.Time, Audience: string(ev.Key), Type: ev.Type, Value: ev.Data(ev.Type != topics.MessageRead)}
+	x := inbox.Entry{Topic: ev.Topic, Partition: ev.Partition, Offset: ev.Offset, Time: ev.Time, Audience: string(ev.Key), Type: ev.Type, Value: ev.Data(ev.Type != topics.TypeMessageRead)}
 	if ev.Topic == topics.Messages {
 		x.Audience = audiences[0]
 	}
@@ -319,9 +319,9 @@ func (e *Edge) catchUp(s *session, offset string, subscribe func() []string) (er
 func (e *Edge) give(s *session, x inbox.Entry, offset string) {
 	event, alias, reached := x.Type, "", true
 	switch x.Type {
-	case topics.MessageRead:
+	case topics.TypeMessageRead:
 		event, reached = "message:read", false
-	case topics.Message:
+	case topics.TypeMessage:
 		var of struct {
 			SenderID, ReceiverID string
 		}

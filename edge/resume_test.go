@@ -18,7 +18,7 @@ func TestNothingTwice(t *testing.T) {
 	start := e.offset(topics.Dashboard, nil)
 	var events []*topics.Event
 	for k := range 3 {
-		ev := topics.New(topics.Notifications, topics.UserKey("alice"), topics.Meta{Type: topics.Notification}, topics.Fields("title", fmt.Sprint(k), "body", "", "type", "SYSTEM"))
+		ev := topics.New(topics.Notifications, topics.UserKey("alice"), topics.Meta{Type: topics.TypeNotification}, topics.Fields("title", fmt.Sprint(k), "body", "", "type", "SYSTEM"))
 		if _, err := e.tail.Append(t.Context(), ev); err != nil {
 			t.Fatal(err)
 		}

@@ -30,7 +30,7 @@ func (e *Edge) routeOne(ev *topics.Event, now time.Time) {
 		}
 	}()
 	e.ids.note(ev)
-	if user := topics.UserOf(ev.Source); ev.Type == topics.Message && user != "" {
+	if user := topics.UserOf(ev.Source); ev.Type == topics.TypeMessage && user != "" {
 		e.rates.shown(user, ev.NexusID, now)
 	}
 	a, err := topics.ParseAudience(string(ev.Key))
@@ -51,7 +51,7 @@ func (e *Edge) routeOne(ev *topics.Event, now time.Time) {
 
 // routeDuplicate shows a repeat to its sender alone.
 func (e *Edge) routeDuplicate(ev *topics.Event) {
-	if ev.Type == topics.Message {
+	if ev.Type == topics.TypeMessage {
 		m := e.feed(topics.Messaging, "message:sent", ev, `"duplicate":true`)
 		m.ev = nil // the feed has the first one alone
 		e.hub.toUser(ev.Body.Text("senderId"), m)
@@ -61,20 +61,20 @@ func (e *Edge) routeDuplicate(ev *topics.Event) {
 // deliver hands an event to the sessions it is for and tells how many of those whom it is to reach have it.
 func (e *Edge) deliver(ev *topics.Event) (sessions int) {
 	switch ev.Type {
-	case topics.Message:
+	case topics.TypeMessage:
 		return e.deliverMessage(ev)
-	case topics.MessageRead:
+	case topics.TypeMessageRead:
 		m := e.feed(topics.Messaging, "message:read", ev)
 		for _, user := range slices.Compact([]string{ev.Audience.A, ev.Audience.B}) {
 			e.hub.toUser(user, m)
 		}
-	case topics.Notification, topics.Activity, topics.Announcement:
+	case topics.TypeNotification, topics.TypeActivity, topics.TypeAnnouncement:
 		return e.deliverNotice(ev)
-	case topics.NotificationRead:
+	case topics.TypeNotificationRead:
 		e.hub.toUser(ev.Audience.A, e.plain(topics.Dashboard, "notification:read", ev.Data(false)))
-	case topics.NotificationDeleted:
+	case topics.TypeNotificationDeleted:
 		e.hub.toUser(ev.Audience.A, e.plain(topics.Dashboard, "notification:deleted", ev.Data(false)))
-	case topics.TypingStart, topics.TypingStop:
+	case topics.TypeTypingStart, topics.TypeTypingStop:
 		e.deliverTyping(ev)
 	}
 	return 0
@@ -117,7 +117,7 @@ type delivery struct {
 
 func deliveryOf(ev *topics.Event) delivery {
 	d := delivery{ev.Topic, ev.Partition, ev.Offset, ev.Time, ev.Type, string(ev.Key)}
-	if ev.Type == topics.Message {
+	if ev.Type == topics.TypeMessage {
 		d.key = topics.UserKey(ev.Body.Text("receiverId"))
 	}
 	return d
@@ -140,14 +140,14 @@ func (e *Edge) delivered(d delivery, sessions int) {
 	b = append(append(b, e.nameJSON...), `,"sessions":`...)
 	b = append(strconv.AppendInt(b, int64(sessions), 10), `,"latencyMs":`...)
 	b = append(strconv.AppendInt(b, latency, 10), '}')
-	e.appendLater(topics.New(topics.Deliveries, d.key, topics.Meta{Type: topics.DeliveryWebSocket, Source: e.source(), ID: string(at)}, b))
+	e.appendLater(topics.New(topics.Deliveries, d.key, topics.Meta{Type: topics.TypeDeliveryWebSocket, Source: e.source(), ID: string(at)}, b))
 }
 
 func (e *Edge) deliverTyping(ev *topics.Event) {
 	from := ev.Body.Text("userId")
 	to := ev.Audience.Other(from)
 	if e.hub.hasUser(topics.Messaging, to) {
-		e.typing.shown(typingPair{from, to}, ev.Type == topics.TypingStart, ev.Data(false))
+		e.typing.shown(typingPair{from, to}, ev.Type == topics.TypeTypingStart, ev.Data(false))
 	}
 }
 
@@ -196,7 +196,7 @@ func (e *Edge) plain(ns topics.Namespace, event string, data []byte) *message {
 // feed is a message of the feed, with the offset at which a session stands after it. Only what has an id of its own
 // shows one.
 func (e *Edge) feed(ns topics.Namespace, event string, ev *topics.Event, extra ...string) *message {
-	m := e.plain(ns, event, ev.Data(ev.Type != topics.MessageRead, extra...))
+	m := e.plain(ns, event, ev.Data(ev.Type != topics.TypeMessageRead, extra...))
 	m.ev, m.offset = ev, e.offset(ns, ev)
 	return m
 }

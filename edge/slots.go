@@ -297,13 +297,13 @@ func (l *slots) append(x *slot) {
 func (l *slots) event(x *slot) *topics.Event {
 	switch {
 	case x.phase == slotGone:
-		return l.o.Event(topics.Disconnected, x)
+		return l.o.Event(topics.TypeDisconnected, x)
 	case x.phase == slotAsking:
-		return l.o.Event(topics.Connected, x, "pid", x.pid, "channels", x.channels)
+		return l.o.Event(topics.TypeConnected, x, "pid", x.pid, "channels", x.channels)
 	case !x.repeat && x.shows == showsSession:
-		return l.o.Event(topics.SessionChannels, x, "pid", x.pid, "channels", x.channels)
+		return l.o.Event(topics.TypeSessionChannels, x, "pid", x.pid, "channels", x.channels)
 	}
-	return l.o.Event(topics.Connected, x, "repeated", true, "pid", x.pid, "channels", x.channels)
+	return l.o.Event(topics.TypeConnected, x, "repeated", true, "pid", x.pid, "channels", x.channels)
 }
 
 // answered notes what came of an append.
@@ -321,7 +321,7 @@ func (l *slots) answered(x *slot, typ string, version int, err error) {
 			x.phase = slotLost
 			x.answer <- answer{err: err}
 		}
-	case typ == topics.Connected:
+	case typ == topics.TypeConnected:
 		x.logged, x.repeat = true, x.repeat && version != x.version
 	}
 	x.due = time.Now().Add(wait)

@@ -96,9 +96,9 @@ func (t *typing) appended(pair typingPair, s *typingStart, err error) {
 }
 
 func typingEvent(pair typingPair, on bool) *topics.Event {
-	typ := topics.TypingStop
+	typ := topics.TypeTypingStop
 	if on {
-		typ = topics.TypingStart
+		typ = topics.TypeTypingStart
 	}
 	return topics.New(topics.Signals, topics.ConversationKey(pair.from, pair.to), topics.Meta{Type: typ, Source: topics.SourceOf(pair.from), ID: topics.NewID()},
 		topics.Fields("userId", pair.from, "isTyping", on))

@@ -101,7 +101,7 @@ type contractValue struct {
 
 // event is the record that holds the contract.
 func (c Contract) event() *topics.Event {
-	return topics.New(topics.Control, topics.EveryoneKey, topics.Meta{Type: topics.LogContract},
+	return topics.New(topics.Control, topics.EveryoneKey, topics.Meta{Type: topics.TypeLogContract},
 		topics.Fields("window", c.Window.String(), "partitions", c.Partitions))
 }
 
@@ -148,7 +148,7 @@ func (l *Log) recordedContract(ctx context.Context) (Contract, error) {
 // log is judged by it.
 func (c *Contract) learn(r *kgo.Record) error {
 	e := EventOf(topics.Control, r)
-	if e.Type != topics.LogContract && e.Type != topics.DedupWindow || topics.Valid(e) != nil {
+	if e.Type != topics.TypeLogContract && e.Type != topics.TypeDedupWindow || topics.Valid(e) != nil {
 		if c.Window == 0 {
 			return errors.New("the topic does not begin with the log's contract: it is not Nexus's own, or its beginning was removed")
 		}

@@ -467,7 +467,7 @@ func TestTelemetryTakesNoRoom(t *testing.T) {
 	var answered sync.WaitGroup
 	for range posted {
 		answered.Add(1)
-		p.Post(topics.New(topics.Deliveries, "user:a", topics.Meta{Type: topics.DeliveryPush}, []byte(`{}`)), func(err error) {
+		p.Post(topics.New(topics.Deliveries, "user:a", topics.Meta{Type: topics.TypeDeliveryPush}, []byte(`{}`)), func(err error) {
 			defer answered.Done()
 			mu.Lock()
 			defer mu.Unlock()

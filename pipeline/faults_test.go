@@ -93,7 +93,7 @@ func testEnds(t *testing.T, b *bench) {
 
 func testRemoved(t *testing.T, b *bench) {
 	for range 5 {
-		b.append(&topics.Event{Topic: topics.Presence, Key: []byte("n"), Meta: topics.Meta{Type: topics.NodeHeartbeat},
+		b.append(&topics.Event{Topic: topics.Presence, Key: []byte("n"), Meta: topics.Meta{Type: topics.TypeNodeHeartbeat},
 			Value: topics.Fields("node", "n", "name", "n")})
 	}
 	m := newMemory()
@@ -101,7 +101,7 @@ func testRemoved(t *testing.T, b *bench) {
 	stop := b.consume(c)
 	untilCaughtUp(t, m, c)
 	stop()
-	b.append(&topics.Event{Topic: topics.Presence, Key: []byte("n"), Meta: topics.Meta{Type: topics.NodeHeartbeat},
+	b.append(&topics.Event{Topic: topics.Presence, Key: []byte("n"), Meta: topics.Meta{Type: topics.TypeNodeHeartbeat},
 		Value: topics.Fields("node", "n", "name", "n")})
 	b.truncate(topics.Presence, 0, 6)
 	c = &pipeline.Consumer{Sink: m, Topics: []topics.Topic{topics.Presence}}
@@ -164,9 +164,9 @@ func (b *bench) remake(topic topics.Topic) {
 func eventIn(topic topics.Topic, n int) *topics.Event {
 	switch topic {
 	case topics.Devices:
-		return &topics.Event{Topic: topic, Key: []byte("user:a"), Meta: topics.Meta{Type: topics.DeviceRegistered}, Value: topics.Fields("token", fmt.Sprint(n))}
+		return &topics.Event{Topic: topic, Key: []byte("user:a"), Meta: topics.Meta{Type: topics.TypeDeviceRegistered}, Value: topics.Fields("token", fmt.Sprint(n))}
 	case topics.Signals:
-		return &topics.Event{Topic: topic, Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.TypingStart}, Value: topics.Fields("userId", "a", "isTyping", true)}
+		return &topics.Event{Topic: topic, Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.TypeTypingStart}, Value: topics.Fields("userId", "a", "isTyping", true)}
 	}
 	return note("a", "", fmt.Sprint(n))
 }

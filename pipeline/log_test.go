@@ -69,7 +69,7 @@ func newBench(t *testing.T, addr string) *bench {
 }
 
 func note(user, key, text string) *topics.Event {
-	return &topics.Event{Topic: topics.Notifications, Key: []byte(topics.UserKey(user)), Meta: topics.Meta{Type: topics.Notification, IdempotencyKey: key},
+	return &topics.Event{Topic: topics.Notifications, Key: []byte(topics.UserKey(user)), Meta: topics.Meta{Type: topics.TypeNotification, IdempotencyKey: key},
 		Value: topics.Fields("title", text, "body", "b", "type", "SYSTEM")}
 }
 

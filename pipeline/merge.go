@@ -135,7 +135,7 @@ func (m *merge) copyOf(r *kgo.Record, w *Window) *copied {
 		id, ok := e.Identity(e.Key)
 		c.duplicate = w.Observe(e.Time, id, ok)
 	}
-	if m.topic == topics.Control && (e.Type == topics.LogContract || e.Type == topics.DedupWindow) {
+	if m.topic == topics.Control && (e.Type == topics.TypeLogContract || e.Type == topics.TypeDedupWindow) {
 		m.dropped.Contracts++
 		return nil
 	}

@@ -136,28 +136,28 @@ func (h *history) step(n int) {
 		h.ids[chat] = append(h.ids[chat], e.NexusID)
 		h.put(e, false)
 	case 5:
-		h.put(&topics.Event{Topic: topics.Messages, Key: []byte(chat), Meta: topics.Meta{Type: topics.MessageRead, Source: topics.SourceOf(b)}, Value: topics.Fields("messageId", h.known(chat), "userId", b)}, false)
+		h.put(&topics.Event{Topic: topics.Messages, Key: []byte(chat), Meta: topics.Meta{Type: topics.TypeMessageRead, Source: topics.SourceOf(b)}, Value: topics.Fields("messageId", h.known(chat), "userId", b)}, false)
 	case 6:
-		marker(topics.NotificationRead, "notificationId", h.known(user))
+		marker(topics.TypeNotificationRead, "notificationId", h.known(user))
 	case 7:
-		marker(topics.NotificationDeleted, "notificationId", h.known(user))
+		marker(topics.TypeNotificationDeleted, "notificationId", h.known(user))
 	case 8:
-		typ := topics.NotificationRead
+		typ := topics.TypeNotificationRead
 		if h.random.IntN(4) == 0 {
-			typ = topics.NotificationDeleted
+			typ = topics.TypeNotificationDeleted
 		}
 		marker(typ, "upTo", topics.FormatTime(h.now.Add(-time.Duration(h.random.IntN(30))*time.Minute).UnixMilli()))
 	case 9:
-		r := h.put(&topics.Event{Topic: topics.Broadcasts, Key: []byte(topics.EveryoneKey), Meta: topics.Meta{Type: topics.Announcement}, Value: topics.Fields("title", text, "body", "")}, false)
+		r := h.put(&topics.Event{Topic: topics.Broadcasts, Key: []byte(topics.EveryoneKey), Meta: topics.Meta{Type: topics.TypeAnnouncement}, Value: topics.Fields("title", text, "body", "")}, false)
 		for u := range 6 { // read and deleted like a user's own
 			key := topics.UserKey("u" + strconv.Itoa(u))
 			h.ids[key] = append(h.ids[key], fmt.Sprintf("b0-%d", r.Offset))
 		}
 	case 10:
 		token := "token" + strconv.Itoa(h.random.IntN(5))
-		typ, fields := topics.DeviceRegistered, []any{"token", token, "platform", "ios"}
+		typ, fields := topics.TypeDeviceRegistered, []any{"token", token, "platform", "ios"}
 		if owner := h.owners[token]; owner != "" && h.random.IntN(3) == 0 { // by its owner: else the inbox depends on which partition it reads first
-			typ, fields, user = topics.DeviceUnregistered, fields[:2], owner
+			typ, fields, user = topics.TypeDeviceUnregistered, fields[:2], owner
 		}
 		h.owners[token] = user
 		h.put(&topics.Event{Topic: topics.Devices, Key: []byte(user), Meta: topics.Meta{Type: typ, Source: topics.SourceOf(strings.TrimPrefix(user, "user:"))}, Value: topics.Fields(fields...)}, false)
@@ -271,8 +271,8 @@ func TestRepartition(t *testing.T) {
 		seed := time.Now().UnixNano()
 		t.Logf("seed %d", seed)
 		h := b.history(rand.New(rand.NewPCG(uint64(seed), 0)))
-		h.put(&topics.Event{Topic: topics.Control, Key: []byte(topics.EveryoneKey), Meta: topics.Meta{Type: topics.DedupWindow}, Value: []byte(`{"window":"5m0s"}`)}, false)
-		h.put(&topics.Event{Topic: topics.Control, Key: []byte("user:u3"), Meta: topics.Meta{Type: topics.SessionRevoked}, Value: []byte(`{}`)}, false)
+		h.put(&topics.Event{Topic: topics.Control, Key: []byte(topics.EveryoneKey), Meta: topics.Meta{Type: topics.TypeDedupWindow}, Value: []byte(`{"window":"5m0s"}`)}, false)
+		h.put(&topics.Event{Topic: topics.Control, Key: []byte("user:u3"), Meta: topics.Meta{Type: topics.TypeSessionRevoked}, Value: []byte(`{}`)}, false)
 		contract, err := b.agree(time.Minute, false)
 		if err != nil {
 			t.Fatal(err)

@@ -421,7 +421,7 @@ func TestIdentityOfRecord(t *testing.T) {
 func madeRecords(n int) []*kgo.Record {
 	out := make([]*kgo.Record, n)
 	for i := range out {
-		m := topics.Meta{Type: topics.Message, Source: topics.SourceOf(fmt.Sprint("user-", i%1000)), ID: fmt.Sprintf("%036d", i),
+		m := topics.Meta{Type: topics.TypeMessage, Source: topics.SourceOf(fmt.Sprint("user-", i%1000)), ID: fmt.Sprintf("%036d", i),
 			IdempotencyKey: fmt.Sprintf("%036d", i), Time: "2026-01-01T00:00:00Z", ContentType: "application/json"}
 		out[i] = &kgo.Record{Offset: int64(i), Timestamp: time.UnixMilli(int64(i)), Key: fmt.Append(nil, "dm:user-", i%1000)}
 		for _, h := range m.Headers() {

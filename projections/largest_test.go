@@ -137,7 +137,7 @@ func apply(ctx context.Context, s pipeline.Sink, topic topics.Topic, events []*t
 func readInbox(t *testing.T, in *inbox.Inbox, log map[topics.Topic][]*topics.Event) {
 	devices := make(map[string]string)
 	for _, e := range log[topics.Devices] {
-		if e.Type == topics.DeviceRegistered {
+		if e.Type == topics.TypeDeviceRegistered {
 			devices[e.Body.Text("token")] = e.Audience.A
 		}
 	}
@@ -152,7 +152,7 @@ func readInbox(t *testing.T, in *inbox.Inbox, log map[topics.Topic][]*topics.Eve
 		}
 	}
 	for _, e := range log[topics.Messages] {
-		if e.Type != topics.Message {
+		if e.Type != topics.TypeMessage {
 			continue
 		}
 		m, err := in.Message(t.Context(), e.Audience.B, e.NexusID)
@@ -171,12 +171,12 @@ func readInbox(t *testing.T, in *inbox.Inbox, log map[topics.Topic][]*topics.Eve
 
 func found(ctx context.Context, in *inbox.Inbox, e *topics.Event) error {
 	switch e.Type {
-	case topics.Notification, topics.Announcement:
+	case topics.TypeNotification, topics.TypeAnnouncement:
 		if e.Audience.Kind == topics.Channel {
 			break
 		}
 		return in.HasNotification(ctx, e.Audience.A, e.NexusID)
-	case topics.NotificationRead, topics.NotificationDeleted:
+	case topics.TypeNotificationRead, topics.TypeNotificationDeleted:
 		return nil
 	}
 	list, err := in.Feed(ctx, inbox.Span{Topic: e.Topic, Audiences: []string{string(e.Key)}, From: []int64{e.Offset}, To: []int64{e.Offset + 1}}, 9, 1<<20)

@@ -101,7 +101,7 @@ func fold(ctx context.Context, in *inbox.Inbox, n int64) error {
 	if err != nil {
 		return err
 	}
-	e := &topics.Event{Topic: topics.Notifications, Offset: at.Next, Time: 1764583200000 + at.Next, Key: []byte("user:u"), Meta: topics.Meta{Type: topics.Notification},
+	e := &topics.Event{Topic: topics.Notifications, Offset: at.Next, Time: 1764583200000 + at.Next, Key: []byte("user:u"), Meta: topics.Meta{Type: topics.TypeNotification},
 		Value: topics.Fields("title", fmt.Sprint(n), "body", "b", "type", "SYSTEM")}
 	return in.Apply(ctx, pipeline.Batch{Topic: topics.Notifications, From: at.Next, To: at.Next + 1, Events: []*topics.Event{e}})
 }

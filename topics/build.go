@@ -40,7 +40,7 @@ func (d Draft) ContentKey(sender string) string {
 // the content's hash and the id is a new UUIDv7, or firstID where a copy was sent before.
 func (d Draft) Message(sender, firstID string) *Event {
 	key := ConversationKey(sender, d.ReceiverID)
-	m := Meta{Source: SourceOf(sender), Type: Message}
+	m := Meta{Source: SourceOf(sender), Type: TypeMessage}
 	switch {
 	case d.ClientMessageID != "":
 		m.IdempotencyKey = d.ClientMessageID

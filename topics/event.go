@@ -346,7 +346,7 @@ func (e *Event) Data(withID bool, extra ...string) []byte {
 	if withID && !e.Body.Has("id") {
 		add(`"id":"` + e.EventID() + `"`)
 	}
-	if e.Type == Notification {
+	if e.Type == TypeNotification {
 		if !e.Body.Has("priority") {
 			add(`"priority":"normal"`)
 		}

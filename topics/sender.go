@@ -14,23 +14,23 @@ type rule func(*Event) error
 // record counts. Kafka's ACLs say who may write a topic; these rules say whom a record may speak for. docs/events.md shows
 // them to product engineers.
 var senders = map[string]rule{
-	Message:             byMember("senderId"),
-	MessageRead:         byMember("userId"),
-	TypingStart:         byMember("userId"),
-	TypingStop:          byMember("userId"),
-	NotificationRead:    byKeyUser,
-	NotificationDeleted: byKeyUser,
-	DeviceRegistered:    byKeyUser,
-	DeviceUnregistered:  either(byKeyUser, byNode), // a node removes a token that FCM knows no more
-	KeyPublished:        byKeyUser,
-	KeyTaken:            byMember("by"),
-	SessionRevoked:      byAnyUser, // an administrator's token; whose, the record does not say
-	NodeHeartbeat:       byMemberNode,
-	Connected:           byMemberNode,
-	Disconnected:        byMemberNode,
-	SessionChannels:     byMemberNode,
-	DeliveryWebSocket:   byNode,
-	DeliveryPush:        byNode,
+	TypeMessage:             byMember("senderId"),
+	TypeMessageRead:         byMember("userId"),
+	TypeTypingStart:         byMember("userId"),
+	TypeTypingStop:          byMember("userId"),
+	TypeNotificationRead:    byKeyUser,
+	TypeNotificationDeleted: byKeyUser,
+	TypeDeviceRegistered:    byKeyUser,
+	TypeDeviceUnregistered:  either(byKeyUser, byNode), // a node removes a token that FCM knows no more
+	TypeKeyPublished:        byKeyUser,
+	TypeKeyTaken:            byMember("by"),
+	TypeSessionRevoked:      byAnyUser, // an administrator's token; whose, the record does not say
+	TypeNodeHeartbeat:       byMemberNode,
+	TypeConnected:           byMemberNode,
+	TypeDisconnected:        byMemberNode,
+	TypeSessionChannels:     byMemberNode,
+	TypeDeliveryWebSocket:   byNode,
+	TypeDeliveryPush:        byNode,
 }
 
 // byMember: the record is of the user that a member of its value names.

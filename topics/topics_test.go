@@ -55,7 +55,7 @@ func TestAudience(t *testing.T) {
 }
 
 func TestHeadersRoundTrip(t *testing.T) {
-	want := topics.Meta{ID: "1", Source: "/users/a", Type: topics.Message, Time: "t", ContentType: "application/json",
+	want := topics.Meta{ID: "1", Source: "/users/a", Type: topics.TypeMessage, Time: "t", ContentType: "application/json",
 		IdempotencyKey: "k", TraceParent: "tp", NexusID: "n"}
 	var got topics.Meta
 	for _, h := range want.Headers() {
@@ -210,7 +210,7 @@ func TestForeignIDs(t *testing.T) {
 		"free text":                    {"user:a", value("1"), topics.Meta{ID: "1", NexusID: "1"}, "not this event's"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tc.m.Type = topics.Notification
+			tc.m.Type = topics.TypeNotification
 			e := &topics.Event{Topic: topics.Notifications, Key: []byte(tc.key), Meta: tc.m, Value: []byte(tc.value)}
 			refused(t, e, tc.want, topics.ReasonID)
 		})
@@ -245,28 +245,28 @@ func TestSenders(t *testing.T) {
 		right           []string // nil: anybody
 		but             []string // of wrong, what is right here all the same
 	}{
-		"message":              {topics.Messages, "dm:a:b", topics.Message, `{"senderId":"a","receiverId":"b","content":"x"}`, []string{"/users/a"}, nil},
-		"message of the other": {topics.Messages, "dm:a:b", topics.Message, `{"senderId":"b","receiverId":"a","content":"x"}`, []string{"/users/b"}, nil},
-		"a user with a hash":   {topics.Messages, "dm:a#b:b", topics.Message, `{"senderId":"a#b","receiverId":"b","content":"x"}`, []string{"/users/a#b"}, []string{"a fragment"}},
-		"message.read":         {topics.Messages, "dm:a:b", topics.MessageRead, `{"messageId":"1","userId":"a"}`, []string{"/users/a"}, nil},
-		"typing":               {topics.Signals, "dm:a:b", topics.TypingStart, `{"userId":"a","isTyping":true}`, []string{"/users/a"}, nil},
-		"typing.stop":          {topics.Signals, "dm:a:b", topics.TypingStop, `{"userId":"a","isTyping":false}`, []string{"/users/a"}, nil},
-		"notification.read":    {topics.Notifications, "user:a", topics.NotificationRead, `{"notificationId":"1"}`, []string{"/users/a"}, nil},
-		"notification.deleted": {topics.Notifications, "user:a", topics.NotificationDeleted, `{"notificationId":"1"}`, []string{"/users/a"}, nil},
-		"device.registered":    {topics.Devices, "user:a", topics.DeviceRegistered, `{"token":"t"}`, []string{"/users/a"}, nil},
-		"device.unregistered":  {topics.Devices, "user:a", topics.DeviceUnregistered, `{}`, []string{"/users/a", "/nodes/n1"}, []string{"another node"}},
-		"session.revoked":      {topics.Control, "user:a", topics.SessionRevoked, `{}`, []string{"/users/admin"}, []string{"another user", "a fragment"}},
-		"key.published":        {topics.Control, "user:a", topics.KeyPublished, `{"deviceId":"d","identityKey":"k"}`, []string{"/users/a"}, nil},
-		"key.taken":            {topics.Control, "user:a", topics.KeyTaken, `{"deviceId":"d","prekeyId":"k","by":"b"}`, []string{"/users/b"}, nil},
-		"node.heartbeat":       {topics.Presence, "n1", topics.NodeHeartbeat, `{` + node + `,"name":"x"}`, []string{"/nodes/n1"}, nil},
-		"connected":            {topics.Presence, "s", topics.Connected, session, []string{"/nodes/n1"}, nil},
-		"disconnected":         {topics.Presence, "s", topics.Disconnected, session, []string{"/nodes/n1"}, nil},
-		"session.channels":     {topics.Presence, "s", topics.SessionChannels, session, []string{"/nodes/n1"}, nil},
-		"delivery.websocket":   {topics.Deliveries, "user:a", topics.DeliveryWebSocket, delivery, []string{"/nodes/n1"}, []string{"another node"}},
-		"delivery.push":        {topics.Deliveries, "user:a", topics.DeliveryPush, delivery, []string{"/nodes/n1"}, []string{"another node"}},
-		"notification":         {topics.Notifications, "user:a", topics.Notification, good, nil, nil},
-		"activity":             {topics.Notifications, "user:a", topics.Activity, `{"type":"x","userId":"b","message":"m"}`, nil, nil},
-		"announcement":         {topics.Broadcasts, "all", topics.Announcement, `{"title":"t","body":"b"}`, nil, nil},
+		"message":              {topics.Messages, "dm:a:b", topics.TypeMessage, `{"senderId":"a","receiverId":"b","content":"x"}`, []string{"/users/a"}, nil},
+		"message of the other": {topics.Messages, "dm:a:b", topics.TypeMessage, `{"senderId":"b","receiverId":"a","content":"x"}`, []string{"/users/b"}, nil},
+		"a user with a hash":   {topics.Messages, "dm:a#b:b", topics.TypeMessage, `{"senderId":"a#b","receiverId":"b","content":"x"}`, []string{"/users/a#b"}, []string{"a fragment"}},
+		"message.read":         {topics.Messages, "dm:a:b", topics.TypeMessageRead, `{"messageId":"1","userId":"a"}`, []string{"/users/a"}, nil},
+		"typing":               {topics.Signals, "dm:a:b", topics.TypeTypingStart, `{"userId":"a","isTyping":true}`, []string{"/users/a"}, nil},
+		"typing.stop":          {topics.Signals, "dm:a:b", topics.TypeTypingStop, `{"userId":"a","isTyping":false}`, []string{"/users/a"}, nil},
+		"notification.read":    {topics.Notifications, "user:a", topics.TypeNotificationRead, `{"notificationId":"1"}`, []string{"/users/a"}, nil},
+		"notification.deleted": {topics.Notifications, "user:a", topics.TypeNotificationDeleted, `{"notificationId":"1"}`, []string{"/users/a"}, nil},
+		"device.registered":    {topics.Devices, "user:a", topics.TypeDeviceRegistered, `{"token":"t"}`, []string{"/users/a"}, nil},
+		"device.unregistered":  {topics.Devices, "user:a", topics.TypeDeviceUnregistered, `{}`, []string{"/users/a", "/nodes/n1"}, []string{"another node"}},
+		"session.revoked":      {topics.Control, "user:a", topics.TypeSessionRevoked, `{}`, []string{"/users/admin"}, []string{"another user", "a fragment"}},
+		"key.published":        {topics.Control, "user:a", topics.TypeKeyPublished, `{"deviceId":"d","identityKey":"k"}`, []string{"/users/a"}, nil},
+		"key.taken":            {topics.Control, "user:a", topics.TypeKeyTaken, `{"deviceId":"d","prekeyId":"k","by":"b"}`, []string{"/users/b"}, nil},
+		"node.heartbeat":       {topics.Presence, "n1", topics.TypeNodeHeartbeat, `{` + node + `,"name":"x"}`, []string{"/nodes/n1"}, nil},
+		"connected":            {topics.Presence, "s", topics.TypeConnected, session, []string{"/nodes/n1"}, nil},
+		"disconnected":         {topics.Presence, "s", topics.TypeDisconnected, session, []string{"/nodes/n1"}, nil},
+		"session.channels":     {topics.Presence, "s", topics.TypeSessionChannels, session, []string{"/nodes/n1"}, nil},
+		"delivery.websocket":   {topics.Deliveries, "user:a", topics.TypeDeliveryWebSocket, delivery, []string{"/nodes/n1"}, []string{"another node"}},
+		"delivery.push":        {topics.Deliveries, "user:a", topics.TypeDeliveryPush, delivery, []string{"/nodes/n1"}, []string{"another node"}},
+		"notification":         {topics.Notifications, "user:a", topics.TypeNotification, good, nil, nil},
+		"activity":             {topics.Notifications, "user:a", topics.TypeActivity, `{"type":"x","userId":"b","message":"m"}`, nil, nil},
+		"announcement":         {topics.Broadcasts, "all", topics.TypeAnnouncement, `{"title":"t","body":"b"}`, nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, source := range tc.right {
@@ -306,7 +306,7 @@ func TestHeadersAreJudged(t *testing.T) {
 		"a content-type that begins": {topics.Meta{ContentType: "application/cloud"}, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tc.m.Type = topics.Notification
+			tc.m.Type = topics.TypeNotification
 			refused(t, &topics.Event{Topic: topics.Notifications, Key: []byte("user:a"), Meta: tc.m, Value: []byte(good)}, tc.want, tc.reason)
 		})
 	}
@@ -404,7 +404,7 @@ func FuzzValid(f *testing.F) {
 				t.Fatalf("an id of %d bytes", len(e.EventID()))
 			}
 			// Whom a message speaks for stands in its source.
-			if e.Type == topics.Message && source != topics.SourceOf(e.Body.Text("senderId")) {
+			if e.Type == topics.TypeMessage && source != topics.SourceOf(e.Body.Text("senderId")) {
 				t.Fatalf("valid, but of %q", source)
 			}
 		}

@@ -2,28 +2,28 @@ package topics
 
 // Event types (ce_type).
 const (
-	Message             = "message"
-	MessageRead         = "message.read"
-	Notification        = "notification"
-	Activity            = "activity"
-	NotificationRead    = "notification.read"
-	NotificationDeleted = "notification.deleted"
-	Announcement        = "announcement"
-	NodeHeartbeat       = "node.heartbeat"
-	Connected           = "presence.connected"
-	Disconnected        = "presence.disconnected"
-	SessionChannels     = "session.channels"
-	TypingStart         = "typing.start"
-	TypingStop          = "typing.stop"
-	DeviceRegistered    = "device.registered"
-	DeviceUnregistered  = "device.unregistered"
-	DedupWindow         = "dedup.window" // of logs begun before log.contract was known
-	LogContract         = "log.contract"
-	SessionRevoked      = "session.revoked"
-	KeyPublished        = "key.published"
-	KeyTaken            = "key.taken"
-	DeliveryWebSocket   = "delivery.websocket"
-	DeliveryPush        = "delivery.push"
+	TypeMessage             = "message"
+	TypeMessageRead         = "message.read"
+	TypeNotification        = "notification"
+	TypeActivity            = "activity"
+	TypeNotificationRead    = "notification.read"
+	TypeNotificationDeleted = "notification.deleted"
+	TypeAnnouncement        = "announcement"
+	TypeNodeHeartbeat       = "node.heartbeat"
+	TypeConnected           = "presence.connected"
+	TypeDisconnected        = "presence.disconnected"
+	TypeSessionChannels     = "session.channels"
+	TypeTypingStart         = "typing.start"
+	TypeTypingStop          = "typing.stop"
+	TypeDeviceRegistered    = "device.registered"
+	TypeDeviceUnregistered  = "device.unregistered"
+	TypeDedupWindow         = "dedup.window" // of logs begun before log.contract was known
+	TypeLogContract         = "log.contract"
+	TypeSessionRevoked      = "session.revoked"
+	TypeKeyPublished        = "key.published"
+	TypeKeyTaken            = "key.taken"
+	TypeDeliveryWebSocket   = "delivery.websocket"
+	TypeDeliveryPush        = "delivery.push"
 )
 
 // NotificationTypes are the guide's eight.
@@ -77,46 +77,46 @@ type schema struct {
 
 // The vocabulary, read-only. timestamp may be left out everywhere: the record's time is spliced in.
 var schemas = []schema{
-	{typ: Message, topics: []Topic{Messages}, keys: []AudienceKind{Conversation}, extra: checkMessage, fields: []field{
+	{typ: TypeMessage, topics: []Topic{Messages}, keys: []AudienceKind{Conversation}, extra: checkMessage, fields: []field{
 		{"senderId", aString, true, CheckUserID}, {"receiverId", aString, true, CheckUserID},
 		{"content", aString, false, notEmpty}, {"encrypted", anything, false, nil},
 		{"clientMessageId", aString, false, length(1, 256)}, timestamp}},
-	{typ: MessageRead, topics: []Topic{Messages}, keys: []AudienceKind{Conversation}, extra: checkParticipant, fields: []field{
+	{typ: TypeMessageRead, topics: []Topic{Messages}, keys: []AudienceKind{Conversation}, extra: checkParticipant, fields: []field{
 		{"messageId", aString, true, size(1, MaxID)}, {"userId", aString, true, CheckUserID}, {"upTo", aBool, false, nil}, timestamp}},
-	{typ: Notification, topics: []Topic{Notifications, Broadcasts}, extra: checkAudience, fields: []field{
+	{typ: TypeNotification, topics: []Topic{Notifications, Broadcasts}, extra: checkAudience, fields: []field{
 		{"title", aString, true, notEmpty}, {"body", aString, true, nil},
 		{"type", aString, true, oneOf(NotificationTypes()...)}, {"priority", aString, false, oneOf("low", "normal", "high")},
 		{"data", anObject, false, nil}, {"icon", aString, false, nil}, {"badge", aString, false, nil}, timestamp}},
-	{typ: Activity, topics: []Topic{Notifications, Broadcasts}, extra: checkAudience, fields: []field{
+	{typ: TypeActivity, topics: []Topic{Notifications, Broadcasts}, extra: checkAudience, fields: []field{
 		{"type", aString, true, length(1, 64)}, {"userId", aString, true, CheckUserID}, {"message", aString, true, nil},
 		{"data", anObject, false, nil}, timestamp}},
-	{typ: NotificationRead, topics: []Topic{Notifications}, keys: []AudienceKind{User}, extra: checkTarget, fields: target},
-	{typ: NotificationDeleted, topics: []Topic{Notifications}, keys: []AudienceKind{User}, extra: checkTarget, fields: target},
-	{typ: Announcement, topics: []Topic{Broadcasts}, keys: []AudienceKind{Everyone}, fields: []field{
+	{typ: TypeNotificationRead, topics: []Topic{Notifications}, keys: []AudienceKind{User}, extra: checkTarget, fields: target},
+	{typ: TypeNotificationDeleted, topics: []Topic{Notifications}, keys: []AudienceKind{User}, extra: checkTarget, fields: target},
+	{typ: TypeAnnouncement, topics: []Topic{Broadcasts}, keys: []AudienceKind{Everyone}, fields: []field{
 		{"title", aString, true, notEmpty}, {"body", aString, true, nil}, timestamp}},
-	{typ: TypingStart, topics: []Topic{Signals}, keys: []AudienceKind{Conversation}, extra: checkParticipant, fields: typing},
-	{typ: TypingStop, topics: []Topic{Signals}, keys: []AudienceKind{Conversation}, extra: checkParticipant, fields: typing},
-	{typ: DeviceRegistered, topics: []Topic{Devices}, keys: []AudienceKind{User}, fields: []field{
+	{typ: TypeTypingStart, topics: []Topic{Signals}, keys: []AudienceKind{Conversation}, extra: checkParticipant, fields: typing},
+	{typ: TypeTypingStop, topics: []Topic{Signals}, keys: []AudienceKind{Conversation}, extra: checkParticipant, fields: typing},
+	{typ: TypeDeviceRegistered, topics: []Topic{Devices}, keys: []AudienceKind{User}, fields: []field{
 		{"token", aString, true, size(1, MaxToken)}, {"platform", aString, false, length(1, 32)}, timestamp}},
-	{typ: DeviceUnregistered, topics: []Topic{Devices}, keys: []AudienceKind{User}, fields: []field{
+	{typ: TypeDeviceUnregistered, topics: []Topic{Devices}, keys: []AudienceKind{User}, fields: []field{
 		{"token", aString, false, size(1, MaxToken)}, timestamp}},
-	{typ: NodeHeartbeat, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: []field{
+	{typ: TypeNodeHeartbeat, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: []field{
 		{"node", aString, true, notEmpty}, {"name", aString, true, notEmpty}, timestamp}},
-	{typ: Connected, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: session},
-	{typ: Disconnected, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: session},
-	{typ: SessionChannels, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: session},
-	{typ: DeliveryWebSocket, topics: []Topic{Deliveries}, fields: delivery},
-	{typ: DeliveryPush, topics: []Topic{Deliveries}, fields: delivery},
-	{typ: SessionRevoked, topics: []Topic{Control}, keys: []AudienceKind{User}, fields: []field{
+	{typ: TypeConnected, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: session},
+	{typ: TypeDisconnected, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: session},
+	{typ: TypeSessionChannels, topics: []Topic{Presence}, keys: []AudienceKind{NoAudience}, fields: session},
+	{typ: TypeDeliveryWebSocket, topics: []Topic{Deliveries}, fields: delivery},
+	{typ: TypeDeliveryPush, topics: []Topic{Deliveries}, fields: delivery},
+	{typ: TypeSessionRevoked, topics: []Topic{Control}, keys: []AudienceKind{User}, fields: []field{
 		{"tokenId", aString, false, length(1, 256)}, timestamp}},
-	{typ: KeyPublished, topics: []Topic{Control}, keys: []AudienceKind{User}, extra: checkKeys, fields: []field{
+	{typ: TypeKeyPublished, topics: []Topic{Control}, keys: []AudienceKind{User}, extra: checkKeys, fields: []field{
 		{"deviceId", aString, true, length(1, 64)}, {"identityKey", aString, false, length(1, maxKey)}, {"prekeys", anArray, false, nil},
 		{"removed", aBool, false, nil}, timestamp}},
-	{typ: KeyTaken, topics: []Topic{Control}, keys: []AudienceKind{User}, fields: []field{
+	{typ: TypeKeyTaken, topics: []Topic{Control}, keys: []AudienceKind{User}, fields: []field{
 		{"deviceId", aString, true, length(1, 64)}, {"prekeyId", aString, true, length(1, 64)}, {"by", aString, true, CheckUserID}, timestamp}},
-	{typ: DedupWindow, topics: []Topic{Control}, keys: []AudienceKind{Everyone}, fields: []field{
+	{typ: TypeDedupWindow, topics: []Topic{Control}, keys: []AudienceKind{Everyone}, fields: []field{
 		{"window", aString, true, notEmpty}, timestamp}},
-	{typ: LogContract, topics: []Topic{Control}, keys: []AudienceKind{Everyone}, fields: []field{
+	{typ: TypeLogContract, topics: []Topic{Control}, keys: []AudienceKind{Everyone}, fields: []field{
 		{"window", aString, true, notEmpty}, {"partitions", anObject, true, nil}, timestamp}},
 }
 
@@ -164,11 +164,11 @@ func Shapes() (list []Shape) {
 func DefaultType(t Topic, key AudienceKind) string {
 	switch {
 	case t == Notifications:
-		return Notification
+		return TypeNotification
 	case t == Broadcasts && key == Everyone:
-		return Announcement
+		return TypeAnnouncement
 	case t == Broadcasts && key == Channel:
-		return Notification
+		return TypeNotification
 	}
 	return ""
 }

@@ -444,11 +444,11 @@ func TestFunnel(t *testing.T) {
 	inLog, sockets, devices := 0, make(map[string]bool), make(map[string]bool)
 	for p, e := range events {
 		switch {
-		case p.typ == topics.Notification:
+		case p.typ == topics.TypeNotification:
 			inLog++
-		case p.typ == topics.DeliveryWebSocket:
+		case p.typ == topics.TypeDeliveryWebSocket:
 			sockets[fmt.Sprint(e.Body.Text("topic"), e.Body.Int("partition"), e.Body.Int("offset"))] = true
-		case p.typ == topics.DeliveryPush && e.Body.Text("outcome") == "accepted":
+		case p.typ == topics.TypeDeliveryPush && e.Body.Text("outcome") == "accepted":
 			devices[fmt.Sprint(e.Body.Text("topic"), e.Body.Int("partition"), e.Body.Int("offset"))] = true
 		}
 	}

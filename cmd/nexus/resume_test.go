@@ -396,9 +396,9 @@ func (c *seeker) read() bool {
 		c.recovered++
 	case f.Event == "connected" && f.Data.Recovered != nil:
 		c.lost++
-	case f.Event == topics.Announcement && f.Data.Title == fmt.Sprint(c.want):
+	case f.Event == topics.TypeAnnouncement && f.Data.Title == fmt.Sprint(c.want):
 		c.want++
-	case f.Event == topics.Announcement:
+	case f.Event == topics.TypeAnnouncement:
 		var n int
 		_, _ = fmt.Sscan(f.Data.Title, &n)
 		if n < c.want {

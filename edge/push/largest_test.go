@@ -19,7 +19,7 @@ func TestLargestToken(t *testing.T) {
 		if _, err := s.inbox.Position(t.Context(), topics.Devices, 0); err != nil {
 			t.Fatal(err)
 		}
-		err := s.inbox.Apply(t.Context(), s.batch(topics.Devices, []*topics.Event{{Key: []byte("user:u"), Meta: topics.Meta{Type: topics.DeviceRegistered},
+		err := s.inbox.Apply(t.Context(), s.batch(topics.Devices, []*topics.Event{{Key: []byte("user:u"), Meta: topics.Meta{Type: topics.TypeDeviceRegistered},
 			Value: topics.Fields("token", token)}}))
 		if err != nil {
 			t.Fatal(err)
@@ -30,7 +30,7 @@ func TestLargestToken(t *testing.T) {
 		tell := func() []job {
 			t.Helper()
 			id := topics.NewID()
-			err := s.Apply(t.Context(), s.batch(topics.Notifications, []*topics.Event{{Key: []byte("user:u"), Meta: topics.Meta{Type: topics.Notification, ID: id, NexusID: id},
+			err := s.Apply(t.Context(), s.batch(topics.Notifications, []*topics.Event{{Key: []byte("user:u"), Meta: topics.Meta{Type: topics.TypeNotification, ID: id, NexusID: id},
 				Value: topics.Fields("id", id, "title", "t", "body", "b", "type", "SYSTEM")}}))
 			if err != nil {
 				t.Fatal(err)

@@ -36,13 +36,13 @@ const maxBody = 120
 func noteOf(e *topics.Event) (user string, n Note, ok bool) {
 	n = Note{ID: e.EventID(), Event: e.Type, RecordTime: e.Time}
 	switch {
-	case e.Type == topics.Notification && e.Audience.Kind == topics.User:
+	case e.Type == topics.TypeNotification && e.Audience.Kind == topics.User:
 		n.Title, n.Body, n.Icon, n.Badge = e.Body.Text("title"), e.Body.Text("body"), e.Body.Text("icon"), e.Body.Text("badge")
 		n.High, n.NotificationT = e.Body.Text("priority") == "high", e.Body.Text("type")
 		n.Data = stringsOf(e.Body.Raw("data"))
 		n.Link = linkOf(n.Data)
 		return e.Audience.A, n, true
-	case e.Type == topics.Message:
+	case e.Type == topics.TypeMessage:
 		sender, receiver := e.Body.Text("senderId"), e.Body.Text("receiverId")
 		if sender == receiver {
 			return "", n, false

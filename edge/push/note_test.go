@@ -99,7 +99,7 @@ func TestFit(t *testing.T) {
 			func(m *messaging.Message) bool { return m.Webpush.FCMOptions == nil && m.Notification.Body == "b" }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tc.n.ID, tc.n.NotificationT, tc.n.Event, tc.n.RecordTime = topics.NewID(), "SYSTEM", topics.Notification, at.UnixMilli()
+			tc.n.ID, tc.n.NotificationT, tc.n.Event, tc.n.RecordTime = topics.NewID(), "SYSTEM", topics.TypeNotification, at.UnixMilli()
 			for what, n := range map[string]Note{"as it is": tc.n, "as a job has it": tc.n.fit()} {
 				m := n.message(token, at.Add(time.Minute), time.Hour)
 				if got := size(t, m); got > 4096 || !tc.kept(m) || m.Data["id"] != n.ID || !utf8.ValidString(m.Notification.Title+m.Notification.Body) {

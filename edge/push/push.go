@@ -296,7 +296,7 @@ func (p *Pusher) wanted(ctx context.Context, b pipeline.Batch) (list []due, err 
 // session that shows them.
 func (p *Pusher) absent(user string, n Note) bool {
 	switch n.Event {
-	case topics.Message:
+	case topics.TypeMessage:
 		return !p.o.Presence.Connected(topics.Messaging, user)
 	default:
 		return n.High || !p.o.Presence.Connected(topics.Dashboard, user)
@@ -421,7 +421,7 @@ func (p *Pusher) report(at place, n Note, token, what string, sessions int) {
 		device = topics.DeviceHash(token)
 	}
 	latency := max(0, p.o.Now().UnixMilli()-n.RecordTime)
-	p.o.Producer.Post(topics.New(topics.Deliveries, at.key, topics.Meta{Type: topics.DeliveryPush, Source: topics.NodeSource(p.o.Node), ID: topics.NewID()},
+	p.o.Producer.Post(topics.New(topics.Deliveries, at.key, topics.Meta{Type: topics.TypeDeliveryPush, Source: topics.NodeSource(p.o.Node), ID: topics.NewID()},
 		topics.Fields("event", n.Event, "topic", string(at.topic), "partition", at.partition, "offset", at.offset, "node", p.o.Node,
 			"outcome", what, "device", device, "sessions", sessions, "latencyMs", latency)),
 		func(err error) { p.o.Logger.Warn("what became of a push could not be appended", "err", err) })

@@ -81,7 +81,7 @@ func TestLazyPosition(t *testing.T) {
 		}
 		for k := applied; k < applied+n; k++ { // one batch each, so that presence can be what it was
 			here.here.Store(!log[k])
-			e := &topics.Event{Topic: topics.Notifications, Offset: k, Time: s.clock.now().UnixMilli(), Key: []byte("user:a"), Meta: topics.Meta{Type: topics.Notification},
+			e := &topics.Event{Topic: topics.Notifications, Offset: k, Time: s.clock.now().UnixMilli(), Key: []byte("user:a"), Meta: topics.Meta{Type: topics.TypeNotification},
 				Value: topics.Fields("title", "t", "body", "b", "type", "SYSTEM")}
 			if err := s.Apply(t.Context(), pipeline.Batch{Topic: topics.Notifications, From: k, To: k + 1, Events: []*topics.Event{e}}); err != nil {
 				t.Fatal(err)
@@ -159,7 +159,7 @@ func (s *shop) notifyMore(users ...string) {
 	s.t.Helper()
 	var events []*topics.Event
 	for _, u := range users {
-		events = append(events, &topics.Event{Key: []byte(topics.UserKey(u)), Meta: topics.Meta{Type: topics.Notification}, Value: topics.Fields("title", "t", "body", "b", "type", "SYSTEM")})
+		events = append(events, &topics.Event{Key: []byte(topics.UserKey(u)), Meta: topics.Meta{Type: topics.TypeNotification}, Value: topics.Fields("title", "t", "body", "b", "type", "SYSTEM")})
 	}
 	if err := s.Apply(s.t.Context(), s.batch(topics.Notifications, events)); err != nil {
 		s.t.Fatal(err)
@@ -217,7 +217,7 @@ func TestDevicesAreAwaitedOnce(t *testing.T) {
 	s.o.Inbox = waits
 	s.restart()
 	register := func() { // in the log, and not in the inbox
-		e := topics.New(topics.Devices, "user:a", topics.Meta{Type: topics.DeviceRegistered, Source: "/users/a"}, topics.Fields("token", "b"))
+		e := topics.New(topics.Devices, "user:a", topics.Meta{Type: topics.TypeDeviceRegistered, Source: "/users/a"}, topics.Fields("token", "b"))
 		if err := s.o.Producer.Append(t.Context(), e); err != nil {
 			t.Fatal(err)
 		}

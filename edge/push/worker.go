@@ -208,7 +208,7 @@ func (p *Pusher) judgeInvalid(ctx context.Context, j job) {
 
 // removeToken appends that the token is not registered any more; the inbox folds that like any other's.
 func (p *Pusher) removeToken(ctx context.Context, j job, why string) {
-	ev := topics.New(topics.Devices, topics.UserKey(j.user), topics.Meta{Type: topics.DeviceUnregistered, Source: topics.NodeSource(p.o.Node), ID: topics.NewID()},
+	ev := topics.New(topics.Devices, topics.UserKey(j.user), topics.Meta{Type: topics.TypeDeviceUnregistered, Source: topics.NodeSource(p.o.Node), ID: topics.NewID()},
 		topics.Fields("token", j.token))
 	if err := p.o.Producer.Append(ctx, ev); err != nil {
 		p.again(ctx, j, p.o.Now().Add(wait(0, j.attempts)))

@@ -142,7 +142,7 @@ func (s *shop) devices(users ...string) {
 	}
 	var events []*topics.Event
 	for _, u := range users {
-		events = append(events, &topics.Event{Key: []byte(topics.UserKey(u)), Meta: topics.Meta{Type: topics.DeviceRegistered}, Value: topics.Fields("token", u)})
+		events = append(events, &topics.Event{Key: []byte(topics.UserKey(u)), Meta: topics.Meta{Type: topics.TypeDeviceRegistered}, Value: topics.Fields("token", u)})
 	}
 	if err := s.inbox.Apply(s.t.Context(), s.batch(topics.Devices, events)); err != nil {
 		s.t.Fatal(err)
@@ -157,7 +157,7 @@ func (s *shop) notify(users ...string) {
 	}
 	var events []*topics.Event
 	for _, u := range users {
-		events = append(events, &topics.Event{Key: []byte(topics.UserKey(u)), Meta: topics.Meta{Type: topics.Notification}, Value: topics.Fields("title", "t", "body", "b", "type", "SYSTEM")})
+		events = append(events, &topics.Event{Key: []byte(topics.UserKey(u)), Meta: topics.Meta{Type: topics.TypeNotification}, Value: topics.Fields("title", "t", "body", "b", "type", "SYSTEM")})
 	}
 	if err := s.Apply(s.t.Context(), s.batch(topics.Notifications, events)); err != nil {
 		s.t.Fatal(err)

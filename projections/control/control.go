@@ -41,14 +41,14 @@ func (f *Fold) Position(context.Context, topics.Topic, int32) (pipeline.Position
 func (f *Fold) Apply(_ context.Context, b pipeline.Batch) error {
 	for e := range b.Live {
 		switch e.Type {
-		case topics.SessionRevoked:
+		case topics.TypeSessionRevoked:
 			f.revoke(e)
 			if f.Revoked != nil {
 				f.Revoked(e.Audience.A)
 			}
-		case topics.KeyPublished:
+		case topics.TypeKeyPublished:
 			f.publish(e)
-		case topics.KeyTaken:
+		case topics.TypeKeyTaken:
 			f.taken.Give(e.ID, f.take(e))
 		}
 	}

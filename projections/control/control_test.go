@@ -16,7 +16,7 @@ func TestRevocation(t *testing.T) {
 	f.Revoked = func(user string) { told = append(told, user) }
 	at := time.Unix(1_764_583_200, 500_000_000)
 	apply := func(offset int64, key string, fields ...any) {
-		e := &topics.Event{Topic: topics.Control, Offset: offset, Time: at.UnixMilli(), Key: []byte(key), Meta: topics.Meta{Type: topics.SessionRevoked}, Value: topics.Fields(fields...)}
+		e := &topics.Event{Topic: topics.Control, Offset: offset, Time: at.UnixMilli(), Key: []byte(key), Meta: topics.Meta{Type: topics.TypeSessionRevoked}, Value: topics.Fields(fields...)}
 		if err := topics.Valid(topicstest.Sign(e)); err != nil {
 			t.Fatal(err)
 		}

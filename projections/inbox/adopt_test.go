@@ -25,14 +25,14 @@ func TestAdoptAgain(t *testing.T) {
 			}
 			s.reopen()
 		}
-		s.fold(topics.Broadcasts, event(topics.EveryoneKey, topics.Announcement, "title", "all", "body", "b"))
+		s.fold(topics.Broadcasts, event(topics.EveryoneKey, topics.TypeAnnouncement, "title", "all", "body", "b"))
 		s.fold(topics.Notifications, notification("a", "1"), notification("a", "2"))
 		adopt(topics.Messages)
 		s.fold(topics.Notifications, notification("a", "3"))
 		adopt(topics.Notifications)
 		adopt(topics.Broadcasts)
 		s.fold(topics.Notifications, at(notification("a", "4"), 4), at(notification("a", "5"), 5), at(notification("a", "6"), 6))
-		s.fold(topics.Broadcasts, at(event(topics.EveryoneKey, topics.Announcement, "title", "again", "body", "b"), 7))
+		s.fold(topics.Broadcasts, at(event(topics.EveryoneKey, topics.TypeAnnouncement, "title", "again", "body", "b"), 7))
 		s.want("a", "again 6 5 4 3 2 1 all", "again 6 5 4 3 2 1 all")
 	})
 }

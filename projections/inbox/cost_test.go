@@ -78,7 +78,7 @@ func (n named) meta(name, typ string) topics.Meta {
 }
 
 func (n named) notice(user, name string) *topics.Event {
-	return &topics.Event{Key: []byte(topics.UserKey(user)), Meta: n.meta(name, topics.Notification),
+	return &topics.Event{Key: []byte(topics.UserKey(user)), Meta: n.meta(name, topics.TypeNotification),
 		Value: topics.Fields("id", n.id(name), "title", name, "body", "b", "type", "SYSTEM")}
 }
 
@@ -100,8 +100,8 @@ func TestCostOfAMessage(t *testing.T) {
 	onEach(t, func(t *testing.T, in *Inbox) {
 		if !in.db.Postgres() {
 			var f fold
-			for _, e := range append(chatting(2), marking("a", topics.NotificationRead, "notificationId", "x"), marking("a", topics.NotificationDeleted, "notificationId", "x"),
-				&topics.Event{Topic: topics.Messages, Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.MessageRead}, Value: topics.Fields("messageId", "x", "userId", "b")}) {
+			for _, e := range append(chatting(2), marking("a", topics.TypeNotificationRead, "notificationId", "x"), marking("a", topics.TypeNotificationDeleted, "notificationId", "x"),
+				&topics.Event{Topic: topics.Messages, Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.TypeMessageRead}, Value: topics.Fields("messageId", "x", "userId", "b")}) {
 				if e.Topic == "" {
 					e.Topic = topics.Notifications
 				}
@@ -136,7 +136,7 @@ func TestCostOfAMessage(t *testing.T) {
 			before := pages()
 			one := chatting(1)
 			apply(t, in, topics.Messages, 0, 2, one...)
-			apply(t, in, topics.Messages, 0, 3, &topics.Event{Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.MessageRead},
+			apply(t, in, topics.Messages, 0, 3, &topics.Event{Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.TypeMessageRead},
 				Value: topics.Fields("messageId", one[0].NexusID, "userId", "b")})
 			return pages() - before
 		}
@@ -182,8 +182,8 @@ func TestMovedKeys(t *testing.T) {
 			apply(t, in, topics.Messages, before, 0, topics.Draft{ReceiverID: "y", Content: topics.NewID()}.Message("x", ""))
 		}
 		apply(t, in, topics.Notifications, before, 1, ids.notice("u", "1"), ids.notice("u", "2"), ids.notice("u", "3"), ids.notice("u", "4"))
-		apply(t, in, topics.Notifications, after, 5, marking("u", topics.NotificationRead, "notificationId", ids.id("1")),
-			marking("u", topics.NotificationDeleted, "notificationId", ids.id("2")))
+		apply(t, in, topics.Notifications, after, 5, marking("u", topics.TypeNotificationRead, "notificationId", ids.id("1")),
+			marking("u", topics.TypeNotificationDeleted, "notificationId", ids.id("2")))
 		want := func(what string) {
 			t.Helper()
 			list, _, err := in.Notifications(t.Context(), "u", false, 9, "")
@@ -203,18 +203,18 @@ func TestMovedKeys(t *testing.T) {
 			}
 		}
 		want("4=false 3=false 1=true ")
-		apply(t, in, topics.Notifications, after, 6, marking("u", topics.NotificationRead, "upTo", topics.FormatTime(someTime+1000)))
+		apply(t, in, topics.Notifications, after, 6, marking("u", topics.TypeNotificationRead, "upTo", topics.FormatTime(someTime+1000)))
 		want("4=true 3=true 1=true ")
 		// A late record of the old partition that is younger than the mark stays as it is.
 		apply(t, in, topics.Notifications, before, 9, ids.notice("u", "5"))
-		apply(t, in, topics.Notifications, after, 7, marking("u", topics.NotificationRead, "notificationId", ids.id("5")))
+		apply(t, in, topics.Notifications, after, 7, marking("u", topics.TypeNotificationRead, "notificationId", ids.id("5")))
 		want("5=false 4=true 3=true 1=true ")
 
 		old := topics.Draft{ReceiverID: "b", Content: "old"}.Message("a", "")
 		fresh := topics.Draft{ReceiverID: "b", Content: "new"}.Message("a", "")
 		apply(t, in, topics.Messages, before, 1, old)
 		apply(t, in, topics.Messages, after, 5, fresh)
-		apply(t, in, topics.Messages, after, 6, &topics.Event{Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.MessageRead},
+		apply(t, in, topics.Messages, after, 6, &topics.Event{Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.TypeMessageRead},
 			Value: topics.Fields("messageId", old.NexusID, "userId", "b")})
 		list, _, err := in.Conversations(t.Context(), "b", 9, "")
 		if err != nil || len(list) != 1 || list[0].Last.ID != fresh.NexusID || list[0].Unread != 1 {
@@ -276,11 +276,11 @@ func TestStatesAreAnnouncements(t *testing.T) {
 	onEach(t, func(t *testing.T, in *Inbox) {
 		ids := make(named)
 		announcement := func(name string) *topics.Event {
-			return &topics.Event{Key: []byte("all"), Meta: ids.meta(name, topics.Announcement), Value: topics.Fields("id", ids.id(name), "title", name, "body", "b")}
+			return &topics.Event{Key: []byte("all"), Meta: ids.meta(name, topics.TypeAnnouncement), Value: topics.Fields("id", ids.id(name), "title", name, "body", "b")}
 		}
 		apply(t, in, topics.Notifications, 0, 1, ids.notice("u", "n1"), ids.notice("u", "n2"))
-		apply(t, in, topics.Notifications, 0, 2, ids.notice("u", "n3"), marking("u", topics.NotificationRead, "notificationId", ids.id("n1")),
-			marking("u", topics.NotificationDeleted, "notificationId", ids.id("n2")), marking("u", topics.NotificationRead, "notificationId", ids.id("n3")))
+		apply(t, in, topics.Notifications, 0, 2, ids.notice("u", "n3"), marking("u", topics.TypeNotificationRead, "notificationId", ids.id("n1")),
+			marking("u", topics.TypeNotificationDeleted, "notificationId", ids.id("n2")), marking("u", topics.TypeNotificationRead, "notificationId", ids.id("n3")))
 		states := func(want int) {
 			t.Helper()
 			var n int
@@ -290,8 +290,8 @@ func TestStatesAreAnnouncements(t *testing.T) {
 		}
 		states(0)
 		apply(t, in, topics.Broadcasts, 0, 3, announcement("early"))
-		apply(t, in, topics.Notifications, 0, 4, marking("u", topics.NotificationRead, "notificationId", ids.id("early")), marking("u", topics.NotificationRead, "notificationId", ids.id("late")),
-			marking("u", topics.NotificationDeleted, "notificationId", ids.id("late2")))
+		apply(t, in, topics.Notifications, 0, 4, marking("u", topics.TypeNotificationRead, "notificationId", ids.id("early")), marking("u", topics.TypeNotificationRead, "notificationId", ids.id("late")),
+			marking("u", topics.TypeNotificationDeleted, "notificationId", ids.id("late2")))
 		apply(t, in, topics.Broadcasts, 0, 3, announcement("late"), announcement("late2"))
 		states(3)
 		if n, err := in.Unread(t.Context(), "u"); err != nil || n != 0 {

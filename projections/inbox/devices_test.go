@@ -25,12 +25,12 @@ func TestDevicesInAnyOrder(t *testing.T) {
 			}
 			var steps []step
 			for second := range 8 {
-				s := step{r.IntN(len(users)), second, topics.DeviceRegistered, tokens[r.IntN(len(tokens))]}
+				s := step{r.IntN(len(users)), second, topics.TypeDeviceRegistered, tokens[r.IntN(len(tokens))]}
 				switch r.IntN(5) {
 				case 0, 1:
-					s.typ = topics.DeviceUnregistered
+					s.typ = topics.TypeDeviceUnregistered
 				case 2:
-					s.typ, s.token = topics.DeviceUnregistered, ""
+					s.typ, s.token = topics.TypeDeviceUnregistered, ""
 				}
 				steps = append(steps, s)
 			}

@@ -168,12 +168,12 @@ func (f *fold) pos(e *topics.Event) int64 { return e.Offset + f.shift }
 func (f *fold) add(e *topics.Event) {
 	part := int64(e.Partition)
 	switch e.Type {
-	case topics.Message:
+	case topics.TypeMessage:
 		id, data := e.EventID(), e.Data(true)
 		f.insert(intoMessages, id, string(e.Key), e.Body.Text("senderId"), e.Body.Text("receiverId"), part, f.pos(e), e.Time, data)
 		f.feed(e, id, data)
 		f.messages = append(f.messages, e)
-	case topics.MessageRead:
+	case topics.TypeMessageRead:
 		// IS TRUE: the row is found by its id alone, never by an index of all that is unread in the conversation.
 		which := `id=$4 AND (conversation=$5) IS TRUE AND (receiver=$6) IS TRUE`
 		if string(e.Body.Raw("upTo")) == "true" {
@@ -182,15 +182,15 @@ func (f *fold) add(e *topics.Event) {
 		f.change(e, `UPDATE messages SET read_at=$1 WHERE `+which+` AND read_at IS NULL AND `+before,
 			e.Time, part, f.pos(e), e.Body.Text("messageId"), string(e.Key), e.Body.Text("userId"))
 		f.feed(e, "", e.Data(false))
-	case topics.Notification, topics.Activity, topics.Announcement:
+	case topics.TypeNotification, topics.TypeActivity, topics.TypeAnnouncement:
 		f.addNotice(e, part)
-	case topics.NotificationRead:
+	case topics.TypeNotificationRead:
 		f.mark(e, "read_at", "read_to")
-	case topics.NotificationDeleted:
+	case topics.TypeNotificationDeleted:
 		f.mark(e, "deleted_at", "deleted_to")
-	case topics.DeviceRegistered:
+	case topics.TypeDeviceRegistered:
 		f.device(e, e.Body.Text("token"), e.Body.Text("platform"))
-	case topics.DeviceUnregistered:
+	case topics.TypeDeviceUnregistered:
 		f.unregister(e, part)
 	}
 }
@@ -217,9 +217,9 @@ func (f *fold) addNotice(e *topics.Event, part int64) {
 	id, data := e.EventID(), e.Data(true)
 	f.feed(e, id, data)
 	switch {
-	case e.Type == topics.Announcement:
+	case e.Type == topics.TypeAnnouncement:
 		f.insert(intoAnnouncements, id, part, f.pos(e), e.Time, data)
-	case e.Type == topics.Notification && e.Audience.Kind == topics.User:
+	case e.Type == topics.TypeNotification && e.Audience.Kind == topics.User:
 		f.insert(intoNotifications, e.Audience.A, id, part, f.pos(e), e.Time, data)
 	}
 }

@@ -109,7 +109,7 @@ func event(key, typ string, fields ...any) *topics.Event {
 }
 
 func notification(user, title string) *topics.Event {
-	return event(topics.UserKey(user), topics.Notification, "title", title, "body", "b", "type", "SYSTEM")
+	return event(topics.UserKey(user), topics.TypeNotification, "title", title, "body", "b", "type", "SYSTEM")
 }
 
 func (s *store) titles(user string, unread bool) string {
@@ -167,13 +167,13 @@ func testStore(t *testing.T, open func(*testing.T) *sqldb.DB) {
 func testNotifications(t *testing.T, s *store) {
 	s.fold(topics.Notifications, notification("a", "1"), notification("a", "2"), notification("b", "other"), notification("a", "3"))
 	s.want("a", "3 2 1", "3 2 1")
-	s.fold(topics.Notifications, event("user:a", topics.NotificationRead, "notificationId", "n0-1"))
+	s.fold(topics.Notifications, event("user:a", topics.TypeNotificationRead, "notificationId", "n0-1"))
 	s.want("a", "3 2 1", "3 1")
-	s.fold(topics.Notifications, event("user:b", topics.NotificationRead, "notificationId", "n0-0")) // not b's
+	s.fold(topics.Notifications, event("user:b", topics.TypeNotificationRead, "notificationId", "n0-0")) // not b's
 	s.want("a", "3 2 1", "3 1")
-	s.fold(topics.Notifications, event("user:a", topics.NotificationDeleted, "notificationId", "n0-0"))
+	s.fold(topics.Notifications, event("user:a", topics.TypeNotificationDeleted, "notificationId", "n0-0"))
 	s.want("a", "3 2", "3")
-	s.fold(topics.Notifications, notification("a", "4"), event("user:a", topics.NotificationRead, "upTo", topics.FormatTime(1764583200000+3000)), notification("a", "5"))
+	s.fold(topics.Notifications, notification("a", "4"), event("user:a", topics.TypeNotificationRead, "upTo", topics.FormatTime(1764583200000+3000)), notification("a", "5"))
 	s.want("a", "5 4 3 2", "5 4")
 	s.want("b", "other", "other")
 	if err := s.in.HasNotification(t.Context(), "b", "n0-1"); !errors.Is(err, inbox.ErrNotFound) {
@@ -195,19 +195,19 @@ func testNotifications(t *testing.T, s *store) {
 
 func testAnnouncements(t *testing.T, s *store) {
 	announce := func(title string) *topics.Event {
-		return event(topics.EveryoneKey, topics.Announcement, "title", title, "body", "b")
+		return event(topics.EveryoneKey, topics.TypeAnnouncement, "title", title, "body", "b")
 	}
 	s.fold(topics.Broadcasts, announce("A"), announce("B"))
 	first := notification("a", "1")
 	first.Time = 1764583199000
 	s.fold(topics.Notifications, first)
 	s.want("a", "B A 1", "B A 1")
-	s.fold(topics.Notifications, event("user:a", topics.NotificationRead, "notificationId", "b0-0"), event("user:a", topics.NotificationDeleted, "notificationId", "b0-1"))
+	s.fold(topics.Notifications, event("user:a", topics.TypeNotificationRead, "notificationId", "b0-0"), event("user:a", topics.TypeNotificationDeleted, "notificationId", "b0-1"))
 	s.want("a", "A 1", "1")
 	s.want("b", "B A", "B A")
-	s.fold(topics.Notifications, event("user:b", topics.NotificationRead, "upTo", topics.FormatTime(1764583200000)))
+	s.fold(topics.Notifications, event("user:b", topics.TypeNotificationRead, "upTo", topics.FormatTime(1764583200000)))
 	s.want("b", "B A", "B")
-	s.fold(topics.Notifications, event("user:b", topics.NotificationDeleted, "upTo", topics.FormatTime(1764583200000)))
+	s.fold(topics.Notifications, event("user:b", topics.TypeNotificationDeleted, "upTo", topics.FormatTime(1764583200000)))
 	s.want("b", "B", "B")
 	if at, err := s.in.Newest(t.Context(), "b"); err != nil || at != 1764583201000 {
 		t.Errorf("Newest = %d, %v", at, err)
@@ -240,9 +240,9 @@ func testMessages(t *testing.T, s *store) {
 	if got, next = contents(2, next); got != "afalse" || next != "" {
 		t.Errorf("the page before: %q %q", got, next)
 	}
-	s.fold(topics.Messages, event("dm:a:b", topics.MessageRead, "messageId", one.NexusID, "userId", "a"), // the sender cannot
-		event("dm:a:b", topics.MessageRead, "messageId", two.NexusID, "userId", "a"),
-		event("dm:a:b", topics.MessageRead, "messageId", two.NexusID, "userId", "a"))
+	s.fold(topics.Messages, event("dm:a:b", topics.TypeMessageRead, "messageId", one.NexusID, "userId", "a"), // the sender cannot
+		event("dm:a:b", topics.TypeMessageRead, "messageId", two.NexusID, "userId", "a"),
+		event("dm:a:b", topics.TypeMessageRead, "messageId", two.NexusID, "userId", "a"))
 	if got, _ := contents(5, ""); got != "afalse btrue afalse" {
 		t.Errorf("after the receipt: %q", got)
 	}
@@ -250,7 +250,7 @@ func testMessages(t *testing.T, s *store) {
 	// What is not there marks nothing.
 	four, five, six := chat("b", "a", "4"), chat("a", "b", "5"), chat("b", "a", "6")
 	upTo := func(id string) *topics.Event {
-		return event("dm:a:b", topics.MessageRead, "messageId", id, "userId", "a", "upTo", true)
+		return event("dm:a:b", topics.TypeMessageRead, "messageId", id, "userId", "a", "upTo", true)
 	}
 	s.fold(topics.Messages, chat("b", "a", "3b"), four, five, six, chat("c", "a", "in another conversation"))
 	s.fold(topics.Messages, upTo("none"), upTo(chat("c", "a", "in another conversation").NexusID))
@@ -305,7 +305,7 @@ func testConversations(t *testing.T, s *store) {
 		t.Errorf("c's: %s", got)
 	}
 	page, next := list("a", 2, "")
-	s.fold(topics.Messages, chat("b", "a", "b2"), event("dm:a:d", topics.MessageRead, "messageId", chat("d", "a", "d1").NexusID, "userId", "a"))
+	s.fold(topics.Messages, chat("b", "a", "b2"), event("dm:a:d", topics.TypeMessageRead, "messageId", chat("d", "a", "d1").NexusID, "userId", "a"))
 	rest, end := list("a", 2, next) // b has moved up: it is on no later page, and nothing is shown twice
 	if page != "a note 0, d d2 2" || rest != "c c1 0" || end != "" {
 		t.Errorf("pages %q, %q %q", page, rest, end)
@@ -365,22 +365,22 @@ func testDevices(t *testing.T, s *store) {
 		}
 		return strings.Join(out, " ")
 	}
-	s.fold(topics.Devices, device("a", topics.DeviceRegistered, "t1", 10), device("a", topics.DeviceRegistered, "t2", 20))
-	s.fold(topics.Devices, device("b", topics.DeviceRegistered, "t1", 30))
+	s.fold(topics.Devices, device("a", topics.TypeDeviceRegistered, "t1", 10), device("a", topics.TypeDeviceRegistered, "t2", 20))
+	s.fold(topics.Devices, device("b", topics.TypeDeviceRegistered, "t1", 30))
 	if tokens("a") != "t2" || tokens("b") != "t1" {
 		t.Errorf("a token stays with its former user: a %q b %q", tokens("a"), tokens("b"))
 	}
 	// Read later, but earlier in record time (another partition): it changes nothing.
-	s.fold(topics.Devices, device("a", topics.DeviceRegistered, "t1", 25), device("b", topics.DeviceUnregistered, "", 28))
+	s.fold(topics.Devices, device("a", topics.TypeDeviceRegistered, "t1", 25), device("b", topics.TypeDeviceUnregistered, "", 28))
 	if tokens("a") != "t2" || tokens("b") != "t1" {
 		t.Errorf("an earlier record wins: a %q b %q", tokens("a"), tokens("b"))
 	}
-	s.fold(topics.Devices, device("a", topics.DeviceUnregistered, "t1", 35)) // not a's any more
-	s.fold(topics.Devices, device("a", topics.DeviceUnregistered, "", 40))
+	s.fold(topics.Devices, device("a", topics.TypeDeviceUnregistered, "t1", 35)) // not a's any more
+	s.fold(topics.Devices, device("a", topics.TypeDeviceUnregistered, "", 40))
 	if tokens("a") != "" || tokens("b") != "t1" {
 		t.Errorf("after unregistering all of a: a %q b %q", tokens("a"), tokens("b"))
 	}
-	s.fold(topics.Devices, device("b", topics.DeviceUnregistered, "t1", 50))
+	s.fold(topics.Devices, device("b", topics.TypeDeviceUnregistered, "t1", 50))
 	if tokens("b") != "" {
 		t.Errorf("b still has %q", tokens("b"))
 	}
@@ -389,8 +389,8 @@ func testDevices(t *testing.T, s *store) {
 func testFeed(t *testing.T, s *store) {
 	s.fold(topics.Messages, chat("a", "b", "1"), chat("b", "c", "2"), chat("a", "b", "3"))
 	s.fold(topics.Notifications, notification("a", "n"))
-	s.fold(topics.Broadcasts, event(topics.EveryoneKey, topics.Announcement, "title", "x", "body", ""),
-		event(topics.ChannelKey("c"), topics.Activity, "type", "x", "userId", "u", "message", ""), event(topics.ChannelKey("d"), topics.Activity, "type", "y", "userId", "u", "message", ""))
+	s.fold(topics.Broadcasts, event(topics.EveryoneKey, topics.TypeAnnouncement, "title", "x", "body", ""),
+		event(topics.ChannelKey("c"), topics.TypeActivity, "type", "x", "userId", "u", "message", ""), event(topics.ChannelKey("d"), topics.TypeActivity, "type", "y", "userId", "u", "message", ""))
 	feed := func(topic topics.Topic, from, to int64, entries, bytes int, audiences ...string) string {
 		t.Helper()
 		list, err := s.in.Feed(t.Context(), inbox.Span{Topic: topic, Audiences: audiences, From: []int64{from}, To: []int64{to}}, entries, bytes)
@@ -449,7 +449,7 @@ func testFeed(t *testing.T, s *store) {
 // Stores keep what clients got, byte for byte.
 func testBytes(t *testing.T, s *store) {
 	value := `{"title":"\u00e9 é 😀 ' \" \\","body":"` + "\u2028" + `","type":"SYSTEM","data":{"n":1.0e2, "z":[ ]}}`
-	e := &topics.Event{Key: []byte("user:ü"), Meta: topics.Meta{Type: topics.Notification}, Value: []byte(value)}
+	e := &topics.Event{Key: []byte("user:ü"), Meta: topics.Meta{Type: topics.TypeNotification}, Value: []byte(value)}
 	s.fold(topics.Notifications, e)
 	list, _, err := s.in.Notifications(t.Context(), "ü", false, 5, "")
 	if err != nil || len(list) != 1 || string(list[0].Value) != string(e.Data(true)) {
@@ -493,11 +493,11 @@ func testBatches(t *testing.T, s *store) {
 			user := string(rune('a' + r.IntN(3)))
 			switch id := fmt.Sprintf("n0-%d", r.IntN(i+20)); r.IntN(5) {
 			case 0:
-				out = append(out, event(topics.UserKey(user), topics.NotificationRead, "notificationId", id))
+				out = append(out, event(topics.UserKey(user), topics.TypeNotificationRead, "notificationId", id))
 			case 1:
-				out = append(out, event(topics.UserKey(user), topics.NotificationDeleted, "notificationId", id))
+				out = append(out, event(topics.UserKey(user), topics.TypeNotificationDeleted, "notificationId", id))
 			case 2:
-				out = append(out, event(topics.UserKey(user), topics.NotificationRead, "upTo", topics.FormatTime(1764583200000+int64(r.IntN(220))*1000)))
+				out = append(out, event(topics.UserKey(user), topics.TypeNotificationRead, "upTo", topics.FormatTime(1764583200000+int64(r.IntN(220))*1000)))
 			default:
 				out = append(out, notification(user, fmt.Sprint(i)))
 			}

@@ -63,7 +63,7 @@ func TestUpgrade(t *testing.T) {
 			t.Errorf("%d devices were carried over, want %d", found, devices)
 		}
 		s := &store{t: t, db: db, in: in, next: make(map[topics.Topic]int64)}
-		s.fold(topics.Devices, event("user:new", topics.DeviceRegistered, "token", "token 42 é"))
+		s.fold(topics.Devices, event("user:new", topics.TypeDeviceRegistered, "token", "token 42 é"))
 		if list, err := in.Devices(t.Context(), "new"); err != nil || len(list) != 1 || list[0].Token != "token 42 é" {
 			t.Errorf("a token that moves to another user: %v, %v", list, err)
 		}

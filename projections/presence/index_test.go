@@ -15,8 +15,8 @@ import (
 // What is said again of a session that a fold has holds in that fold: it may have missed what changed.
 func TestRepeatCorrects(t *testing.T) {
 	f := newFold(t, 0)
-	f.applyWith(topics.Connected, "n1", "A", "s1", "alice", "pid", "p1", "channels", []string{"old"})
-	f.applyWith(topics.Connected, "n1", "A", "s1", "alice", "pid", "p2", "channels", []string{"new"}, "repeated", true)
+	f.applyWith(topics.TypeConnected, "n1", "A", "s1", "alice", "pid", "p1", "channels", []string{"old"})
+	f.applyWith(topics.TypeConnected, "n1", "A", "s1", "alice", "pid", "p2", "channels", []string{"new"}, "repeated", true)
 	if got := f.Sessions("alice"); len(got) != 1 || !slices.Equal(got[0].Channels, []string{"new"}) {
 		t.Errorf("sessions %v, want one in channel new", got)
 	}
@@ -39,13 +39,13 @@ func TestNotices(t *testing.T) {
 	if _, err := f.Position(t.Context(), topics.Presence, 0); err != nil {
 		t.Fatal(err)
 	}
-	f.applyWith(topics.Connected, "n1", "A", "s1", "alice", "pid", "p1")
-	f.applyWith(topics.Connected, "n1", "A", "s2", "alice", "pid", "p2") // full
-	f.applyWith(topics.Connected, "n1", "A", "s3", "alice", "pid", "p1") // takes over
-	f.applyWith(topics.SessionChannels, "n1", "A", "s1", "alice", "pid", "p1")
-	f.applyWith(topics.SessionChannels, "n1", "A", "s3", "alice", "pid", "p1")
-	f.apply(topics.Disconnected, "n1", "A", "s1", "alice")
-	f.apply(topics.NodeHeartbeat, "n2", "A", "", "")
+	f.applyWith(topics.TypeConnected, "n1", "A", "s1", "alice", "pid", "p1")
+	f.applyWith(topics.TypeConnected, "n1", "A", "s2", "alice", "pid", "p2") // full
+	f.applyWith(topics.TypeConnected, "n1", "A", "s3", "alice", "pid", "p1") // takes over
+	f.applyWith(topics.TypeSessionChannels, "n1", "A", "s1", "alice", "pid", "p1")
+	f.applyWith(topics.TypeSessionChannels, "n1", "A", "s3", "alice", "pid", "p1")
+	f.apply(topics.TypeDisconnected, "n1", "A", "s1", "alice")
+	f.apply(topics.TypeNodeHeartbeat, "n2", "A", "", "")
 	want := "[judged n1s1 said n1s1 judged n1s2 evicted n1s1 judged n1s3 said n1s3 said n1s3 left n1s1 superseded n1]"
 	if s := fmt.Sprint(got); s != want {
 		t.Errorf("notices\n%s, want\n%s", s, want)
@@ -110,11 +110,11 @@ func (f *fold) random(rnd *rand.Rand) {
 	if rnd.IntN(10) == 0 { // another boot of the same name
 		fields[1] = fmt.Sprint("n", node, "-", rnd.IntN(3))
 	}
-	typ := []string{topics.Connected, topics.Connected, topics.Disconnected, topics.SessionChannels, topics.NodeHeartbeat}[rnd.IntN(5)]
-	if typ != topics.NodeHeartbeat {
+	typ := []string{topics.TypeConnected, topics.TypeConnected, topics.TypeDisconnected, topics.TypeSessionChannels, topics.TypeNodeHeartbeat}[rnd.IntN(5)]
+	if typ != topics.TypeNodeHeartbeat {
 		fields = append(fields, "session", session, "userId", user, "namespace", ns, "pid", fmt.Sprint("p", rnd.IntN(6)))
 	}
-	if typ == topics.Connected && rnd.IntN(3) == 0 {
+	if typ == topics.TypeConnected && rnd.IntN(3) == 0 {
 		fields = append(fields, "repeated", true)
 	}
 	e := &topics.Event{Topic: topics.Presence, Offset: f.next, Time: f.next, Key: []byte(session), Meta: topics.Meta{Type: typ}, Value: topics.Fields(fields...)}

@@ -240,17 +240,17 @@ func (f *Fold) fold(e *topics.Event) (notices []Notice) {
 		return nil
 	}
 	notices = f.alive(e, id, name)
-	if e.Type == topics.NodeHeartbeat {
+	if e.Type == topics.TypeNodeHeartbeat {
 		return append(notices, f.heartbeat(e, id)...)
 	}
 	n := Notice{Node: id, Session: e.Body.Text("session"), Namespace: topics.Namespace(e.Body.Text("namespace")), User: e.Body.Text("userId")}
 	switch e.Type {
-	case topics.Connected:
+	case topics.TypeConnected:
 		notices = append(notices, f.connect(e, n, name)...)
-	case topics.Disconnected:
+	case topics.TypeDisconnected:
 		f.disconnect(n.Session, e.Time)
 		notices = append(notices, n.of(Left))
-	case topics.SessionChannels:
+	case topics.TypeSessionChannels:
 		notices = append(notices, f.correct(e, n)...)
 	}
 	return notices

@@ -81,35 +81,35 @@ func (f *fold) want(online ...string) {
 
 func TestSessionsAndNodes(t *testing.T) {
 	f := newFold(t, 0)
-	f.apply(topics.NodeHeartbeat, "n1", "A", "", "")
-	f.apply(topics.Connected, "n1", "A", "s1", "alice")
-	f.apply(topics.Connected, "n1", "A", "s1", "alice") // repeated
-	f.apply(topics.Connected, "n2", "B", "s2", "alice")
-	f.apply(topics.Connected, "n2", "B", "s3", "bob")
+	f.apply(topics.TypeNodeHeartbeat, "n1", "A", "", "")
+	f.apply(topics.TypeConnected, "n1", "A", "s1", "alice")
+	f.apply(topics.TypeConnected, "n1", "A", "s1", "alice") // repeated
+	f.apply(topics.TypeConnected, "n2", "B", "s2", "alice")
+	f.apply(topics.TypeConnected, "n2", "B", "s3", "bob")
 	f.want("alice", "bob")
-	f.apply(topics.Disconnected, "n1", "A", "s1", "alice")
+	f.apply(topics.TypeDisconnected, "n1", "A", "s1", "alice")
 	f.want("alice", "bob")
 	// A new boot of B ends the earlier one, whose late records count no more.
-	f.apply(topics.NodeHeartbeat, "n3", "B", "", "")
-	f.apply(topics.Connected, "n2", "B", "s9", "ghost")
+	f.apply(topics.TypeNodeHeartbeat, "n3", "B", "", "")
+	f.apply(topics.TypeConnected, "n2", "B", "s9", "ghost")
 	f.want()
-	f.apply(topics.Connected, "n3", "B", "s4", "carol")
+	f.apply(topics.TypeConnected, "n3", "B", "s4", "carol")
 	// Three heartbeats of one other node without a record of n3: alive; a record starts the count anew; four: dead.
 	for range 3 {
-		f.apply(topics.NodeHeartbeat, "n1", "A", "", "")
+		f.apply(topics.TypeNodeHeartbeat, "n1", "A", "", "")
 	}
 	f.want("carol")
-	f.apply(topics.NodeHeartbeat, "n3", "B", "", "")
+	f.apply(topics.TypeNodeHeartbeat, "n3", "B", "", "")
 	for range 3 {
-		f.apply(topics.NodeHeartbeat, "n1", "A", "", "")
+		f.apply(topics.TypeNodeHeartbeat, "n1", "A", "", "")
 	}
 	f.want("carol")
-	f.apply(topics.NodeHeartbeat, "n1", "A", "", "")
+	f.apply(topics.TypeNodeHeartbeat, "n1", "A", "", "")
 	f.want()
 	if !slices.Contains(f.lost, "n3") || slices.Contains(f.lost, "n1") {
 		t.Errorf("lost nodes: %v, want n3", f.lost)
 	}
-	f.apply(topics.Connected, "n3", "B", "s4", "carol") // it was alive after all
+	f.apply(topics.TypeConnected, "n3", "B", "s4", "carol") // it was alive after all
 	f.want("carol")
 }
 
@@ -130,25 +130,25 @@ func TestRecall(t *testing.T) {
 			t.Errorf("%s: %s of %s: %s, want %s", when, pid, user, s, channels)
 		}
 	}
-	say(1, topics.Connected, "n1", "s1", "alice", "pid", "p1", "channels", []string{})
+	say(1, topics.TypeConnected, "n1", "s1", "alice", "pid", "p1", "channels", []string{})
 	want("alive", "p1", "alice", "true []")
-	say(2, topics.SessionChannels, "n1", "s1", "alice", "pid", "p1", "channels", []string{"news"})
+	say(2, topics.TypeSessionChannels, "n1", "s1", "alice", "pid", "p1", "channels", []string{"news"})
 	want("alive", "p1", "alice", "true [news]")
 	want("another's", "p1", "bob", "false []")
 	want("unknown", "p2", "alice", "false []")
-	say(3, topics.Disconnected, "n1", "s1", "alice")
+	say(3, topics.TypeDisconnected, "n1", "s1", "alice")
 	want("gone", "p1", "alice", "true [news]")
-	say(minute, topics.Connected, "n1", "s2", "alice", "pid", "p1", "channels", []string{"news"}) // it comes back
-	say(9*minute, topics.NodeHeartbeat, "n1", "", "")
+	say(minute, topics.TypeConnected, "n1", "s2", "alice", "pid", "p1", "channels", []string{"news"}) // it comes back
+	say(9*minute, topics.TypeNodeHeartbeat, "n1", "", "")
 	want("back", "p1", "alice", "true [news]")
-	say(10*minute, topics.NodeHeartbeat, "n2", "", "") // a new boot
+	say(10*minute, topics.TypeNodeHeartbeat, "n2", "", "") // a new boot
 	want("node gone", "p1", "alice", "true [news]")
-	say(14*minute, topics.NodeHeartbeat, "n2", "", "")
+	say(14*minute, topics.TypeNodeHeartbeat, "n2", "", "")
 	want("node long gone", "p1", "alice", "true [news]")
-	say(16*minute, topics.NodeHeartbeat, "n2", "", "")
+	say(16*minute, topics.TypeNodeHeartbeat, "n2", "", "")
 	want("forgotten", "p1", "alice", "false []")
-	say(17*minute, topics.Connected, "n2", "s3", "alice", "pid", "p3", "channels", []string{"news"})
-	say(17*minute, topics.SessionChannels, "n2", "s3", "alice", "pid", "p4", "channels", []string{})
+	say(17*minute, topics.TypeConnected, "n2", "s3", "alice", "pid", "p3", "channels", []string{"news"})
+	say(17*minute, topics.TypeSessionChannels, "n2", "s3", "alice", "pid", "p4", "channels", []string{})
 	want("renamed", "p3", "alice", "false []")
 	want("renamed", "p4", "alice", "true []")
 }
@@ -172,9 +172,9 @@ func TestSucceed(t *testing.T) {
 	}
 	for _, c := range []struct{ session, user, pid string }{{"s1", "alice", "p1"}, {"s2", "alice", "p2"}, {"s3", "alice", "p3"}, // full
 		{"s4", "alice", "p1"}, {"s5", "bob", "p2"}, {"s6", "alice", "p1"}} {
-		f.applyWith(topics.Connected, "n1", "A", c.session, c.user, "pid", c.pid)
+		f.applyWith(topics.TypeConnected, "n1", "A", c.session, c.user, "pid", c.pid)
 	}
-	f.applyWith(topics.Connected, "n1", "A", "s6", "alice", "pid", "p1", "repeated", true)
+	f.applyWith(topics.TypeConnected, "n1", "A", "s6", "alice", "pid", "p1", "repeated", true)
 	if got := fmt.Sprint(verdicts, evicted); got != "[s1 0 s2 0 s3 1 s4 0 s5 0 s6 0] [s1 s4]" {
 		t.Errorf("verdicts and evictions %s", got)
 	}
@@ -186,25 +186,25 @@ func TestSucceed(t *testing.T) {
 // What is shown: arrivals soon, departures after the grace, flaps and history not at all.
 func TestShown(t *testing.T) {
 	f := newFold(t, 2)
-	f.apply(topics.Connected, "n1", "A", "s1", "before")
+	f.apply(topics.TypeConnected, "n1", "A", "s1", "before")
 	select {
 	case <-f.Ready():
 		t.Fatal("ready before the end was reached")
 	default:
 	}
-	f.apply(topics.Connected, "n1", "A", "s2", "before")
+	f.apply(topics.TypeConnected, "n1", "A", "s2", "before")
 	<-f.Ready()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- f.Run(ctx) }()
-	f.apply(topics.Connected, "n1", "A", "s3", "alice")
+	f.apply(topics.TypeConnected, "n1", "A", "s3", "alice")
 	if c := <-f.changes; fmt.Sprintf("%s %v", c.User, c.Online) != "alice true" {
 		t.Errorf("shown %+v, want alice online", c)
 	}
-	f.apply(topics.Disconnected, "n1", "A", "s3", "alice")
-	f.apply(topics.Connected, "n1", "A", "s4", "alice") // back within the grace: nothing is shown
-	f.apply(topics.Disconnected, "n1", "A", "s1", "before")
-	f.apply(topics.Disconnected, "n1", "A", "s2", "before")
+	f.apply(topics.TypeDisconnected, "n1", "A", "s3", "alice")
+	f.apply(topics.TypeConnected, "n1", "A", "s4", "alice") // back within the grace: nothing is shown
+	f.apply(topics.TypeDisconnected, "n1", "A", "s1", "before")
+	f.apply(topics.TypeDisconnected, "n1", "A", "s2", "before")
 	f.want("alice", "before")
 	if c := <-f.changes; fmt.Sprintf("%s %v %d", c.User, c.Online, c.At) != "before false 6" {
 		t.Errorf("shown %+v, want before offline", c)
@@ -225,7 +225,7 @@ func TestPlaces(t *testing.T) {
 		at                 int64
 		repeated           bool
 	}
-	connect := func(session, user string, at int64) record { return record{topics.Connected, session, user, at, false} }
+	connect := func(session, user string, at int64) record { return record{topics.TypeConnected, session, user, at, false} }
 	for name, tc := range map[string]struct {
 		whole    bool
 		limits   presence.Limits
@@ -237,10 +237,10 @@ func TestPlaces(t *testing.T) {
 		"a user's": {true, presence.Limits{PerUser: 2, PerNamespace: 9}, []record{connect("1", "a", 0), connect("2", "a", 1), connect("3", "a", 2), connect("4", "b", 3)},
 			"1:0 2:0 3:1 4:0", "", "a a b"},
 		"a namespace's": {true, presence.Limits{PerUser: 2, PerNamespace: 2}, []record{connect("1", "a", 0), connect("2", "b", 1), connect("3", "c", 2),
-			{topics.Disconnected, "1", "a", 3, false}, connect("4", "c", 4)}, "1:0 2:0 3:2 4:0", "", "b c"},
+			{topics.TypeDisconnected, "1", "a", 3, false}, connect("4", "c", 4)}, "1:0 2:0 3:2 4:0", "", "b c"},
 		"evicted": {true, presence.Limits{PerUser: 2, PerNamespace: 9, EvictOldest: true}, []record{connect("1", "a", 0), connect("2", "a", 1), connect("3", "a", 2)},
 			"1:0 2:0 3:0", "1", "a a"},
-		"said again": {true, presence.Limits{PerUser: 1, PerNamespace: 9}, []record{connect("1", "a", 0), {topics.Connected, "2", "a", 1, true}, connect("3", "a", 2)},
+		"said again": {true, presence.Limits{PerUser: 1, PerNamespace: 9}, []record{connect("1", "a", 0), {topics.TypeConnected, "2", "a", 1, true}, connect("3", "a", 2)},
 			"1:0 3:1", "", "a a"},
 		"blind": {false, presence.Limits{PerUser: 1, PerNamespace: 9}, []record{connect("1", "a", 5), connect("2", "a", 2*minute+4), connect("3", "a", 2*minute+5)},
 			"1:0 2:0 3:1", "", "a a"},

@@ -46,7 +46,7 @@ func operator(t *testing.T, url string) driver.Conn {
 }
 
 func message(partition int32, offset int64) *topics.Event {
-	return event(topics.Messages, partition, offset, "dm:a:b", topics.Message, "senderId", "a", "receiverId", "b", "content", "x")
+	return event(topics.Messages, partition, offset, "dm:a:b", topics.TypeMessage, "senderId", "a", "receiverId", "b", "content", "x")
 }
 
 // TestEmptiedClickHouse: the events are dropped or emptied under positions that stay (case 23c). That is told, with the way

@@ -86,7 +86,7 @@ func rowsOf(b pipeline.Batch) (rows []row) {
 func rowsOfEvent(e *topics.Event) []row {
 	r := row{typ: e.Type, topic: string(e.Topic), part: e.Partition, pos: e.Offset, at: e.Time}
 	switch e.Type {
-	case topics.Message:
+	case topics.TypeMessage:
 		sent, received := r, r
 		sent.user, sent.detail = e.Body.Text("senderId"), detailSent
 		received.user, received.detail = e.Body.Text("receiverId"), detailReceived
@@ -94,13 +94,13 @@ func rowsOfEvent(e *topics.Event) []row {
 			return []row{sent}
 		}
 		return []row{sent, received}
-	case topics.Notification, topics.Activity:
+	case topics.TypeNotification, topics.TypeActivity:
 		r.detail = e.Body.Text("type")
-	case topics.DeliveryWebSocket, topics.DeliveryPush:
+	case topics.TypeDeliveryWebSocket, topics.TypeDeliveryPush:
 		r.detail, r.refTopic = e.Body.Text("event"), e.Body.Text("topic")
 		r.refPart, r.refPos = int32(e.Body.Int("partition")), e.Body.Int("offset")
 		r.sessions, r.delay = e.Body.Int("sessions"), e.Body.Int("latencyMs")
-	case topics.Connected, topics.Disconnected, topics.SessionChannels:
+	case topics.TypeConnected, topics.TypeDisconnected, topics.TypeSessionChannels:
 		r.detail = e.Body.Text("namespace")
 	}
 	if r.user = e.Body.Text("userId"); e.Audience.Kind == topics.User {
@@ -117,11 +117,11 @@ func clip(s string) string { return s[:min(len(s), 64)] }
 // Affects lists the users whose Counts an event changes.
 func Affects(e *topics.Event) []string {
 	switch {
-	case e.Type == topics.Message && e.Audience.A != e.Audience.B:
+	case e.Type == topics.TypeMessage && e.Audience.A != e.Audience.B:
 		return []string{e.Audience.A, e.Audience.B}
-	case e.Type == topics.Message,
-		e.Type == topics.Notification && e.Audience.Kind == topics.User && e.Body.Text("type") == detailConnection,
-		e.Type == topics.Activity && e.Audience.Kind == topics.User && e.Body.Text("type") == detailPost:
+	case e.Type == topics.TypeMessage,
+		e.Type == topics.TypeNotification && e.Audience.Kind == topics.User && e.Body.Text("type") == detailConnection,
+		e.Type == topics.TypeActivity && e.Audience.Kind == topics.User && e.Body.Text("type") == detailPost:
 		return []string{e.Audience.A}
 	}
 	return nil

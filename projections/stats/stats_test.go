@@ -70,18 +70,18 @@ func testStats(t *testing.T, open func(*testing.T) store) {
 				}
 			}
 		}
-		duplicate := event(topics.Messages, 0, 2, "dm:a:b", topics.Message, "senderId", "a", "receiverId", "b", "content", "x")
+		duplicate := event(topics.Messages, 0, 2, "dm:a:b", topics.TypeMessage, "senderId", "a", "receiverId", "b", "content", "x")
 		duplicate.Duplicate = true
 		batches := []pipeline.Batch{
-			batch(event(topics.Messages, 0, 0, "dm:a:b", topics.Message, "senderId", "a", "receiverId", "b", "content", "x"),
-				event(topics.Messages, 0, 1, "dm:a:a", topics.Message, "senderId", "a", "receiverId", "a", "content", "x"),
+			batch(event(topics.Messages, 0, 0, "dm:a:b", topics.TypeMessage, "senderId", "a", "receiverId", "b", "content", "x"),
+				event(topics.Messages, 0, 1, "dm:a:a", topics.TypeMessage, "senderId", "a", "receiverId", "a", "content", "x"),
 				duplicate,
-				event(topics.Messages, 0, 3, "dm:a:b", topics.MessageRead, "messageId", "1", "userId", "b")),
-			batch(event(topics.Notifications, 1, 0, "user:a", topics.Notification, "title", "t", "body", "", "type", "CONNECTION_ACCEPTED"),
-				event(topics.Notifications, 1, 1, "user:a", topics.Notification, "title", "t", "body", "", "type", "SYSTEM"),
-				event(topics.Notifications, 1, 2, "user:a", topics.Activity, "type", "post_created", "userId", "a", "message", ""),
-				event(topics.Notifications, 1, 3, "user:a", topics.Activity, "type", "other", "userId", "a", "message", "")),
-			batch(event(topics.Broadcasts, 0, 0, "all", topics.Announcement, "title", "t", "body", "")),
+				event(topics.Messages, 0, 3, "dm:a:b", topics.TypeMessageRead, "messageId", "1", "userId", "b")),
+			batch(event(topics.Notifications, 1, 0, "user:a", topics.TypeNotification, "title", "t", "body", "", "type", "CONNECTION_ACCEPTED"),
+				event(topics.Notifications, 1, 1, "user:a", topics.TypeNotification, "title", "t", "body", "", "type", "SYSTEM"),
+				event(topics.Notifications, 1, 2, "user:a", topics.TypeActivity, "type", "post_created", "userId", "a", "message", ""),
+				event(topics.Notifications, 1, 3, "user:a", topics.TypeActivity, "type", "other", "userId", "a", "message", "")),
+			batch(event(topics.Broadcasts, 0, 0, "all", topics.TypeAnnouncement, "title", "t", "body", "")),
 		}
 		var wg sync.WaitGroup
 		for _, b := range batches { // workers of different partitions apply at the same time
@@ -117,7 +117,7 @@ func testStats(t *testing.T, open func(*testing.T) store) {
 	// at once it refuses.
 	t.Run("a batch twice", func(t *testing.T) {
 		s := open(t)
-		b := batch(event(topics.Messages, 0, 0, "dm:a:b", topics.Message, "senderId", "a", "receiverId", "b", "content", "x"))
+		b := batch(event(topics.Messages, 0, 0, "dm:a:b", topics.TypeMessage, "senderId", "a", "receiverId", "b", "content", "x"))
 		if _, err := s.Position(t.Context(), b.Topic, b.Partition); err != nil {
 			t.Fatal(err)
 		}
