@@ -93,7 +93,7 @@ type Consumer struct {
 	// SetAside keeps a record that the sink can never apply, with the reason. nil: it is logged and counted only.
 	SetAside func(ctx context.Context, e *topics.Event, r *kgo.Record, reason error) error
 
-	log     *Log
+	cluster *Log
 	cl      *kgo.Client
 	started chan struct{} // closed once cl is there: a group's callbacks may come before
 	wake    func()        // ends the poll under way
@@ -118,10 +118,10 @@ const sessionTimeout = 10 * time.Second
 // Run reads until ctx ends; then it returns nil once its workers have stopped. An error means that it cannot go on.
 func (c *Consumer) Run(ctx context.Context) error {
 	var err error
-	if c.log, err = OpenLog(c.Kafka); err != nil {
+	if c.cluster, err = OpenLog(c.Kafka); err != nil {
 		return err
 	}
-	defer c.log.Close()
+	defer c.cluster.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if err := c.begin(ctx); err != nil {
@@ -155,11 +155,11 @@ func (c *Consumer) Run(ctx context.Context) error {
 func (c *Consumer) begin(ctx context.Context) error {
 	partitions, identities, goal := make(map[topics.Topic]int32), make(map[topics.Topic]string), make(map[partition]int64)
 	for _, t := range c.Topics {
-		identity, n, err := c.log.describe(ctx, t)
+		identity, n, err := c.cluster.describe(ctx, t)
 		if err != nil {
 			return err
 		}
-		ends, err := c.log.Ends(ctx, t)
+		ends, err := c.cluster.Ends(ctx, t)
 		if err != nil {
 			return err
 		}
@@ -193,9 +193,9 @@ func (c *Consumer) options(ctx context.Context) ([]kgo.Opt, error) {
 			// worker the records of an earlier one.
 			kgo.BlockRebalanceOnPoll(),
 			kgo.AdjustFetchOffsetsFn(c.offsets),
-			kgo.OnPartitionsAssigned(c.joined),
-			kgo.OnPartitionsRevoked(c.revoked),
-			kgo.OnPartitionsLost(c.revoked),
+			kgo.OnPartitionsAssigned(c.onAssigned),
+			kgo.OnPartitionsRevoked(c.onRevoked),
+			kgo.OnPartitionsLost(c.onRevoked),
 		)
 		if c.Instance != "" {
 			opts = append(opts, kgo.InstanceID(c.Instance))
@@ -212,7 +212,7 @@ func (c *Consumer) options(ctx context.Context) ([]kgo.Opt, error) {
 		for p := range c.partitions[t] {
 			ids = append(ids, p)
 		}
-		starts, err := c.take(ctx, t, ids)
+		starts, err := c.takeOver(ctx, t, ids)
 		if err != nil {
 			return nil, err
 		}
@@ -237,7 +237,7 @@ func (c *Consumer) poll(ctx context.Context) error {
 		}
 		fs := c.cl.PollRecords(polling, maxPolled)
 		cancel()
-		err := c.hand(ctx, fs)
+		err := c.dispatch(ctx, fs)
 		if err == nil {
 			err = c.seek(ctx)
 		}
@@ -263,8 +263,8 @@ func (c *Consumer) fail(err error) {
 	}
 }
 
-// hand gives polled records to their workers.
-func (c *Consumer) hand(ctx context.Context, fs kgo.Fetches) error {
+// dispatch gives polled records to their workers.
+func (c *Consumer) dispatch(ctx context.Context, fs kgo.Fetches) error {
 	fs.EachPartition(func(p kgo.FetchTopicPartition) {
 		if w := c.workerOf(p.Topic, p.Partition); w != nil && len(p.Records) > 0 {
 			w.offer(items(p.Records)...)
@@ -318,18 +318,18 @@ func (c *Consumer) stepOver(of partition, large *kgo.ErrDecompressTooLarge) {
 
 // outOfRange begins anew where retention overtook the consumer, and ends it where the log is not the one that it read.
 func (c *Consumer) outOfRange(ctx context.Context, of partition) error {
-	all, err := c.log.extents(ctx, map[partition]int64{of: 0}, false)
+	all, err := c.cluster.extents(ctx, map[partition]int64{of: 0}, false)
 	if err != nil {
 		c.Log.Warn("reading failed: the offset is out of range, and the log cannot be asked why", "topic", of.topic, "partition", of.id, "err", err)
 		c.reset(of)
 		return nil
 	}
 	next := c.nextOf(of)
-	if x := all[of]; forgets(of.topic) && next < x.start {
+	if x := all[of]; expires(of.topic) && next < x.start {
 		c.Log.Warn("the topic's retention overtook the consumer; it goes on with what is left", "topic", of.topic, "partition", of.id, "from", next, "to", x.start)
 		c.reset(of)
 		return nil
-	} else if why := (Position{Next: next}).misfit("", x, forgets(of.topic)); why != "" {
+	} else if why := (Position{Next: next}).misfit("", x, expires(of.topic)); why != "" {
 		return c.wrongLog(of, why)
 	}
 	c.reset(of) // it was so for a moment: a leader that was behind
@@ -353,7 +353,7 @@ func (c *Consumer) seek(ctx context.Context) error {
 		if !ours {
 			continue
 		}
-		offsets, err := c.take(ctx, of.topic, []int32{of.id})
+		offsets, err := c.takeOver(ctx, of.topic, []int32{of.id})
 		if err != nil {
 			return err
 		}

@@ -198,13 +198,13 @@ func (l *Log) scan(ctx context.Context, positions, starts map[partition]int64, b
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		if err := lasting(fs); err != nil {
+		if err := fatalFetchError(fs); err != nil {
 			return nil, err
 		}
-		switch any := l.scanned(cl, fs, positions, found, done); {
-		case any:
+		switch progress := l.scanned(cl, fs, positions, found, done); {
+		case progress:
 			came = time.Now()
-			answers.again()
+			answers.reset()
 		case quiet:
 			return found, nil // nobody is given anything more below the positions
 		case time.Since(came) >= readStall:
@@ -242,7 +242,7 @@ func (a *fetchAnswers) OnBrokerThrottle(b kgo.BrokerMetadata, _ time.Duration, _
 	delete(a.since, b.NodeID)
 }
 
-func (a *fetchAnswers) again() {
+func (a *fetchAnswers) reset() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	clear(a.since)
@@ -267,9 +267,9 @@ func (l *Log) answered(cl *kgo.Client, a *fetchAnswers, positions map[partition]
 
 // scanned takes in what a scan was given, and tells whether that was anything. done are the partitions that are read up to
 // their positions; they are not read on.
-func (l *Log) scanned(cl *kgo.Client, fs kgo.Fetches, positions map[partition]int64, found map[partition]record, done map[partition]bool) (any bool) {
+func (l *Log) scanned(cl *kgo.Client, fs kgo.Fetches, positions map[partition]int64, found map[partition]record, done map[partition]bool) (progress bool) {
 	reached := func(of partition, next int64) {
-		any = true
+		progress = true
 		if next >= positions[of] && !done[of] {
 			done[of] = true
 			cl.PauseFetchPartitions(map[string][]int32{l.nameOf(of.topic): {of.id}})
@@ -286,7 +286,7 @@ func (l *Log) scanned(cl *kgo.Client, fs kgo.Fetches, positions map[partition]in
 		}
 		reached(of, r.Offset+1)
 	})
-	return any
+	return progress
 }
 
 // steppedOver has a client that reads partitions go on behind batches that are too large to be decompressed, and tells where
@@ -304,8 +304,8 @@ func (l *Log) steppedOver(cl *kgo.Client, fs kgo.Fetches) map[partition]int64 {
 	return next
 }
 
-// lasting is the first error of a poll that reading on will not mend.
-func lasting(fs kgo.Fetches) error {
+// fatalFetchError is the first error of a poll that reading on will not mend.
+func fatalFetchError(fs kgo.Fetches) error {
 	for _, fe := range fs.Errors() {
 		var large *kgo.ErrDecompressTooLarge
 		if errors.As(fe.Err, &large) || errors.Is(fe.Err, errFetchFull) || errors.Is(fe.Err, context.DeadlineExceeded) || errors.Is(fe.Err, context.Canceled) {

@@ -45,10 +45,10 @@ type Dropped struct {
 
 // copied is a record as it is to stand in the new log.
 type copied struct {
-	record    *kgo.Record // with its new partition, without a topic
-	source    *kgo.Record // nil: it is not of the old log
-	judged    bool        // the old log had a verdict on it
-	duplicate bool        // that verdict
+	record       *kgo.Record // with its new partition, without a topic
+	source       *kgo.Record // nil: it is not of the old log
+	deduplicated bool        // the old log had a verdict on it
+	duplicate    bool        // that verdict
 }
 
 // newMerge begins the merge of a topic; close releases it.
@@ -130,8 +130,8 @@ func (m *merge) contract() *kgo.Record {
 // copyOf is a record as it is to stand in the new log, nil where it is left out.
 func (m *merge) copyOf(r *kgo.Record, w *Window) *copied {
 	e := EventOf(m.topic, r)
-	c := &copied{source: r, judged: isJudged(m.topic)}
-	if c.judged {
+	c := &copied{source: r, deduplicated: isDeduplicated(m.topic)}
+	if c.deduplicated {
 		id, ok := e.Identity(e.Key)
 		c.duplicate = w.Observe(e.Time, id, ok)
 	}
@@ -145,8 +145,8 @@ func (m *merge) copyOf(r *kgo.Record, w *Window) *copied {
 			m.dropped.Strays++
 			return nil
 		}
-		c.judged = false // it counts in the new log only
-		carried := carryOver(e, r)
+		c.deduplicated = false // it counts in the new log only
+		carried := reroute(e, r)
 		c.record.Headers = carried.Headers
 	}
 	c.record.Partition = topics.Partition(r.Key, m.plan.to.Partitions[m.topic])

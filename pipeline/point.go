@@ -27,8 +27,8 @@ func (p Point) pack() uint64 { return uint64(p.Next)<<16 | uint64(p.Check) }
 
 func unpack(v uint64) Point { return Point{int64(v >> 16), uint16(v)} }
 
-// keptPoints is how many of a partition's last records points are verified with from memory; 16 bytes each.
-const keptPoints = 8192
+// retainedPoints is how many of a partition's last records points are verified with from memory; 16 bytes each.
+const retainedPoints = 8192
 
 // history knows the last records of a partition by time. It is safe for concurrent use.
 type history struct {
@@ -45,12 +45,12 @@ func (h *history) add(offset, time int64) {
 		return
 	}
 	r := record{offset: offset, time: time, found: true}
-	if len(h.records) < keptPoints {
+	if len(h.records) < retainedPoints {
 		h.records = append(h.records, r)
 		return
 	}
 	h.records[h.first] = r
-	h.first = (h.first + 1) % keptPoints
+	h.first = (h.first + 1) % retainedPoints
 }
 
 func (h *history) at(i int) record { return h.records[(h.first+i)%len(h.records)] }
@@ -77,7 +77,7 @@ func (t *Tail) Verify(ctx context.Context, topic topics.Topic, points map[int32]
 	for p, point := range points {
 		part := t.parts[topic][p]
 		switch r, known := part.history.below(point.Next); {
-		case point.Next > part.begun.Load():
+		case point.Next > part.high.Load():
 			return false, nil
 		case known && PointAt(point.Next, r.time) != point:
 			return false, nil
@@ -100,7 +100,7 @@ const aheadFor = 500 * time.Millisecond
 func (t *Tail) reach(ctx context.Context, topic topics.Topic, points map[int32]Point) error {
 	late := time.Now().Add(aheadFor)
 	for p, point := range points {
-		for point.Next > t.parts[topic][p].begun.Load() && time.Now().Before(late) {
+		for point.Next > t.parts[topic][p].high.Load() && time.Now().Before(late) {
 			if !sleep(ctx, time.Millisecond) {
 				return ctx.Err()
 			}
@@ -137,8 +137,8 @@ func (t *Tail) look(ctx context.Context, topic topics.Topic, unknown map[int32]i
 		return nil, err
 	}
 	defer leave(t.looking)
-	found := t.log.timesAt(ctx, ofTopic(topic, unknown))
-	t.log.kafka.Metrics.looked("fetch", len(unknown))
+	found := t.cluster.timesAt(ctx, ofTopic(topic, unknown))
+	t.cluster.kafka.Metrics.looked("fetch", len(unknown))
 	return found, nil
 }
 
@@ -148,8 +148,8 @@ func (t *Tail) verifySlowly(ctx context.Context, topic topics.Topic, points map[
 		return false, err
 	}
 	defer leave(t.verifying)
-	t.log.kafka.Metrics.looked("scan", len(open))
-	all, err := t.log.extents(ctx, ofTopic(topic, open), true)
+	t.cluster.kafka.Metrics.looked("scan", len(open))
+	all, err := t.cluster.extents(ctx, ofTopic(topic, open), true)
 	if err != nil {
 		return false, err
 	}

@@ -84,7 +84,7 @@ type record struct {
 
 // misfit says why a position cannot be one of the log that is there; empty where it can. forgets tells that the topic's old
 // records are removed in time.
-func (p Position) misfit(identity string, x extent, forgets bool) string {
+func (p Position) misfit(identity string, x extent, expires bool) string {
 	switch {
 	case p.Log != "" && p.Log != identity:
 		return fmt.Sprintf("the store has read %s up to offset %d, and this log is %s: the topic was made anew, or the store is another installation's",
@@ -92,7 +92,7 @@ func (p Position) misfit(identity string, x extent, forgets bool) string {
 	case p.Next > x.end:
 		return fmt.Sprintf("the store has read up to offset %d, and the log ends at %d: the log has lost records (a loss of power, an older backup, a wiped log)",
 			p.Next, x.end)
-	case p.Next < x.start && !forgets && (p.Next > 0 || p.Log != ""):
+	case p.Next < x.start && !expires && (p.Next > 0 || p.Log != ""):
 		return fmt.Sprintf("the store has read up to offset %d, and the log begins at %d: records that it has not read were removed", p.Next, x.start)
 	case p.Mark != 0 && x.before.found && x.before.time != p.Mark:
 		return fmt.Sprintf("the store has read up to offset %d, and the log has another record before that: it was truncated or restored from a backup, and has grown since",

@@ -74,9 +74,9 @@ func (p *Producer) outcome(err error) {
 	}
 }
 
-// placed puts a record into the partition that its key has by the contract, whatever number of partitions the topic has
+// partitioner puts a record into the partition that its key has by the contract, whatever number of partitions the topic has
 // now: a record that stood elsewhere would be a stray. Where the topic has fewer, the append fails.
-func (k Kafka) placed(topic string) func(*kgo.Record, int) int {
+func (k Kafka) partitioner(topic string) func(*kgo.Record, int) int {
 	t, _ := k.Names.Topic(topic)
 	agreed := k.Partitions[t]
 	return func(r *kgo.Record, now int) int {
@@ -93,8 +93,8 @@ type room struct {
 	records, bytes int
 }
 
-// take reports whether there was room for one more record of this size.
-func (r *room) take(size int) bool {
+// reserve reports whether there was room for one more record of this size.
+func (r *room) reserve(size int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.records >= maxTelemetry || r.bytes+size > maxTelemetryBytes {
@@ -105,7 +105,7 @@ func (r *room) take(size int) bool {
 	return true
 }
 
-func (r *room) give(size int) {
+func (r *room) release(size int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.records--
@@ -116,7 +116,7 @@ func (r *room) give(size int) {
 func NewProducer(k Kafka) (*Producer, error) {
 	cl, err := k.Client(append(k.Metrics.client("producer"),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.RecordPartitioner(kgo.BasicConsistentPartitioner(k.placed)),
+		kgo.RecordPartitioner(kgo.BasicConsistentPartitioner(k.partitioner)),
 		kgo.RecordDeliveryTimeout(DeliveryTimeout),
 		kgo.ProduceRequestTimeout(DeliveryTimeout),
 		kgo.ProducerLinger(0),
@@ -145,7 +145,7 @@ var ErrUnanswered = errors.New("pipeline: the log did not answer in time")
 // Append appends the event and returns once the log has it, with its partition, offset and time filled in.
 func (p *Producer) Append(ctx context.Context, e *topics.Event) error {
 	done := make(chan error, 1)
-	p.append(e, func(err error) { done <- err })
+	p.produceEvent(e, func(err error) { done <- err })
 	return await(ctx, done)
 }
 
@@ -167,7 +167,7 @@ func await(ctx context.Context, done <-chan error) error {
 // called once, within AnswerTimeout, on another goroutine.
 func (p *Producer) TryAppend(e *topics.Event, done func(error)) {
 	answer := bounded(func(_ bool, err error) { done(err) })
-	p.append(e, func(err error) { answer(false, err) })
+	p.produceEvent(e, func(err error) { answer(false, err) })
 }
 
 // Post appends what nobody waits for; failed is called where the log does not take it, also where telemetry is dropped
@@ -179,17 +179,17 @@ func (p *Producer) Post(e *topics.Event, failed func(error)) {
 		}
 	}
 	if e.Topic != topics.Deliveries {
-		p.append(e, done)
+		p.produceEvent(e, done)
 		return
 	}
 	n := size(e)
-	if !p.telemetry.take(n) {
+	if !p.telemetry.reserve(n) {
 		p.metrics.telemetryDropped()
 		done(ErrOverloaded)
 		return
 	}
-	p.append(e, func(err error) {
-		p.telemetry.give(n)
+	p.produceEvent(e, func(err error) {
+		p.telemetry.release(n)
 		done(err)
 	})
 }
@@ -204,13 +204,13 @@ func bounded(done func(duplicate bool, err error)) func(bool, error) {
 	}
 }
 
-// append appends the event; its partition, offset and time are filled in before done is called.
-func (p *Producer) append(e *topics.Event, done func(error)) {
+// produceEvent appends the event; its partition, offset and time are filled in before done is called.
+func (p *Producer) produceEvent(e *topics.Event, done func(error)) {
 	r := &kgo.Record{Topic: p.names.Name(e.Topic), Key: e.Key, Value: e.Value}
 	for _, h := range e.Headers() {
 		r.Headers = append(r.Headers, kgo.RecordHeader(h))
 	}
-	p.tryProduce(r, func(r *kgo.Record, err error) {
+	p.produceRecordAsync(r, func(r *kgo.Record, err error) {
 		if err == nil {
 			e.Partition, e.Offset, e.Time = r.Partition, r.Offset, r.Timestamp.UnixMilli()
 		}
@@ -218,7 +218,7 @@ func (p *Producer) append(e *topics.Event, done func(error)) {
 	})
 }
 
-func (p *Producer) tryProduce(r *kgo.Record, done func(*kgo.Record, error)) {
+func (p *Producer) produceRecordAsync(r *kgo.Record, done func(*kgo.Record, error)) {
 	p.cl.TryProduce(context.Background(), r, func(r *kgo.Record, err error) {
 		if errors.Is(err, kgo.ErrMaxBuffered) {
 			err = ErrOverloaded
@@ -231,10 +231,10 @@ func (p *Producer) tryProduce(r *kgo.Record, done func(*kgo.Record, error)) {
 	})
 }
 
-// produce appends a raw record and waits; the gate uses it to carry records on with all their headers.
-func (p *Producer) produce(ctx context.Context, r *kgo.Record) error {
+// produceRecord appends a raw record and waits; the gate uses it to carry records on with all their headers.
+func (p *Producer) produceRecord(ctx context.Context, r *kgo.Record) error {
 	done := make(chan error, 1)
-	p.tryProduce(r, func(_ *kgo.Record, err error) { done <- err })
+	p.produceRecordAsync(r, func(_ *kgo.Record, err error) { done <- err })
 	return await(ctx, done)
 }
 

@@ -63,11 +63,11 @@ func (c *Consumer) nextOf(of partition) int64 {
 func (c *Consumer) Assigned() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.goal != nil && c.tookOver()
+	return c.goal != nil && c.hasTakenOver()
 }
 
-// tookOver tells that there is a worker for each partition of this member. c.mu is held.
-func (c *Consumer) tookOver() bool {
+// hasTakenOver tells that there is a worker for each partition of this member. c.mu is held.
+func (c *Consumer) hasTakenOver() bool {
 	if c.Group == "" {
 		return len(c.workers) == len(c.goal)
 	}
@@ -80,7 +80,7 @@ func (c *Consumer) CaughtUp() bool {
 	list := c.all()
 	c.mu.Lock()
 	goal := c.goal // never changed once it is there
-	ready := goal != nil && c.tookOver() && c.failure == nil
+	ready := goal != nil && c.hasTakenOver() && c.failure == nil
 	c.mu.Unlock()
 	if !ready {
 		return false
@@ -167,7 +167,7 @@ func (c *Consumer) probeOne(ctx context.Context, w *worker) {
 	from := min(s.Next, s.Seen)
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	empty, err := c.log.nothingIn(ctx, w.of, from, s.End)
+	empty, err := c.cluster.nothingIn(ctx, w.of, from, s.End)
 	if err == nil && empty {
 		w.offer(item{from: from, next: s.End})
 	}
@@ -176,7 +176,7 @@ func (c *Consumer) probeOne(ctx context.Context, w *worker) {
 // Problem says what is wrong with the consumer; nil where nothing is. It asks nobody: it is answered at once.
 func (c *Consumer) Problem() error {
 	c.mu.Lock()
-	ready, failure := c.goal != nil && c.tookOver(), c.failure
+	ready, failure := c.goal != nil && c.hasTakenOver(), c.failure
 	c.mu.Unlock()
 	switch {
 	case failure != nil:

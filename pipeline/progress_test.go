@@ -53,7 +53,7 @@ func TestBehindSince(t *testing.T) {
 		t.Error("a move does not count")
 	}
 	w.applied(Batch{To: 8})
-	w.saw(8)
+	w.markSeen(8)
 	w.lookAt(8)
 	if !w.status.BehindSince.IsZero() {
 		t.Error("behind at the end")

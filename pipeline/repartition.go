@@ -137,7 +137,7 @@ func (r *repartition) settledEnds(ctx context.Context) (map[partition]int64, err
 
 func (r *repartition) lookAtIntake(ctx context.Context) error {
 	gate := NewGate(GateOptions{Kafka: r.o.From, Positions: r.o.FromIntake})
-	sink := gate.consumer.Sink.(*gateSink)
+	sink := gate.consumer.Sink.(*intakeHandler)
 	defer sink.close()
 	for _, t := range gate.consumer.Topics {
 		for of := range r.plan.ends {
@@ -296,7 +296,7 @@ func (r *repartition) copyTopic(ctx context.Context, t topics.Topic) error {
 		r.done.Records++
 		cl.Produce(ctx, c.record, func(_ *kgo.Record, err error) {
 			if err != nil {
-				fail(fmt.Errorf("append what stood at %s: %w", placeOf(c.source), err))
+				fail(fmt.Errorf("append what stood at %s: %w", coordinatesOf(c.source), err))
 			}
 		})
 		return ctx.Err()
@@ -326,7 +326,7 @@ func (r *repartition) intake(t topics.Topic, c *copied, at Position) {
 	}
 }
 
-func placeOf(r *kgo.Record) string {
+func coordinatesOf(r *kgo.Record) string {
 	if r == nil {
 		return "no place"
 	}
@@ -382,8 +382,8 @@ func (r *repartition) verifyAll(ctx context.Context) error {
 	return nil
 }
 
-// maxRejudged bounds how many places are told.
-const maxRejudged = 20
+// maxMismatches bounds how many places are told.
+const maxMismatches = 20
 
 func (r *repartition) verifyTopic(ctx context.Context, t topics.Topic) error {
 	ends, err := r.to.Ends(ctx, t)
@@ -406,13 +406,13 @@ func (r *repartition) verifyTopic(ctx context.Context, t topics.Topic) error {
 			return err
 		}
 		if !c.same(found) {
-			return fmt.Errorf("partition %d does not hold what stood at %s where it should: somebody else writes to it", p, placeOf(c.source))
+			return fmt.Errorf("partition %d does not hold what stood at %s where it should: somebody else writes to it", p, coordinatesOf(c.source))
 		}
 		e := EventOf(t, found)
 		id, ok := e.Identity(e.Key)
 		duplicate := windows[p].Observe(e.Time, id, ok)
-		if c.judged && duplicate != c.duplicate && len(r.done.Rejudged) < maxRejudged {
-			r.done.Rejudged = append(r.done.Rejudged, placeOf(c.source))
+		if c.deduplicated && duplicate != c.duplicate && len(r.done.Rejudged) < maxMismatches {
+			r.done.Rejudged = append(r.done.Rejudged, coordinatesOf(c.source))
 		}
 		return nil
 	})

@@ -15,7 +15,7 @@ import (
 type Tail struct {
 	consumer Consumer
 	producer *Producer
-	log      *Log
+	cluster  *Log
 	route    func(Batch)
 	// looking bounds how many clients' points are looked up in the log at once, and verifying how many of them the slow way.
 	looking, verifying chan struct{}
@@ -24,8 +24,8 @@ type Tail struct {
 }
 
 type tailPart struct {
-	next  atomic.Uint64 // a packed Point: everything below has been routed
-	begun atomic.Int64  // nothing from here on has, not even in part: beyond next while a batch is being routed
+	low  atomic.Uint64 // a packed Point: everything below has been routed
+	high atomic.Int64  // nothing from here on has, not even in part: beyond next while a batch is being routed
 
 	history history
 	recent  *recent // nil where nobody comes back to it
@@ -36,9 +36,9 @@ type tailPart struct {
 	order      []int64 // of duplicates, oldest first
 }
 
-// keptDuplicates bounds how many verdicts a partition remembers for appends whose answer comes after the tail has read
+// retainedDuplicates bounds how many verdicts a partition remembers for appends whose answer comes after the tail has read
 // them: the two race by milliseconds.
-const keptDuplicates = 4096
+const retainedDuplicates = 4096
 
 // TailOptions are what a tail needs.
 type TailOptions struct {
@@ -57,7 +57,7 @@ type TailOptions struct {
 
 // NewTail asks the log for its partitions and notes their ends: Run reads from there.
 func NewTail(ctx context.Context, o TailOptions) (*Tail, error) {
-	t := &Tail{producer: o.Producer, log: o.Log, route: o.Route, looking: make(chan struct{}, 32), verifying: make(chan struct{}, 4),
+	t := &Tail{producer: o.Producer, cluster: o.Log, route: o.Route, looking: make(chan struct{}, 32), verifying: make(chan struct{}, 4),
 		parts: make(map[topics.Topic][]*tailPart)}
 	for _, topic := range o.Topics {
 		ends, err := o.Log.Ends(ctx, topic)
@@ -72,8 +72,8 @@ func NewTail(ctx context.Context, o TailOptions) (*Tail, error) {
 		for p, end := range ends {
 			last := all[partition{topic, p}].before
 			part := &tailPart{waiting: make(map[int64]func(bool)), duplicates: make(map[int64]bool)}
-			part.next.Store(PointAt(end, last.time).pack())
-			part.begun.Store(end)
+			part.low.Store(PointAt(end, last.time).pack())
+			part.high.Store(end)
 			if slices.Contains(o.Keep, topic) {
 				part.recent = &recent{low: end}
 			}
@@ -95,7 +95,7 @@ func (t *Tail) Live() bool { return t.consumer.CaughtUp() }
 
 // Position is where the tail stands (Sink).
 func (t *Tail) Position(_ context.Context, topic topics.Topic, p int32) (Position, error) {
-	return Position{Next: t.parts[topic][p].passedTo()}, nil
+	return Position{Next: t.parts[topic][p].lowWatermark()}, nil
 }
 
 // Apply routes a batch and answers those who wait for its events (Sink). The position moves once the batch is routed.
@@ -104,12 +104,12 @@ func (t *Tail) Apply(_ context.Context, b Batch) error {
 	for _, e := range b.Events {
 		part.history.add(e.Offset, e.Time)
 	}
-	part.begun.Store(b.To)
+	part.high.Store(b.To)
 	if part.recent != nil {
 		part.recent.add(b.Events)
 	}
 	t.route(b)
-	part.passed(b)
+	part.routed(b)
 	return nil
 }
 
@@ -118,10 +118,10 @@ func (t *Tail) Warm(topic topics.Topic, p int32, offset, time int64) {
 	t.parts[topic][p].history.add(offset, time)
 }
 
-// passedTo is the offset below which everything has been routed.
-func (p *tailPart) passedTo() int64 { return unpack(p.next.Load()).Next }
+// lowWatermark is the offset below which everything has been routed.
+func (p *tailPart) lowWatermark() int64 { return unpack(p.low.Load()).Next }
 
-func (p *tailPart) passed(b Batch) {
+func (p *tailPart) routed(b Batch) {
 	type answer struct {
 		done      func(bool)
 		duplicate bool
@@ -137,7 +137,7 @@ func (p *tailPart) passed(b Batch) {
 			answers = append(answers, answer{done, e.Duplicate})
 		}
 	}
-	p.next.Store(PointAt(b.To, b.Mark).pack())
+	p.low.Store(PointAt(b.To, b.Mark).pack())
 	p.mu.Unlock()
 	for _, a := range answers {
 		a.done(a.duplicate)
@@ -147,7 +147,7 @@ func (p *tailPart) passed(b Batch) {
 func (p *tailPart) remember(offset int64) {
 	p.duplicates[offset] = true
 	p.order = append(p.order, offset)
-	if len(p.order) > keptDuplicates {
+	if len(p.order) > retainedDuplicates {
 		delete(p.duplicates, p.order[0])
 		p.order = p.order[1:]
 	}
@@ -156,7 +156,7 @@ func (p *tailPart) remember(offset int64) {
 // await calls done once the tail has passed offset.
 func (p *tailPart) await(offset int64, done func(duplicate bool)) {
 	p.mu.Lock()
-	if offset >= p.passedTo() {
+	if offset >= p.lowWatermark() {
 		p.waiting[offset] = done
 		p.mu.Unlock()
 		return
@@ -169,14 +169,14 @@ func (p *tailPart) await(offset int64, done func(duplicate bool)) {
 // TryAppend appends an event without blocking and calls done once, within AnswerTimeout, on another goroutine: with an
 // error (it is unknown whether the log has the event), or when the tail has read the event, with its verdict.
 func (t *Tail) TryAppend(e *topics.Event, done func(duplicate bool, err error)) {
-	t.append(e, bounded(done))
+	t.produceEvent(e, bounded(done))
 }
 
 // Append appends an event and returns when the tail has read it, with its verdict.
 func (t *Tail) Append(ctx context.Context, e *topics.Event) (duplicate bool, err error) {
 	done := make(chan error, 1)
 	var verdict bool
-	t.append(e, func(d bool, err error) {
+	t.produceEvent(e, func(d bool, err error) {
 		verdict = d
 		done <- err
 	})
@@ -186,8 +186,8 @@ func (t *Tail) Append(ctx context.Context, e *topics.Event) (duplicate bool, err
 	return verdict, nil
 }
 
-func (t *Tail) append(e *topics.Event, done func(duplicate bool, err error)) {
-	t.producer.append(e, func(err error) {
+func (t *Tail) produceEvent(e *topics.Event, done func(duplicate bool, err error)) {
+	t.producer.produceEvent(e, func(err error) {
 		if err != nil {
 			done(false, err)
 			return
@@ -201,7 +201,7 @@ func (t *Tail) append(e *topics.Event, done func(duplicate bool, err error)) {
 func (t *Tail) Next(topic topics.Topic) map[int32]int64 {
 	out := make(map[int32]int64)
 	for p, part := range t.parts[topic] {
-		out[int32(p)] = part.begun.Load()
+		out[int32(p)] = part.high.Load()
 	}
 	return out
 }
@@ -209,13 +209,13 @@ func (t *Tail) Next(topic topics.Topic) map[int32]int64 {
 // NextOf is Next in the partition of a key.
 func (t *Tail) NextOf(topic topics.Topic, key string) map[int32]int64 {
 	p := topics.Partition([]byte(key), int32(len(t.parts[topic])))
-	return map[int32]int64{p: t.parts[topic][p].begun.Load()}
+	return map[int32]int64{p: t.parts[topic][p].high.Load()}
 }
 
 // Begun appends, for every partition of a topic, the position from which on nothing has been routed, not even in part.
 func (t *Tail) Begun(v []int64, topic topics.Topic) []int64 {
 	for _, part := range t.parts[topic] {
-		v = append(v, part.begun.Load())
+		v = append(v, part.high.Load())
 	}
 	return v
 }
@@ -223,7 +223,7 @@ func (t *Tail) Begun(v []int64, topic topics.Topic) []int64 {
 // Passed tells whether everything below these positions of a topic's partitions has been routed.
 func (t *Tail) Passed(topic topics.Topic, v []int64) bool {
 	for p, part := range t.parts[topic] {
-		if part.passedTo() < v[p] {
+		if part.lowWatermark() < v[p] {
 			return false
 		}
 	}
@@ -239,7 +239,7 @@ func (t *Tail) Recent(topic topics.Topic, p int32, from, to int64, want func(*to
 // Vector appends the points of a topic's partitions to v, in order: everything below has been routed.
 func (t *Tail) Vector(v []Point, topic topics.Topic) []Point {
 	for _, part := range t.parts[topic] {
-		v = append(v, unpack(part.next.Load()))
+		v = append(v, unpack(part.low.Load()))
 	}
 	return v
 }

@@ -64,7 +64,7 @@ func (l *Log) warm(ctx context.Context, t topics.Topic, readers map[int32]*Reade
 		for of, at := range l.steppedOver(cl, fs) {
 			next[of.id] = at
 		}
-		if err := lasting(fs); err != nil {
+		if err := fatalFetchError(fs); err != nil {
 			return err
 		}
 		fs.EachPartition(func(p kgo.FetchTopicPartition) {

@@ -27,9 +27,9 @@ import (
 // which others as far behind share, and joins the next judge when it has come to what that one remembers. A judge without
 // readers is dropped.
 type Windows struct {
-	span     time.Duration
-	identify func(*kgo.Record) (topics.Identity, bool)
-	keep     keep
+	span      time.Duration
+	identify  func(*kgo.Record) (topics.Identity, bool)
+	retention retention
 
 	mu     sync.Mutex
 	chains map[partition]*chain // one for each partition that was ever attached to
@@ -37,7 +37,7 @@ type Windows struct {
 
 // NewWindows makes the process's windows.
 func NewWindows(span time.Duration) *Windows {
-	return &Windows{span: span, identify: identityOf, keep: keep{spare: 4_096, most: 1 << 20}, chains: make(map[partition]*chain)}
+	return &Windows{span: span, identify: identityOf, retention: retention{spare: 4_096, most: 1 << 20}, chains: make(map[partition]*chain)}
 }
 
 // Rewind tells for each position where the reading has to start for its verdicts to be right (see Log.Rewind).
@@ -103,22 +103,22 @@ func (w *Windows) Expect(t topics.Topic, positions map[int32][]int64, rewind Rew
 
 // Entries is how many identities the windows hold.
 func (w *Windows) Entries() (n int) {
-	w.each(func(j *judge) { n += j.window.Len() })
+	w.each(func(j *deduplicator) { n += j.window.Len() })
 	return n
 }
 
 // Bytes is how much memory the windows and the duplicates they remember take.
 func (w *Windows) Bytes() (n int) {
-	w.each(func(j *judge) { n += j.window.Bytes() + 8*cap(j.duplicates) })
+	w.each(func(j *deduplicator) { n += j.window.Bytes() + 8*cap(j.duplicates) })
 	return n
 }
 
-func (w *Windows) each(visit func(*judge)) {
+func (w *Windows) each(visit func(*deduplicator)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, c := range w.chains {
 		c.mu.Lock()
-		for _, j := range c.judges {
+		for _, j := range c.deduplicators {
 			visit(j)
 		}
 		c.mu.Unlock()
@@ -130,7 +130,7 @@ func (w *Windows) chain(of partition) *chain {
 	defer w.mu.Unlock()
 	c := w.chains[of]
 	if c == nil {
-		c = &chain{span: w.span, identify: w.identify, keep: w.keep}
+		c = &chain{span: w.span, identify: w.identify, retention: w.retention}
 		w.chains[of] = c
 	}
 	return c
@@ -138,17 +138,17 @@ func (w *Windows) chain(of partition) *chain {
 
 // chain is a partition's judges and their readers: a handful of each.
 type chain struct {
-	span     time.Duration
-	identify func(*kgo.Record) (topics.Identity, bool)
-	keep     keep
+	span      time.Duration
+	identify  func(*kgo.Record) (topics.Identity, bool)
+	retention retention
 
-	mu      sync.Mutex
-	judges  []*judge
-	readers []*Reader
+	mu            sync.Mutex
+	deduplicators []*deduplicator
+	readers       []*Reader
 }
 
-// judge is a window that moves along a partition, and the duplicates that it found.
-type judge struct {
+// deduplicator is a window that moves along a partition, and the duplicates that it found.
+type deduplicator struct {
 	window     *Window
 	start      int64
 	exact      int64
@@ -158,11 +158,11 @@ type judge struct {
 }
 
 // knows tells that the judge has, or will have, the right verdicts from the offset on.
-func (j *judge) knows(offset int64) bool { return max(j.exact, j.floor) <= offset }
+func (j *deduplicator) knows(offset int64) bool { return max(j.exact, j.floor) <= offset }
 
 // furthest is the judge, of those that suit, that has come furthest; nil if none suits.
-func (c *chain) furthest(suits func(*judge) bool) (best *judge) {
-	for _, j := range c.judges {
+func (c *chain) furthest(suits func(*deduplicator) bool) (best *deduplicator) {
+	for _, j := range c.deduplicators {
 		if suits(j) && (best == nil || j.front > best.front) {
 			best = j
 		}
@@ -174,7 +174,7 @@ func (c *chain) furthest(suits func(*judge) bool) (best *judge) {
 func (c *chain) join(next int64) *Reader {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	j := c.furthest(func(j *judge) bool { return j.knows(next) && next <= j.front })
+	j := c.furthest(func(j *deduplicator) bool { return j.knows(next) && next <= j.front })
 	if j == nil {
 		return nil
 	}
@@ -186,19 +186,19 @@ func (c *chain) join(next int64) *Reader {
 func (c *chain) begin(next, start int64) *Reader {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	j := c.furthest(func(j *judge) bool {
+	j := c.furthest(func(j *deduplicator) bool {
 		return (j.exact <= next || j.start <= start) && j.floor <= next && start <= j.front
 	})
 	if j == nil {
-		j = &judge{window: NewWindow(c.span), start: start, exact: next, floor: start, front: start}
-		c.judges = append(c.judges, j)
+		j = &deduplicator{window: NewWindow(c.span), start: start, exact: next, floor: start, front: start}
+		c.deduplicators = append(c.deduplicators, j)
 	}
 	j.exact = min(j.exact, next)
 	return c.add(j, next, min(next, j.front))
 }
 
-func (c *chain) add(j *judge, next, start int64) *Reader {
-	r := &Reader{Start: start, Until: next, chain: c, judge: j, next: next, read: start}
+func (c *chain) add(j *deduplicator, next, start int64) *Reader {
+	r := &Reader{Start: start, Until: next, chain: c, deduplicator: j, next: next, read: start}
 	c.readers = append(c.readers, r)
 	return r
 }
@@ -207,8 +207,8 @@ func (c *chain) add(j *judge, next, start int64) *Reader {
 // forget what nobody will ask for.
 func (c *chain) settle() {
 	for _, r := range c.readers {
-		if j := c.furthest(func(j *judge) bool { return j.knows(r.next) && r.read <= j.front }); j != nil {
-			r.judge = j
+		if j := c.furthest(func(j *deduplicator) bool { return j.knows(r.next) && r.read <= j.front }); j != nil {
+			r.deduplicator = j
 		}
 	}
 	c.drop()
@@ -219,25 +219,25 @@ func (c *chain) settle() {
 	for _, r := range c.readers {
 		lowest = min(lowest, r.next)
 	}
-	for _, j := range c.judges {
-		j.forget(lowest, c.keep)
+	for _, j := range c.deduplicators {
+		j.forget(lowest, c.retention)
 	}
 }
 
 func (c *chain) drop() {
-	c.judges = slices.DeleteFunc(c.judges, func(j *judge) bool {
-		return !slices.ContainsFunc(c.readers, func(r *Reader) bool { return r.judge == j })
+	c.deduplicators = slices.DeleteFunc(c.deduplicators, func(j *deduplicator) bool {
+		return !slices.ContainsFunc(c.readers, func(r *Reader) bool { return r.deduplicator == j })
 	})
 }
 
-// keep is how many duplicates a judge remembers, 8 bytes each.
-type keep struct {
+// retention is how many duplicates a judge remembers, 8 bytes each.
+type retention struct {
 	spare int // although nobody needs them now: for a consumer that comes back to a somewhat lower position
 	most  int // for a consumer that does not get on: more costs it a warm-up of its own
 }
 
 // forget gives up duplicates below the offset, and the oldest where there are too many.
-func (j *judge) forget(below int64, k keep) {
+func (j *deduplicator) forget(below int64, k retention) {
 	n := 0
 	if len(j.duplicates) > k.most {
 		n = len(j.duplicates) - k.most*7/8
@@ -252,13 +252,13 @@ func (j *judge) forget(below int64, k keep) {
 }
 
 // isDuplicate is the verdict on an offset between floor and front.
-func (j *judge) isDuplicate(offset int64) bool {
+func (j *deduplicator) isDuplicate(offset int64) bool {
 	_, found := slices.BinarySearch(j.duplicates, offset)
 	return found
 }
 
 // observe takes the next record in. A transaction marker is none, but shows that nothing else stands below it.
-func (j *judge) observe(r *kgo.Record, identify func(*kgo.Record) (topics.Identity, bool)) {
+func (j *deduplicator) observe(r *kgo.Record, identify func(*kgo.Record) (topics.Identity, bool)) {
 	j.front = r.Offset + 1
 	if r.Attrs.IsControl() {
 		return
@@ -276,11 +276,11 @@ type Reader struct {
 	// Until is where the warm-up ends: the position, or with Expect the highest one.
 	Until int64
 
-	chain *chain
-	judge *judge // nil once closed
-	next  int64  // the verdicts that will be asked for begin here
-	read  int64  // everything from Start on and below is observed
-	held  bool   // next stays where it is
+	chain        *chain
+	deduplicator *deduplicator // nil once closed
+	next         int64         // the verdicts that will be asked for begin here
+	read         int64         // everything from Start on and below is observed
+	held         bool          // next stays where it is
 }
 
 func (r *Reader) hold(until int64) {
@@ -305,21 +305,21 @@ func (r *Reader) Judge(records []*kgo.Record) ([]bool, error) {
 	c := r.chain
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r.judge == nil {
+	if r.deduplicator == nil {
 		return nil, ErrReaderClosed
 	}
 	for i, record := range records {
 		if record == nil {
 			continue
 		}
-		if record.Offset >= r.judge.front {
-			r.judge.observe(record, c.identify)
+		if record.Offset >= r.deduplicator.front {
+			r.deduplicator.observe(record, c.identify)
 		}
 		if !r.held && record.Offset >= r.next {
-			if record.Offset < r.judge.floor {
+			if record.Offset < r.deduplicator.floor {
 				return nil, ErrForgotten
 			}
-			verdicts[i] = r.judge.isDuplicate(record.Offset)
+			verdicts[i] = r.deduplicator.isDuplicate(record.Offset)
 			r.next = record.Offset + 1
 		}
 		r.read = record.Offset + 1
@@ -334,7 +334,7 @@ func (r *Reader) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.readers = slices.DeleteFunc(c.readers, func(other *Reader) bool { return other == r })
-	r.judge = nil
+	r.deduplicator = nil
 	c.drop()
 }
 

@@ -142,7 +142,7 @@ func (w *worker) run(ctx context.Context) {
 			if b.To > b.From && !w.apply(ctx, b) {
 				return
 			}
-			w.saw(list[len(list)-1].next)
+			w.markSeen(list[len(list)-1].next)
 		}
 	}
 }
@@ -153,8 +153,8 @@ func (w *worker) close() {
 	}
 }
 
-// verdicts tells which of what was fetched are duplicates.
-func (w *worker) verdicts(list []item) ([]bool, error) {
+// deduplicate tells which of what was fetched are duplicates.
+func (w *worker) deduplicate(list []item) ([]bool, error) {
 	if w.reader == nil {
 		return make([]bool, len(list)), nil
 	}
@@ -168,14 +168,14 @@ func (w *worker) verdicts(list []item) ([]bool, error) {
 // observe turns what was fetched into a batch and gives each record its verdict, once; what stands before the position only
 // warms the window.
 func (w *worker) observe(list []item) (Batch, error) {
-	duplicates, err := w.verdicts(list)
+	duplicates, err := w.deduplicate(list)
 	if err != nil {
 		return Batch{}, err
 	}
 	b := Batch{Topic: w.of.topic, Partition: w.of.id, From: w.stored, To: w.stored, Log: w.identity, Mark: w.mark, Events: make([]*topics.Event, 0, len(list))}
 	for n, i := range list {
 		if i.record == nil || i.record.Attrs.IsControl() {
-			w.hole(&b, i)
+			w.skip(&b, i)
 			continue
 		}
 		if i.from < w.next {
@@ -196,8 +196,8 @@ func (w *worker) observe(list []item) (Batch, error) {
 	return b, nil
 }
 
-// hole moves a batch over offsets that hold nothing to apply.
-func (w *worker) hole(b *Batch, i item) {
+// skip moves a batch over offsets that hold nothing to apply.
+func (w *worker) skip(b *Batch, i item) {
 	if i.next <= w.next {
 		return
 	}
@@ -210,7 +210,7 @@ func (w *worker) hole(b *Batch, i item) {
 // apply offers the batch until the sink has taken it. It reports false where the worker has to end.
 func (w *worker) apply(ctx context.Context, b Batch) bool {
 	for failures := 0; ; failures++ {
-		err := w.try(ctx, b)
+		err := w.applyOnce(ctx, b)
 		switch {
 		case err == nil:
 			w.applied(b)
@@ -261,7 +261,7 @@ func (w *worker) isolate(ctx context.Context, b Batch, reason error) bool {
 // setAside keeps the record where an operator finds it. It reports false where the worker has to end.
 func (w *worker) setAside(ctx context.Context, e *topics.Event, r *kgo.Record, reason error) bool {
 	w.c.Log.Error("a record was set aside: no repeat can mend it", "consumer", w.c.Name, "topic", e.Topic, "partition", e.Partition, "offset", e.Offset, "reason", reason)
-	w.c.Kafka.Metrics.asideOf(w.c, w.of.topic)
+	w.c.Kafka.Metrics.wasSetAside(w.c, w.of.topic)
 	if w.c.SetAside == nil {
 		return true
 	}
@@ -298,8 +298,8 @@ func (b Batch) split() (first, second Batch) {
 	return first, second
 }
 
-// try offers the batch once. A panic counts as permanent: the same batch would panic again.
-func (w *worker) try(ctx context.Context, b Batch) (err error) {
+// applyOnce offers the batch once. A panic counts as permanent: the same batch would panic again.
+func (w *worker) applyOnce(ctx context.Context, b Batch) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			// The panic's value may quote contents; the stack does not.
@@ -333,8 +333,8 @@ func (w *worker) failed(err error) {
 	w.status.Err = err
 }
 
-// saw notes that everything below next was observed, and applied or known before.
-func (w *worker) saw(next int64) {
+// markSeen notes that everything below next was observed, and applied or known before.
+func (w *worker) markSeen(next int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.status.Seen, w.status.SeenAt = max(w.status.Seen, next), time.Now()
