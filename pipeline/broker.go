@@ -69,7 +69,8 @@ func StartBroker(o BrokerOptions) (*Broker, error) {
 	if err != nil {
 		lock.Close()
 		if errors.Is(err, syscall.EADDRINUSE) {
-			return nil, fmt.Errorf("embedded Kafka: port %d is in use; stop what listens there or set EMBEDDED_KAFKA_PORT to another port: %w", o.Port, err)
+			return nil, fmt.Errorf("embedded Kafka: port %d is in use; stop what listens there or set EMBEDDED_KAFKA_PORT to another port: %w",
+				o.Port, err)
 		}
 		return nil, fmt.Errorf("embedded Kafka in %s: %w", o.Dir, err)
 	}
@@ -119,7 +120,8 @@ func lockDir(dir string) (*os.File, error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		holder, _ := os.ReadFile(path)
 		f.Close()
-		return nil, fmt.Errorf("embedded Kafka: %s is in use by process %s; stop it or choose another DATA_DIR", dir, strings.TrimSpace(string(holder)))
+		return nil, fmt.Errorf("embedded Kafka: %s is in use by process %s; stop it or choose another DATA_DIR", dir,
+			strings.TrimSpace(string(holder)))
 	}
 	if err := f.Truncate(0); err != nil {
 		return nil, fmt.Errorf("embedded Kafka: %w", err)
@@ -144,8 +146,9 @@ func newStamper(now func() time.Time) (*stamper, error) {
 		return nil, err
 	}
 	s := &stamper{now: now, decompressor: d.inner, compressors: make(map[kgo.CompressionCodecType]kgo.Compressor)}
-	for codec, c := range map[kgo.CompressionCodecType]kgo.CompressionCodec{kgo.CodecGzip: kgo.GzipCompression(), kgo.CodecSnappy: kgo.SnappyCompression(),
-		kgo.CodecLz4: kgo.Lz4Compression(), kgo.CodecZstd: kgo.ZstdCompression()} {
+	for codec, c := range map[kgo.CompressionCodecType]kgo.CompressionCodec{kgo.CodecGzip: kgo.GzipCompression(),
+		kgo.CodecSnappy: kgo.SnappyCompression(),
+		kgo.CodecLz4:    kgo.Lz4Compression(), kgo.CodecZstd: kgo.ZstdCompression()} {
 		if s.compressors[codec], err = kgo.DefaultCompressor(c); err != nil {
 			return nil, err
 		}

@@ -320,13 +320,15 @@ func (c *Consumer) stepOver(of partition, large *kgo.ErrDecompressTooLarge) {
 func (c *Consumer) outOfRange(ctx context.Context, of partition) error {
 	all, err := c.cluster.extents(ctx, map[partition]int64{of: 0}, false)
 	if err != nil {
-		c.Log.Warn("reading failed: the offset is out of range, and the log cannot be asked why", "topic", of.topic, "partition", of.id, "err", err)
+		c.Log.Warn("reading failed: the offset is out of range, and the log cannot be asked why", "topic", of.topic, "partition", of.id, "err",
+			err)
 		c.reset(of)
 		return nil
 	}
 	next := c.nextOf(of)
 	if x := all[of]; expires(of.topic) && next < x.start {
-		c.Log.Warn("the topic's retention overtook the consumer; it goes on with what is left", "topic", of.topic, "partition", of.id, "from", next, "to", x.start)
+		c.Log.Warn("the topic's retention overtook the consumer; it goes on with what is left", "topic", of.topic, "partition", of.id, "from",
+			next, "to", x.start)
 		c.reset(of)
 		return nil
 	} else if why := (Position{Next: next}).misfit("", x, expires(of.topic)); why != "" {

@@ -77,7 +77,8 @@ func (l *Log) compare(c Contract, counts map[topics.Topic]int32) error {
 
 // differs is the sentence on a topic that has not the partitions of the contract.
 func (l *Log) differs(t topics.Topic, have, want int32) string {
-	return fmt.Sprintf("topic %s has %d partitions, and this log was begun with %d: keys now belong to other partitions than their earlier events. "+
+	return fmt.Sprintf("topic %s has %d partitions, and this log was begun with %d: keys now belong to other partitions than their earlier "+
+		"events. "+
 		"Ways out: copy the log to the number that you want with nexus repartition, which keeps order and identity; "+
 		"or, where nothing of the topic is needed any more, delete it and make it anew with %d", l.nameOf(t), have, want, want)
 }

@@ -128,7 +128,8 @@ func (l *Log) Rewind(ctx context.Context, t topics.Topic, positions map[int32]in
 	return l.rewind(ctx, t, positions, all, span)
 }
 
-func (l *Log) rewind(ctx context.Context, t topics.Topic, positions map[int32]int64, all map[partition]extent, span time.Duration) (map[int32]int64, error) {
+func (l *Log) rewind(ctx context.Context, t topics.Topic, positions map[int32]int64, all map[partition]extent,
+	span time.Duration) (map[int32]int64, error) {
 	out, from := maps.Clone(positions), make(map[int32]int64)
 	for p, next := range positions {
 		switch x := all[partition{t, p}]; {
@@ -267,7 +268,8 @@ func (l *Log) answered(cl *kgo.Client, a *fetchAnswers, positions map[partition]
 
 // scanned takes in what a scan was given, and tells whether that was anything. done are the partitions that are read up to
 // their positions; they are not read on.
-func (l *Log) scanned(cl *kgo.Client, fs kgo.Fetches, positions map[partition]int64, found map[partition]record, done map[partition]bool) (progress bool) {
+func (l *Log) scanned(cl *kgo.Client, fs kgo.Fetches, positions map[partition]int64, found map[partition]record,
+	done map[partition]bool) (progress bool) {
 	reached := func(of partition, next int64) {
 		progress = true
 		if next >= positions[of] && !done[of] {
@@ -294,8 +296,7 @@ func (l *Log) scanned(cl *kgo.Client, fs kgo.Fetches, positions map[partition]in
 func (l *Log) steppedOver(cl *kgo.Client, fs kgo.Fetches) map[partition]int64 {
 	next := make(map[partition]int64)
 	for _, fe := range fs.Errors() {
-		var large *kgo.ErrDecompressTooLarge
-		if errors.As(fe.Err, &large) {
+		if large, ok := errors.AsType[*kgo.ErrDecompressTooLarge](fe.Err); ok {
 			t, _ := l.kafka.Names.Topic(fe.Topic)
 			next[partition{t, fe.Partition}] = large.NextOffset
 			cl.SetOffsets(map[string]map[int32]kgo.EpochOffset{fe.Topic: {fe.Partition: {Epoch: large.Epoch, Offset: large.NextOffset}}})
@@ -308,7 +309,8 @@ func (l *Log) steppedOver(cl *kgo.Client, fs kgo.Fetches) map[partition]int64 {
 func fatalFetchError(fs kgo.Fetches) error {
 	for _, fe := range fs.Errors() {
 		var large *kgo.ErrDecompressTooLarge
-		if errors.As(fe.Err, &large) || errors.Is(fe.Err, errFetchFull) || errors.Is(fe.Err, context.DeadlineExceeded) || errors.Is(fe.Err, context.Canceled) {
+		if errors.As(fe.Err, &large) || errors.Is(fe.Err, errFetchFull) || errors.Is(fe.Err, context.DeadlineExceeded) ||
+			errors.Is(fe.Err, context.Canceled) {
 			continue
 		}
 		return fmt.Errorf("read %s/%d: %w", fe.Topic, fe.Partition, fe.Err)

@@ -23,7 +23,8 @@ func TestRefusalsAreTold(t *testing.T) {
 	s := g.handler
 	s.now = func() time.Time { return now }
 	refuse := func(topic topics.Topic, value string) {
-		e := &topics.Event{Topic: topic, Partition: 2, Offset: 7, Key: []byte("user:s3cret"), Value: []byte(value), Meta: topics.Meta{Source: strings.Repeat("shop", 100)}}
+		e := &topics.Event{Topic: topic, Partition: 2, Offset: 7, Key: []byte("user:s3cret"), Value: []byte(value),
+			Meta: topics.Meta{Source: strings.Repeat("shop", 100)}}
 		for _, o := range s.outputs(Batch{Topic: topic, Partition: 2, Events: []*topics.Event{e}, Records: []*kgo.Record{{}}}) {
 			s.wrote(o)
 		}
@@ -90,7 +91,8 @@ func BenchmarkGate(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if g.handler.outputs(Batch{Topic: topics.Messages, Events: []*topics.Event{EventOf(topics.Messages, r)}, Records: []*kgo.Record{r}}) != nil {
+		if g.handler.outputs(Batch{Topic: topics.Messages, Events: []*topics.Event{EventOf(topics.Messages, r)},
+			Records: []*kgo.Record{r}}) != nil {
 			b.Fatal("not valid")
 		}
 	}

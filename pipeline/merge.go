@@ -178,6 +178,7 @@ func keepID(headers []kgo.RecordHeader, e *topics.Event) []kgo.RecordHeader {
 
 // same tells whether what stands in the new log is what was to be copied.
 func (c *copied) same(r *kgo.Record) bool {
-	return r != nil && bytes.Equal(r.Key, c.record.Key) && bytes.Equal(r.Value, c.record.Value) && r.Timestamp.UnixMilli() == c.record.Timestamp.UnixMilli() &&
+	return r != nil && bytes.Equal(r.Key, c.record.Key) && bytes.Equal(r.Value, c.record.Value) &&
+		r.Timestamp.UnixMilli() == c.record.Timestamp.UnixMilli() &&
 		slices.EqualFunc(r.Headers, c.record.Headers, func(a, b kgo.RecordHeader) bool { return a.Key == b.Key && bytes.Equal(a.Value, b.Value) })
 }

@@ -87,15 +87,19 @@ type record struct {
 func (p Position) misfit(identity string, x extent, expires bool) string {
 	switch {
 	case p.Log != "" && p.Log != identity:
-		return fmt.Sprintf("the store has read %s up to offset %d, and this log is %s: the topic was made anew, or the store is another installation's",
+		return fmt.Sprintf("the store has read %s up to offset %d, and this log is %s: the topic was made anew, or the store is another "+
+			"installation's",
 			p.Log, p.Next, identity)
 	case p.Next > x.end:
-		return fmt.Sprintf("the store has read up to offset %d, and the log ends at %d: the log has lost records (a loss of power, an older backup, a wiped log)",
+		return fmt.Sprintf("the store has read up to offset %d, and the log ends at %d: the log has lost records (a loss of power, an older "+
+			"backup, a wiped log)",
 			p.Next, x.end)
 	case p.Next < x.start && !expires && (p.Next > 0 || p.Log != ""):
-		return fmt.Sprintf("the store has read up to offset %d, and the log begins at %d: records that it has not read were removed", p.Next, x.start)
+		return fmt.Sprintf("the store has read up to offset %d, and the log begins at %d: records that it has not read were removed", p.Next,
+			x.start)
 	case p.Mark != 0 && x.before.found && x.before.time != p.Mark:
-		return fmt.Sprintf("the store has read up to offset %d, and the log has another record before that: it was truncated or restored from a backup, and has grown since",
+		return fmt.Sprintf("the store has read up to offset %d, and the log has another record before that: it was truncated or restored from "+
+			"a backup, and has grown since",
 			p.Next)
 	}
 	return ""

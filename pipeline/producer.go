@@ -123,7 +123,8 @@ func NewProducer(k Kafka) (*Producer, error) {
 		kgo.MaxBufferedRecords(maxWaiting),
 		kgo.MaxBufferedBytes(maxWaitingBytes),
 		kgo.ProducerBatchMaxBytes(topics.LeastMessageBytes), // no topic takes less: EnsureTopics sees to that
-		// Not LZ4: its writers and readers each hold blocks of 4 MB, made anew whenever the pools were emptied, for batches that are mostly small.
+		// Not LZ4: its writers and readers each hold blocks of 4 MB, made anew whenever the pools were emptied, for batches that are mostly
+		// small.
 		kgo.ProducerBatchCompression(kgo.SnappyCompression(), kgo.NoCompression()),
 		kgo.ProducerOnDataLossDetected(func(topic string, partition int32) {
 			k.Log.Error("the log lost the producer's state; records may be missing or doubled", "topic", topic, "partition", partition)

@@ -161,7 +161,8 @@ func (r *repartition) clear(ctx context.Context) error {
 		return err
 	}
 	if !r.o.Discard {
-		return fmt.Errorf("there are topics of the prefix %q already: %s. If an earlier copy left them half made, --discard deletes them; else take another prefix",
+		return fmt.Errorf("there are topics of the prefix %q already: %s. If an earlier copy left them half made, --discard deletes them; else "+
+			"take another prefix",
 			r.o.To.Prefix, strings.Join(found, ", "))
 	}
 	settings, err := r.to.settings(ctx, found...)
@@ -464,7 +465,8 @@ func (r *repartition) unchanged(ctx context.Context) error {
 		}
 	}
 	if len(written) > 0 {
-		return fmt.Errorf("records were appended to %s while it was copied: a node or a service still runs. Stop it, and copy again with --discard",
+		return fmt.Errorf("records were appended to %s while it was copied: a node or a service still runs. Stop it, and copy again with "+
+			"--discard",
 			strings.Join(slices.Sorted(maps.Keys(written)), ", "))
 	}
 	return nil
@@ -475,9 +477,10 @@ func (r *repartition) finish(ctx context.Context) error {
 	for _, s := range topics.Specs() {
 		name := r.to.nameOf(s.Topic)
 		set := func(setting, value string) kadm.AlterConfig {
-			return kadm.AlterConfig{Op: kadm.SetConfig, Name: setting, Value: kadm.StringPtr(value)}
+			return kadm.AlterConfig{Op: kadm.SetConfig, Name: setting, Value: new(value)}
 		}
-		rs, err := r.to.adm.AlterTopicConfigs(ctx, []kadm.AlterConfig{set("retention.ms", r.plan.retention[s.Topic]), set("message.timestamp.type", "LogAppendTime")}, name)
+		rs, err := r.to.adm.AlterTopicConfigs(ctx, []kadm.AlterConfig{set("retention.ms", r.plan.retention[s.Topic]),
+			set("message.timestamp.type", "LogAppendTime")}, name)
 		if err == nil {
 			err = rs[0].Err
 		}

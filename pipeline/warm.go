@@ -17,7 +17,8 @@ import (
 // have attached. Where it fails, or finds less than it should, every consumer warms on its own: that costs time and changes
 // no verdict.
 // Each record that is read is shown to the warmers as well.
-func (w *Windows) Warm(ctx context.Context, l *Log, t topics.Topic, positions map[int32][]int64, show ...Warmer) (release func(), err error) {
+func (w *Windows) Warm(ctx context.Context, l *Log, t topics.Topic, positions map[int32][]int64, show ...Warmer) (release func(),
+	err error) {
 	readers, err := w.Expect(t, positions, func(at map[int32]int64) (map[int32]int64, error) { return l.Rewind(ctx, t, at, w.span) })
 	if err != nil {
 		return nil, err

@@ -52,7 +52,8 @@ func NewWatch(o WatchOptions) *Watch {
 	if o.MissingFor == 0 {
 		o.MissingFor = 30 * time.Second
 	}
-	return &Watch{o: o, cluster: o.Log, names: o.Log.allNames(), began: time.Now(), suspects: make(map[topics.Topic]string), missing: make(map[topics.Topic]time.Time)}
+	return &Watch{o: o, cluster: o.Log, names: o.Log.allNames(), began: time.Now(), suspects: make(map[topics.Topic]string),
+		missing: make(map[topics.Topic]time.Time)}
 }
 
 // watchTimeout bounds each question. An answer that does not come changes nothing: a log that is away is told elsewhere.
@@ -128,7 +129,8 @@ func (w *Watch) changed(t topics.Topic, d kadm.TopicDetail) string {
 		return ""
 	}
 	if is, was := name+"@"+d.ID.String(), w.o.Contract.Identities[t]; was != "" && is != was {
-		return fmt.Sprintf("topic %s was deleted and made again while this node was running: it is another topic now, and the offsets that the stores "+
+		return fmt.Sprintf("topic %s was deleted and made again while this node was running: it is another topic now, and the offsets that the "+
+			"stores "+
 			"remember mean nothing in it. Start the node again: each store that remembers the old topic then names its way out", name)
 	}
 	if want := w.o.Contract.Partitions[t]; count != want {

@@ -389,7 +389,8 @@ func TestWindowsForgetForTheStalled(t *testing.T) {
 }
 
 func TestIdentityOfRecord(t *testing.T) {
-	names := []string{topics.HeaderID, topics.HeaderSource, topics.HeaderType, topics.HeaderIdempotencyKey, topics.HeaderTime, "Ce_id", "x", ""}
+	names := []string{topics.HeaderID, topics.HeaderSource, topics.HeaderType, topics.HeaderIdempotencyKey, topics.HeaderTime, "Ce_id", "x",
+		""}
 	values := []string{"", "a", "message", "notification", "/users/u1", string(make([]byte, 200))}
 	identified := make(map[bool]int)
 	for seed := range uint64(20_000) {

@@ -80,7 +80,8 @@ const (
 
 // newWorker makes the worker of a partition whose sink stands at stored, and whose reading begins at start.
 func newWorker(c *Consumer, of partition, stored Position, start int64) *worker {
-	w := &worker{c: c, of: of, count: c.partitions[of.topic], identity: c.identities[of.topic], stored: stored.Next, next: stored.Next, mark: stored.Mark,
+	w := &worker{c: c, of: of, count: c.partitions[of.topic], identity: c.identities[of.topic], stored: stored.Next, next: stored.Next,
+		mark:  stored.Mark,
 		ready: make(chan struct{}, 1), done: make(chan struct{}),
 		status: Status{Topic: of.topic, Partition: of.id, Next: stored.Next, Seen: start, MovedAt: time.Now()}}
 	w.warmer, _ = c.Sink.(Warmer)
@@ -172,7 +173,8 @@ func (w *worker) observe(list []item) (Batch, error) {
 	if err != nil {
 		return Batch{}, err
 	}
-	b := Batch{Topic: w.of.topic, Partition: w.of.id, From: w.stored, To: w.stored, Log: w.identity, Mark: w.mark, Events: make([]*topics.Event, 0, len(list))}
+	b := Batch{Topic: w.of.topic, Partition: w.of.id, From: w.stored, To: w.stored, Log: w.identity, Mark: w.mark,
+		Events: make([]*topics.Event, 0, len(list))}
 	for n, i := range list {
 		if i.record == nil || i.record.Attrs.IsControl() {
 			w.skip(&b, i)
@@ -226,7 +228,8 @@ func (w *worker) apply(ctx context.Context, b Batch) bool {
 		}
 		w.failed(err)
 		w.c.Kafka.Metrics.failed(w.c, w.of.topic)
-		w.c.Log.Warn("a batch could not be applied, trying again", "topic", b.Topic, "partition", b.Partition, "from", b.From, "to", b.To, "failures", failures+1, "err", err)
+		w.c.Log.Warn("a batch could not be applied, trying again", "topic", b.Topic, "partition", b.Partition, "from", b.From, "to", b.To,
+			"failures", failures+1, "err", err)
 		if !sleep(ctx, backoff(failures)) {
 			return false
 		}
@@ -260,7 +263,8 @@ func (w *worker) isolate(ctx context.Context, b Batch, reason error) bool {
 
 // setAside keeps the record where an operator finds it. It reports false where the worker has to end.
 func (w *worker) setAside(ctx context.Context, e *topics.Event, r *kgo.Record, reason error) bool {
-	w.c.Log.Error("a record was set aside: no repeat can mend it", "consumer", w.c.Name, "topic", e.Topic, "partition", e.Partition, "offset", e.Offset, "reason", reason)
+	w.c.Log.Error("a record was set aside: no repeat can mend it", "consumer", w.c.Name, "topic", e.Topic, "partition", e.Partition, "offset",
+		e.Offset, "reason", reason)
 	w.c.Kafka.Metrics.wasSetAside(w.c, w.of.topic)
 	if w.c.SetAside == nil {
 		return true

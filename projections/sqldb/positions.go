@@ -103,7 +103,8 @@ func (p Positions) Peek(ctx context.Context, t topics.Topic, part int32) (at pip
 // pipeline.ErrMoved.
 func (p Positions) Move(ctx context.Context, tx *sql.Tx, b pipeline.Batch, from int64) error {
 	to := b.After()
-	r, err := tx.ExecContext(ctx, `UPDATE positions SET next=$1, log=$2, mark=$3, marked=$1 WHERE projection=$4 AND topic=$5 AND part=$6 AND next=$7`,
+	r, err := tx.ExecContext(ctx,
+		`UPDATE positions SET next=$1, log=$2, mark=$3, marked=$1 WHERE projection=$4 AND topic=$5 AND part=$6 AND next=$7`,
 		to.Next, to.Log, to.Mark, p.Projection, string(b.Topic), int64(b.Partition), from)
 	if err != nil {
 		return fmt.Errorf("move the position of %s/%d: %w", b.Topic, b.Partition, err)
@@ -143,7 +144,8 @@ func (p Positions) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipe
 				}
 			}
 		}
-		_, err := tx.ExecContext(ctx, `UPDATE positions SET generation=(SELECT max(generation)+1 FROM positions WHERE projection=$1) WHERE projection=$1`, p.Projection)
+		_, err := tx.ExecContext(ctx,
+			`UPDATE positions SET generation=(SELECT max(generation)+1 FROM positions WHERE projection=$1) WHERE projection=$1`, p.Projection)
 		if err != nil {
 			return fmt.Errorf("adopt: %w", err)
 		}

@@ -61,13 +61,14 @@ func CheckURL(name, dsn string) error {
 // longer than that. The bounds are the transaction's, not the session's: PgBouncer refuses them when a session begins,
 // and would give a session's settings to others.
 func beginQuery(chosen map[string]string, limit time.Duration) string {
-	q := "begin"
+	var q strings.Builder
+	q.WriteString("begin")
 	for _, name := range []string{"statement_timeout", "idle_in_transaction_session_timeout"} {
 		if _, ok := chosen[name]; !ok {
-			q += fmt.Sprintf("; set local %s=%d", name, limit.Milliseconds())
+			q.WriteString(fmt.Sprintf("; set local %s=%d", name, limit.Milliseconds()))
 		}
 	}
-	return q
+	return q.String()
 }
 
 // connector makes connections on which every statement ends within a time.

@@ -111,7 +111,7 @@ func migrate(ctx context.Context, tx *sql.Tx, as, file string, files embed.FS, s
 	if err != nil {
 		return err
 	}
-	for _, statement := range strings.Split(string(text), ";\n") {
+	for statement := range strings.SplitSeq(string(text), ";\n") {
 		if strings.TrimSpace(statement) == "" {
 			continue
 		}
@@ -185,7 +185,8 @@ type Table struct {
 	Conflict string
 }
 
-// Insert adds rows; their keys must differ where t.Conflict updates rows. PostgreSQL gets one statement, SQLite a prepared one for each row: that
+// Insert adds rows; their keys must differ where t.Conflict updates rows. PostgreSQL gets one statement, SQLite a prepared one for each
+// row: that
 // is the fastest way in either (docs/performance.md).
 func (d *DB) Insert(ctx context.Context, tx *sql.Tx, t Table, rows [][]any) error {
 	if len(rows) == 0 {
