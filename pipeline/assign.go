@@ -119,8 +119,8 @@ func (c *Consumer) positions(ctx context.Context, t topics.Topic, ids []int32) (
 	return positions, all, nil
 }
 
-// attach gives each partition its place in the dedup window; there are none where the topic is not judged. The former
-// workers still have theirs: what they know is kept.
+// attach gives each partition a reader of its dedup window; there are none where the topic is not deduplicated. The former workers
+// close theirs only afterwards, so a window that they have warmed is kept.
 func (c *Consumer) attach(ctx context.Context, t topics.Topic, next map[int32]int64, all map[partition]extent) (map[int32]*Reader, error) {
 	if !isDeduplicated(t) {
 		return nil, nil
@@ -134,15 +134,17 @@ func (c *Consumer) attach(ctx context.Context, t topics.Topic, next map[int32]in
 type Misfit struct {
 	Topic     topics.Topic
 	Partition int32
-	Why       string
-	// To is where the store may go on if it takes this log on: from the beginning of a log that it has nothing of, from the
-	// end of one that has lost records. End is the end.
-	To  Position
+	// Why is a sentence for the operator.
+	Why string
+	// To is where the store may go on if it takes this log on: at the beginning of a log that it has nothing of, at the end of one
+	// that has lost records.
+	To Position
+	// End is the offset after the log's last record.
 	End int64
 }
 
-// Misfits lists, before Run, where the sink's store remembers another log. It asks about every partition, also those that
-// other members of the group will have.
+// Misfits lists where the sink's store remembers another log, in the order of topics and partitions. Call it before Run. It asks about
+// every partition, also those that other members of the group will have. An error means that the store or the log could not be asked.
 func (c *Consumer) Misfits(ctx context.Context, l *Log) (list []Misfit, err error) {
 	identities, stored, next := make(map[topics.Topic]string), make(map[partition]Position), make(map[partition]int64)
 	for _, t := range c.Topics {
@@ -178,7 +180,7 @@ func (c *Consumer) Misfits(ctx context.Context, l *Log) (list []Misfit, err erro
 	return list, nil
 }
 
-// resumeAt finds where the store may go on.
+// resumeAt finds where a store that does not fit may go on: Misfit.To and Misfit.End.
 func (l *Log) resumeAt(ctx context.Context, m *Misfit, stored Position, x extent, identity string) error {
 	ends, err := l.Ends(ctx, m.Topic)
 	if err != nil {
@@ -195,8 +197,8 @@ func (l *Log) resumeAt(ctx context.Context, m *Misfit, stored Position, x extent
 	return err
 }
 
-// Check makes sure, before Run, that the sink's store remembers the log that is there: a *WrongLogError for the first
-// partition of each topic where it does not, joined.
+// Check makes sure that the sink's store remembers the log that is there. Call it before Run. It returns a *WrongLogError for the first
+// partition of each topic that does not fit, joined; or the error of Misfits.
 func (c *Consumer) Check(ctx context.Context, l *Log) error {
 	list, err := c.Misfits(ctx, l)
 	if err != nil {
@@ -227,7 +229,8 @@ func isDeduplicated(t topics.Topic) bool {
 // replace starts w in the place of the partition's former worker, whose pause is over with it.
 func (c *Consumer) replace(ctx context.Context, w *worker) {
 	c.stop(w.of)
-	// Not ctx: a group's ends with the call of offsets. The worker lives until revoked or stopAll stops it.
+	// Not ctx: with a group this is called from offsets, whose ctx ends when it returns. The worker lives until onRevoked or stopAll
+	// stops it.
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	w.cancel = cancel
 	c.mu.Lock()

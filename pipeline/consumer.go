@@ -14,41 +14,44 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// Sink is where a consumer's events go. It owns the positions: they move with what was folded or not at all.
+// Sink handles what a consumer reads. It owns the positions: a position moves together with what was applied, or not at all.
 type Sink interface {
-	// Position is where the sink stands. A partition never seen before begins where the sink wants it to, and is
-	// remembered from then on.
+	// Position returns where the sink stands in a partition. The consumer asks when it takes the partition over, and again after
+	// ErrMoved. A partition that was never seen before begins where the sink wants it to, and is remembered from then on. An error
+	// has the consumer ask again after a while.
 	Position(ctx context.Context, t topics.Topic, partition int32) (Position, error)
-	// Apply folds a batch and moves the position from b.From to b.After() in one step. Calls for one partition come in
-	// order, for several at the same time. ErrMoved says that somebody else has moved the position; Permanent that no
-	// repeat can mend it; any other error has the same batch offered again after a while.
+	// Apply applies a batch and moves the position from b.From to b.After() in one step. The calls for one partition come in order;
+	// those for several partitions come at the same time. Errors: ErrMoved, where the position is not b.From any more (the consumer
+	// reads it again and begins anew from there); Permanent, where no repeat can help (the record is found and set aside); any other
+	// is transient, and the same batch is offered again after a while.
 	Apply(ctx context.Context, b Batch) error
 }
 
-// Warmer is a sink that wants to know of records before its position that were read to warm the dedup window: where they
-// stand and their record time, in Unix milliseconds. They come in order, before the first Apply.
+// Warmer is a Sink that wants to know the records before its position which are read to warm the dedup window. The consumer calls Warm
+// for each of them, in order, before the first Apply of the partition. time is the record time, in Unix milliseconds.
 type Warmer interface {
 	Warm(t topics.Topic, partition int32, offset, time int64)
 }
 
-// Batch is what was read of one partition: every event from From on and below To, duplicates and strays marked. It may be
-// empty: offsets that no consumer is given (transaction markers, aborted records) move the position as well.
+// Batch is what was read of one partition: every event from From on and below To. Duplicates and misrouted events are in it, marked.
+// It may have no events: offsets that no consumer is given (transaction markers, aborted records) move the position as well.
 type Batch struct {
 	Topic     topics.Topic
 	Partition int32
-	From, To  int64
-	Log       string // the topic's identity
-	Mark      int64  // record time of the last record below To, Unix milliseconds
-	Events    []*topics.Event
-	Records   []*kgo.Record // as they came, one for each event
-	// Skipped are records that nobody can read: their batch decompresses to more than is allowed.
+	From, To  int64           // offsets: From is the sink's position, To the one after this batch
+	Log       string          // the topic's identity (Log.Identity)
+	Mark      int64           // record time of the last record below To, in Unix milliseconds; 0: none is known
+	Events    []*topics.Event // not validated yet: topics.Valid, or Live
+	Records   []*kgo.Record   // as Kafka gave them, one for each event
+	// Skipped are offsets of records that nobody can read: their batch decompresses to more than 32 MiB. The intake makes one dead
+	// letter of each span; all others pass over them.
 	Skipped []Span
 }
 
-// Span is offsets of a partition: from From on and below To.
+// Span is a range of offsets of a partition: From is in it, To is not.
 type Span struct{ From, To int64 }
 
-// After is the position once the batch is applied.
+// After is the position to store together with what was applied.
 func (b Batch) After() Position { return Position{Next: b.To, Log: b.Log, Mark: b.Mark} }
 
 // markBelow is the record time of the batch's last event below an offset; 0 where there is none.
@@ -61,7 +64,8 @@ func (b Batch) markBelow(offset int64) (mark int64) {
 	return mark
 }
 
-// Live yields the events that count: valid, in their own partition, no duplicates.
+// Live yields the events that count (iter.Seq): valid, not misrouted, no duplicates. Projections use it; the intake, which tells what
+// does not count, reads Events.
 func (b Batch) Live(yield func(*topics.Event) bool) {
 	for _, e := range b.Events {
 		if e.Duplicate || e.Stray || topics.Valid(e) != nil {
@@ -73,24 +77,38 @@ func (b Batch) Live(yield func(*topics.Event) bool) {
 	}
 }
 
-// Consumer reads topics in order, one worker per partition, and hands them to a sink. With a Group it shares the
-// partitions with the group's other members; without one it reads all of them. Either way the offsets come from the
-// sink, never from Kafka. Fill it in, then Run it once.
+// Consumer reads topics in the order of their offsets, with one worker for each partition, and hands them to a Sink. Where to begin,
+// the sink says, never Kafka. Fill in the exported fields, then call Run once.
+//
+// How a partition is taken over, and catches up:
+//
+//	assigned ── Sink.Position, the log's extent ──▶ checked ── Windows.Attach ──▶ warming ── Next reached ──▶ applying
+//	   ▲            │ any other error:                 │ the position is of             records below            │ Behind() is 0
+//	   │            │ again, with growing pauses       │ another log: Run ends          the position only        ▼ the first time
+//	   │            ▼                                  ▼ (*WrongLogError)               warm the window       caught up
+//	   └── ErrMoved, ErrForgotten, offset out of range: Consumer.reset, from any state on
+//
+// Without a Group all partitions are assigned when Run begins. With one the group assigns them, and revoking one ends its worker.
 type Consumer struct {
-	Name     string // in metrics and messages
-	Kafka    Kafka
-	Log      *slog.Logger
-	Topics   []topics.Topic
-	Group    string
-	Instance string // static group member id (KIP-345)
+	Name  string // in metrics and messages
+	Kafka Kafka  // how the log is reached
+	Log   *slog.Logger
+	// Topics are read whole, each partition on its own.
+	Topics []topics.Topic
+	// Group is the Kafka consumer group whose members share the partitions. Empty: this consumer reads all of them.
+	Group string
+	// Instance is the static member id in the group (KIP-345): a process that comes back within 10 s has its partitions back at
+	// once. Empty: a dynamic member.
+	Instance string
 	Sink     Sink
-	// Windows are the dedup windows of topics that are judged, shared by the consumers of this process.
+	// Windows are the dedup windows of this process, which its consumers share. Required where a topic is deduplicated.
 	Windows *Windows
-	// Watch tells where the log ends, for Problem. nil: what stood in the log when Run began is all that counts.
+	// Watch tells where the log ends now, for Problem. nil: only what stood in the log when Run began counts as behind.
 	Watch *Watch
-	// WayOut tells an operator what to do where the sink's store remembers another log; it ends the error's sentence.
+	// WayOut ends the sentence of a *WrongLogError: what an operator can do where the sink's store remembers another log.
 	WayOut string
-	// SetAside keeps a record that the sink can never apply, with the reason. nil: it is logged and counted only.
+	// SetAside keeps a record that the sink can never apply, with the reason (Producer.SetAside). An error has it tried again.
+	// nil: the record is logged and counted only.
 	SetAside func(ctx context.Context, e *topics.Event, r *kgo.Record, reason error) error
 
 	cluster *Log
@@ -115,7 +133,8 @@ type partition struct {
 
 const sessionTimeout = 10 * time.Second
 
-// Run reads until ctx ends; then it returns nil once its workers have stopped. An error means that it cannot go on.
+// Run reads until ctx ends; then it returns nil, once its workers have stopped. An error means that it cannot go on: a *WrongLogError,
+// another live process of the same Instance, or a log that cannot be asked at the start.
 func (c *Consumer) Run(ctx context.Context) error {
 	var err error
 	if c.cluster, err = OpenLog(c.Kafka); err != nil {
@@ -128,7 +147,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 		return ignoreEnd(ctx, err)
 	}
 	defer c.stopAll()
-	opts, err := c.options(ctx) // starts workers where there is no group
+	opts, err := c.options(ctx) // without a group this takes all partitions over
 	if err != nil {
 		return ignoreEnd(ctx, err)
 	}
@@ -303,7 +322,7 @@ func (c *Consumer) fetchFailed(ctx context.Context, fe kgo.FetchError) error {
 	default:
 		c.Log.Warn("reading failed, the client tries again", "topic", fe.Topic, "partition", fe.Partition, "err", fe.Err)
 	}
-	return nil
+	return nil //nolint:nilerr // the others were told, or mean nothing: reading goes on
 }
 
 // stepOver goes on behind a batch that is too large to be decompressed. The sink is told of it.
@@ -377,7 +396,7 @@ func (c *Consumer) reset(of partition) {
 // ignoreEnd turns the error of a context that ended on purpose into none.
 func ignoreEnd(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // that is what it is for
 	}
 	return err
 }

@@ -37,7 +37,7 @@ func (l *Log) describe(ctx context.Context, t topics.Topic) (identity string, pa
 	return name + "@" + ds[name].ID.String(), int32(len(ds[name].Partitions)), nil
 }
 
-// TopicHash is four bytes that identify a topic: another topic of the same name, made anew, has others.
+// TopicHash is four bytes of a hash of Identity: another topic of the same name, made anew, has others. Clients' offsets carry it.
 func (l *Log) TopicHash(ctx context.Context, t topics.Topic) (h [4]byte, err error) {
 	id, err := l.Identity(ctx, t)
 	if err != nil {
@@ -116,10 +116,11 @@ func (l *Log) listed(list kadm.ListedOffsets, err error) (map[partition]int64, e
 	return out, nil
 }
 
-// Rewind tells where to start reading so that everything within span before each position is seen: the first offset
+// Rewind returns, by partition, where to start reading so that everything within span before each position is seen: the first offset
 // whose time is at least that of the record before the position, less span. Positions at a partition's start stay.
 //
-// The dedup window is warmed so. Starting too early costs time and changes no verdict; starting too late would.
+// The dedup window is warmed from there. To start too early costs time and changes nothing; to start too late would change what is a
+// duplicate.
 func (l *Log) Rewind(ctx context.Context, t topics.Topic, positions map[int32]int64, span time.Duration) (map[int32]int64, error) {
 	all, err := l.extents(ctx, ofTopic(t, positions), true)
 	if err != nil {

@@ -19,36 +19,36 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// Gate reads every topic but dead-letters. It alone tells what is not valid: a dead letter, a count, a line in the log. And it
-// appends strays, records that a foreign partitioner put into another partition than their key's, once more where they belong.
-// Everybody else skips both kinds.
+// Gate is the intake: the consumer that reads every topic but dead-letters for what outsiders wrote wrongly. It alone tells what is not
+// valid: a dead letter, a count, a line in the log. And it re-routes misrouted records: those that a foreign partitioner put into another
+// partition than their key's it appends once more where they belong. All other consumers pass over both kinds.
 type Gate struct {
 	consumer Consumer
 	handler  *intakeHandler
 }
 
-// GateOptions are what a gate needs.
+// GateOptions are what an intake needs.
 type GateOptions struct {
 	Kafka    Kafka
-	Producer *Producer
-	// Group shares the work with the gates of other nodes; empty: this gate reads everything.
+	Producer *Producer // appends dead letters and re-routed records
+	// Group shares the work with the intakes of other nodes; empty: this one reads everything. Instance is as in Consumer.
 	Group, Instance string
-	// Positions names where the positions are kept.
+	// Positions is the name under which the positions are kept, as offsets of the Kafka group <Positions>.positions.
 	Positions string
 	Windows   *Windows
 	Log       *slog.Logger
-	// WayOut and Watch are the consumer's.
+	// WayOut and Watch are as in Consumer.
 	WayOut string
 	Watch  *Watch
 }
 
-// NewGate makes a gate; Run works until ctx ends.
+// NewGate makes an intake; Run works, Close releases it.
 func NewGate(o GateOptions) *Gate {
-	sink := &intakeHandler{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + positionsSuffix, now: time.Now,
+	handler := &intakeHandler{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + positionsSuffix, now: time.Now,
 		written: make(map[partition]map[int64]bool), lines: make(map[count]*lastWarning)}
-	return &Gate{handler: sink, consumer: Consumer{
+	return &Gate{handler: handler, consumer: Consumer{
 		Name: "gate", Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, Windows: o.Windows, WayOut: o.WayOut, Watch: o.Watch,
-		Topics: intakeTopics(), Sink: sink}}
+		Topics: intakeTopics(), Sink: handler}}
 }
 
 // intakeTopics are all but dead-letters, whose records are there because they are not valid.
@@ -61,16 +61,17 @@ func intakeTopics() (list []topics.Topic) {
 	return list
 }
 
-// Run works until ctx ends.
+// Run works until ctx ends; then it returns nil. Its errors are those of Consumer.Run.
 func (g *Gate) Run(ctx context.Context) error { return g.consumer.Run(ctx) }
 
-// Close releases the connection to the positions, which the first look at them opens.
+// Close releases the connection to the positions, if one was opened. Call it after Run has returned.
 func (g *Gate) Close() { g.handler.close() }
 
-// Consumer is what reads for the gate, for its progress.
+// Consumer is what reads for the intake: for readiness, metrics and Misfits.
 func (g *Gate) Consumer() *Consumer { return &g.consumer }
 
-// intakeHandler keeps its positions as the offsets of a consumer group without members: it has no store of its own, and the
+// intakeHandler applies what the intake reads. It keeps its positions as the offsets of a consumer group without members: it has no store
+// of its own, and the
 // members' group would accept commits from its members only. An append that is repeated because the commit was lost
 // carries the identity of the first.
 type intakeHandler struct {
@@ -93,7 +94,7 @@ type intakeHandler struct {
 // Reasons of dead letters beside those of topics.Valid.
 const (
 	reasonUnreadable topics.Reason = "unreadable" // its batch decompresses to more than is allowed
-	reasonMisrouted  topics.Reason = "stray"      // it cannot be carried to its own partition
+	reasonMisrouted  topics.Reason = "stray"      // it cannot be re-routed to its own partition
 )
 
 func (s *intakeHandler) open() error {
@@ -111,6 +112,7 @@ func (s *intakeHandler) close() {
 	}
 }
 
+// Position is the offset committed to the group without members (Sink).
 func (s *intakeHandler) Position(ctx context.Context, t topics.Topic, p int32) (at Position, err error) {
 	if err := s.open(); err != nil {
 		return at, err
@@ -132,7 +134,7 @@ func (s *intakeHandler) Position(ctx context.Context, t topics.Topic, p int32) (
 	return readMetadata(o.At, o.Metadata), nil
 }
 
-// Adopt goes on from these positions.
+// Adopt sets the positions, for nexus adopt: the intake goes on from there. No intake of the log may run meanwhile.
 func (s *intakeHandler) Adopt(ctx context.Context, to map[topics.Topic]map[int32]Position) error {
 	if err := s.open(); err != nil {
 		return err
@@ -148,14 +150,14 @@ func (s *intakeHandler) Adopt(ctx context.Context, to map[topics.Topic]map[int32
 		err = rs.Error()
 	}
 	if err != nil {
-		return fmt.Errorf("commit the gate's positions: %w", err)
+		return fmt.Errorf("commit the intake's positions: %w", err)
 	}
 	return nil
 }
 
-// Apply judges a batch and appends what it gives rise to, many at a time, before the position moves. It notes how far it came
-// also where it is stopped or fails amid the batch: what it has written is not written twice, neither when the batch is tried
-// again nor by whoever goes on.
+// Apply validates a batch, appends dead letters and re-routed records, many at a time, and then moves the position (Sink). Where it is
+// stopped or fails in the middle, it stores how far it came: what is written is not written twice, neither when the batch is offered
+// again nor by the node that goes on.
 func (s *intakeHandler) Apply(ctx context.Context, b Batch) error {
 	finish := context.WithoutCancel(ctx)
 	next, err := s.write(ctx, b)
@@ -172,7 +174,7 @@ func (s *intakeHandler) Apply(ctx context.Context, b Batch) error {
 type output struct {
 	e      *topics.Event
 	record *kgo.Record
-	reason topics.Reason // of a dead letter; none: a stray's copy
+	reason topics.Reason // of a dead letter; none: a re-routed record
 	why    error
 	answer chan error
 }
@@ -203,7 +205,7 @@ func (s *intakeHandler) write(ctx context.Context, b Batch) (next int64, err err
 	return s.await(ctx, waiting, b.To)
 }
 
-// await waits for the answers, also while the gate is being stopped. It returns the offset of the first that failed, or else
+// await waits for the answers, also while the intake is being stopped. It returns the offset of the first that failed, or else
 // next.
 func (s *intakeHandler) await(ctx context.Context, list []output, next int64) (int64, error) {
 	finish := context.WithoutCancel(ctx)
@@ -212,7 +214,7 @@ func (s *intakeHandler) await(ctx context.Context, list []output, next int64) (i
 		err := await(finish, o.answer)
 		if err != nil && TooLarge(err) && o.reason == "" { // its copy is larger than the log takes: it was as large as it may be
 			o.reason, o.why = reasonMisrouted, errors.New(
-				"the record stands in another partition than its key's, and is too large to be carried over")
+				"the record stands in another partition than its key's, and is too large to be re-routed")
 			err = s.producer.produceRecord(finish, s.producer.deadLetter(o.e, o.record, o.why))
 		}
 		if err != nil {
@@ -226,7 +228,7 @@ func (s *intakeHandler) await(ctx context.Context, list []output, next int64) (i
 	return next, failed
 }
 
-// outputs judges a batch: in the order of its offsets, what is not written yet.
+// outputs lists what a batch gives rise to and what is not written yet, in the order of its offsets.
 func (s *intakeHandler) outputs(b Batch) (list []output) {
 	done := s.writtenOf(partition{b.Topic, b.Partition})
 	for _, hole := range b.Skipped {
@@ -295,8 +297,8 @@ type lastWarning struct {
 // warnEvery is how often dead letters of one topic and reason are logged.
 const warnEvery = time.Second
 
-// refused counts a dead letter and logs it, at most one a second of each topic and reason. The line has what finds the record
-// and whoever wrote it: never its contents.
+// refused counts a dead letter and logs it, at most one a second for each topic and reason. The line names what finds the record and its
+// writer, and never its contents.
 func (s *intakeHandler) refused(e *topics.Event, reason topics.Reason, why error) {
 	s.kafka.Metrics.deadLetter(e.Topic, reason)
 	s.mu.Lock()
@@ -348,7 +350,7 @@ func sizeOf(r *kgo.Record) int {
 // positionsSuffix makes the name of the group without members that holds the positions.
 const positionsSuffix = ".positions"
 
-// commitFor bounds a commit, also while the gate is being stopped.
+// commitFor bounds a commit, also while the intake is being stopped.
 const commitFor = 3 * time.Second
 
 func (s *intakeHandler) commit(ctx context.Context, b Batch, next int64) error {
@@ -369,13 +371,13 @@ func (s *intakeHandler) commit(ctx context.Context, b Batch, next int64) error {
 		err = rs.Error()
 	}
 	if err != nil {
-		return fmt.Errorf("commit the gate's position: %w", err)
+		return fmt.Errorf("commit the intake's position: %w", err)
 	}
 	return nil
 }
 
-// reroute appends all headers as they are, so the record keeps its identity; one without any gets the place where it
-// stood.
+// reroute is the copy of a misrouted record that is appended once more; the producer places it by its key. It has all headers as they
+// are, so it keeps its identity. A record without one gets its topic, partition and offset as its idempotency key.
 func reroute(e *topics.Event, r *kgo.Record) *kgo.Record {
 	c := &kgo.Record{Topic: r.Topic, Key: r.Key, Value: r.Value, Headers: r.Headers}
 	if e.IdempotencyKey == "" && e.ID == "" {

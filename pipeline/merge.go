@@ -19,7 +19,7 @@ type merge struct {
 	plan    *plan
 	reader  *reader
 	heads   []*kgo.Record // the next record of each partition; nil: its end
-	windows []*Window     // of each partition, as it was judged in the old log
+	windows []*Window     // of each partition, as it was deduplicated in the old log
 	preface *kgo.Record   // what goes before all
 	dropped Dropped
 }
@@ -30,7 +30,7 @@ type plan struct {
 	from, to Contract            // of the old log, and of the new one
 	starts   map[partition]int64 // of the old log
 	ends     map[partition]int64 // of the old log, when the copy began
-	intake   map[partition]int64 // below it the gate has carried strays over already; topics that no gate reads are missing
+	intake   map[partition]int64 // below it the intake has re-routed what was misrouted; topics that no intake reads are missing
 
 	largest   map[topics.Topic]int32  // of a batch in the new log
 	retention map[topics.Topic]string // in the new log, once it is finished
@@ -38,7 +38,7 @@ type plan struct {
 
 // Dropped counts what a copy leaves out.
 type Dropped struct {
-	Strays    int64 // a copy of them stands where they belong, or they never had an effect
+	Strays    int64 // misrouted records: the intake's copy stands where they belong, or they never had an effect
 	Contracts int64 // the new log begins with its own
 	Contents  int64 // values that are too large to be valid are copied empty, which is no more valid
 }
@@ -47,8 +47,8 @@ type Dropped struct {
 type copied struct {
 	record       *kgo.Record // with its new partition, without a topic
 	source       *kgo.Record // nil: it is not of the old log
-	deduplicated bool        // the old log had a verdict on it
-	duplicate    bool        // that verdict
+	deduplicated bool        // the topic was deduplicated in the old log
+	duplicate    bool        // in the old log
 }
 
 // newMerge begins the merge of a topic; close releases it.
@@ -146,8 +146,7 @@ func (m *merge) copyOf(r *kgo.Record, w *Window) *copied {
 			return nil
 		}
 		c.deduplicated = false // it counts in the new log only
-		carried := reroute(e, r)
-		c.record.Headers = carried.Headers
+		c.record.Headers = reroute(e, r).Headers
 	}
 	c.record.Partition = topics.Partition(r.Key, m.plan.to.Partitions[m.topic])
 	c.record.Headers = keepID(c.record.Headers, e)

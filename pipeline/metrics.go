@@ -11,7 +11,8 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// Metrics are what the pipeline shows to Prometheus. A nil Metrics shows nothing. It is safe for concurrent use.
+// Metrics are what the pipeline shows to Prometheus; docs/operations.md lists them. A nil *Metrics counts nothing. It is safe for
+// concurrent use.
 type Metrics struct {
 	reg         prometheus.Registerer
 	duplicates  *prometheus.CounterVec
@@ -34,17 +35,17 @@ var (
 	bytesDesc   = prometheus.NewDesc("nexus_dedup_window_bytes", "Memory of the dedup windows.", nil, nil)
 )
 
-// NewMetrics registers the pipeline's metrics.
+// NewMetrics registers the pipeline's metrics with reg. It panics where they are registered there already.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{reg: reg, consumers: make(map[*Consumer]bool),
-		duplicates: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_duplicates_total", Help: "Records judged to be duplicates."},
+		duplicates: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_duplicates_total", Help: "Records that were duplicates."},
 			[]string{"consumer", "topic"}),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_batch_failures_total",
 			Help: "Attempts to apply a batch that failed."}, []string{"consumer", "topic"}),
 		setAside: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_set_aside_total",
 			Help: "Records that a projection can never apply; they are in dead-letters."}, []string{"consumer", "topic"}),
 		misrouted: prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_strays_total",
-			Help: "Records that the gate carried to their own partition."}),
+			Help: "Misrouted records that the intake appended once more, in their own partition."}),
 		deadLetters: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_dead_letters_total", Help: "Records that are in dead-letters."},
 			[]string{"topic", "reason"}),
 		telemetry: prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_telemetry_dropped_total",

@@ -9,14 +9,15 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// Point is a place between two records of a partition, as clients keep it: everything below Next, and a check of what stands
-// there. A log that was truncated or restored from a backup, and has grown since, has other records below Next.
+// Point is a place between two records of a partition, as a client's offset names it: the client has everything below Next. Check tells
+// whether a log still has the same records there: one that was truncated or restored from a backup, and has grown since, has others
+// (decision 0024).
 type Point struct {
 	Next  int64
 	Check uint16 // of the record time of the last record below Next; 0 where there is none
 }
 
-// PointAt is the point below which a record of this time, in Unix milliseconds, is the last; 0 means that there is none.
+// PointAt is the point right above a record. time is its record time, in Unix milliseconds; 0 means that no record stands below.
 func PointAt(next, time int64) Point {
 	return Point{next, uint16(time) ^ uint16(time>>16) ^ uint16(time>>32)}
 }
@@ -27,7 +28,7 @@ func (p Point) pack() uint64 { return uint64(p.Next)<<16 | uint64(p.Check) }
 
 func unpack(v uint64) Point { return Point{int64(v >> 16), uint16(v)} }
 
-// retainedPoints is how many of a partition's last records points are verified with from memory; 16 bytes each.
+// retainedPoints is how many of a partition's last records the tail remembers to verify points with, 16 bytes each.
 const retainedPoints = 8192
 
 // history knows the last records of a partition by time. It is safe for concurrent use.
@@ -66,9 +67,10 @@ func (h *history) below(next int64) (r record, known bool) {
 	return h.at(n - 1), true
 }
 
-// Verify tells for points of a topic's partitions, by partition, whether they are surely of this log: what stands below each
-// is what stood there when the point was made. It looks into the log where memory does not go back that far. A point that this
-// tail has not come to yet is waited for: the client has it from a node that was a moment ahead.
+// Verify reports whether points of a topic's partitions, by partition, are surely of this log: below each stands what stood there when
+// the point was made. The edge asks for each client that comes back with an offset. Where memory does not go back that far it looks
+// into the log. It waits, for half a second at most, for the tail to come to a point that is ahead of it: the client may have it from
+// a node that was a moment ahead. Errors: ctx's, or those of the log; nothing is known then.
 func (t *Tail) Verify(ctx context.Context, topic topics.Topic, points map[int32]Point) (bool, error) {
 	if err := t.reach(ctx, topic, points); err != nil {
 		return false, err

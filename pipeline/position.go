@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Position is where a store stands in a partition, and in which log: an offset means nothing in another one.
+// Position is where a store stands in a partition, and in which log: an offset means nothing in another log (decision 0021).
 type Position struct {
 	// Next is the offset of the next record to apply.
 	Next int64
@@ -19,7 +19,8 @@ type Position struct {
 	Mark int64
 }
 
-// ErrMoved reports that a position is not what the consumer believed: another one has the partition.
+// ErrMoved is what Sink.Apply returns where the stored position is not Batch.From any more: another consumer has the partition. The
+// consumer then reads the position again and begins anew from it.
 var ErrMoved = errors.New("pipeline: the position was moved by another consumer")
 
 // metadata is the position's log and mark as the metadata of a committed offset; readMetadata undoes it.
@@ -52,8 +53,8 @@ func IsPermanent(err error) bool {
 	return errors.As(err, &p)
 }
 
-// WrongLogError reports that a store remembers another log than the one that is there. Nothing may be folded before an
-// operator has decided: the offsets below the position are other events, or none.
+// WrongLogError reports that a store remembers another log than the one that is there. Nothing may be applied before an operator has
+// decided: below the position there are other events, or none (decision 0022).
 type WrongLogError struct {
 	Consumer  string // whose store it is
 	Topic     string // the topic's name in Kafka

@@ -15,9 +15,9 @@ import (
 
 // TopicOptions shape the topics that EnsureTopics makes.
 type TopicOptions struct {
-	// Partitions of topics that do not fix their own number; existing topics keep theirs. Default 6.
+	// Partitions is the number for topics that do not fix their own (TOPIC_PARTITIONS). Existing topics keep theirs. It must be set.
 	Partitions int32
-	// Replication 0 means min(3, brokers).
+	// Replication is the number of replicas (TOPIC_REPLICATION). 0: min(3, brokers), and existing topics keep theirs.
 	Replication int
 }
 

@@ -15,8 +15,8 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// Watch asks Kafka again and again whether the log is still the one that its contract tells of, and where it ends. It is
-// safe for concurrent use.
+// Watch asks Kafka, every 2 s, whether the log is still as its contract says, and where it ends. A node has one. It is safe for
+// concurrent use.
 type Watch struct {
 	o        WatchOptions
 	cluster  *Log
@@ -34,13 +34,14 @@ type Watch struct {
 // WatchOptions are what a Watch needs.
 type WatchOptions struct {
 	Log      *Log
-	Contract Contract
+	Contract Contract // what AgreeContract returned at the start
 	Logger   *slog.Logger
-	// Metrics are told the ends, which lag is measured against. May be nil.
+	// Metrics are told the ends: lag is measured against them. May be nil.
 	Metrics *Metrics
-	// Every is the pause between two looks. Default 2 s.
+	// Every is the pause between two questions. Default 2 s.
 	Every time.Duration
-	// MissingFor is how long a topic may be missing: a broker that has just begun may not know all of them. Default 30 s.
+	// MissingFor is how long a topic may be missing before Run ends: a broker that has just begun may not know all of them.
+	// Default 30 s.
 	MissingFor time.Duration
 }
 
@@ -56,7 +57,7 @@ func NewWatch(o WatchOptions) *Watch {
 		missing: make(map[topics.Topic]time.Time)}
 }
 
-// watchTimeout bounds each question. An answer that does not come changes nothing: a log that is away is told elsewhere.
+// watchTimeout bounds each question. Where no answer comes nothing changes: Producer.Problem tells of a log that is away.
 const watchTimeout = 5 * time.Second
 
 // Run watches until ctx ends; then it returns nil. Its error is a sentence for the operator: the log is not what it was when
@@ -149,15 +150,15 @@ func (w *Watch) Problem() error {
 	return fmt.Errorf("topic %s is missing", w.missingTopic)
 }
 
-// all is Ends by partition, without its age. What it returns is not changed any more.
+// all is Ends in one map, without its age. The map is never changed.
 func (w *Watch) all() map[partition]int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.ends
 }
 
-// Ends is where every partition of every topic ended when Kafka was asked last, and how long ago that was. Before the first
-// answer ends is empty, and age counts from the watch's making.
+// Ends returns the offset at which every partition of every topic ended when Kafka was asked last (as Log.Ends), and how long ago that
+// was. Before the first answer ends is empty, and age is the time since NewWatch.
 func (w *Watch) Ends() (ends map[topics.Topic]map[int32]int64, age time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -25,8 +25,8 @@ type worker struct {
 	of       partition
 	count    int32   // partitions of the topic
 	identity string  // of the topic
-	reader   *Reader // of the dedup window; nil where the topic is not judged
-	warmer   Warmer  // nil where the sink is none
+	reader   *Reader // of the dedup window; nil where the topic is not deduplicated
+	warmer   Warmer  // the sink; nil where it is no Warmer
 	cancel   context.CancelFunc
 	ready    chan struct{}
 	done     chan struct{}
@@ -45,7 +45,7 @@ type worker struct {
 
 // item is what was fetched: a record, or offsets that hold none.
 type item struct {
-	record     *kgo.Record // nil: offsets from from on and below next have nothing
+	record     *kgo.Record // nil: the offsets from "from" on and below next hold nothing
 	from, next int64
 	skipped    bool // there are records, too large to be read
 }
@@ -166,8 +166,8 @@ func (w *worker) deduplicate(list []item) ([]bool, error) {
 	return w.reader.Judge(records)
 }
 
-// observe turns what was fetched into a batch and gives each record its verdict, once; what stands before the position only
-// warms the window.
+// observe turns what was fetched into a batch and marks, once, which records are duplicates or misrouted. What stands before the position
+// only warms the window.
 func (w *worker) observe(list []item) (Batch, error) {
 	duplicates, err := w.deduplicate(list)
 	if err != nil {
@@ -360,7 +360,7 @@ func (w *worker) now() Status {
 	return s
 }
 
-// EventOf reads a record of topic t. The event points into the record.
+// EventOf reads a record of topic t. The event points into the record's key and value. It is not validated.
 func EventOf(t topics.Topic, r *kgo.Record) *topics.Event {
 	e := &topics.Event{Topic: t, Partition: r.Partition, Offset: r.Offset, Time: r.Timestamp.UnixMilli(), Key: r.Key, Value: r.Value}
 	for _, h := range r.Headers {
