@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 REPORT := $(CURDIR)/.cache/report
 
-.PHONY: help build run test test-embedded test-containers fuzz bench lint
+.PHONY: help build run test test-embedded test-containers fuzz bench lint format vuln
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -29,6 +29,18 @@ fuzz: ## every decoder for 20 s each
 bench: ## benchmarks beside the code
 	go test -run '^$$' -bench . -benchmem ./...
 
-lint: ## formatting and vet
-	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
-	go vet ./...
+# The tools' own module keeps their dependencies out of ours. They are built once for each of its versions.
+TOOLS := .cache/bin
+$(TOOLS)/golangci-lint: internal/tools/go.mod internal/tools/go.sum
+	@mkdir -p $(TOOLS)
+	CGO_ENABLED=0 go -C internal/tools build -o $(CURDIR)/$(TOOLS)/ tool
+	@touch $(TOOLS)/*
+
+lint: $(TOOLS)/golangci-lint ## formatting, vet, linters and the import rules of the rooms (.golangci.yml)
+	@GOLANGCI_LINT_CACHE=$(CURDIR)/.cache/golangci-lint $(TOOLS)/golangci-lint run ./...
+
+format: $(TOOLS)/golangci-lint ## gofmt, and what the linters can mend by themselves
+	@GOLANGCI_LINT_CACHE=$(CURDIR)/.cache/golangci-lint $(TOOLS)/golangci-lint run --fix ./...
+
+vuln: $(TOOLS)/golangci-lint ## known vulnerabilities of what we call
+	@go -C internal/tools build -o $(CURDIR)/$(TOOLS)/ ./vuln && $(TOOLS)/vuln -govulncheck $(TOOLS)/govulncheck
