@@ -122,7 +122,7 @@ func (w *world) Send(_ context.Context, sender string, d topics.Draft) (topics.R
 	if d.Content == "" {
 		return topics.Receipt{}, apierr.Invalid("a message has either content or encrypted")
 	}
-	return topics.Receipt{ID: sender + ">" + d.ReceiverID + ":" + d.ClientMessageID, Duplicate: d.ClientMessageID == "again"}, nil
+	return topics.Receipt{ID: sender + "-" + d.ReceiverID + ":" + d.ClientMessageID, Duplicate: d.ClientMessageID == "again"}, nil
 }
 
 func (w *world) Online(ns topics.Namespace, user string) bool {
@@ -240,7 +240,7 @@ func TestRoutes(t *testing.T) {
 		{"GET /messages?with=bob", "alice", "", nil, 200, `"newer":"new"`, ""},
 		{"GET /messages", "alice", "", nil, 400, "with:", ""},
 		{"GET /messages?with=bob&cursor=a&after=b", "alice", "", nil, 400, "either cursor or after", ""},
-		{"POST /messages", "alice", `{"receiverId":"bob","content":"x"}`, []string{"Idempotency-Key", "k"}, 202, `{"id":"alice>bob:k"}`, ""},
+		{"POST /messages", "alice", `{"receiverId":"bob","content":"x"}`, []string{"Idempotency-Key", "k"}, 202, `{"id":"alice-bob:k"}`, ""},
 		{"POST /messages", "alice", `{"receiverId":"bob","content":"x","clientMessageId":"again"}`, nil, 202, `"duplicate":true`, ""},
 		{"POST /messages", "alice", `{"receiverId":"bob"}`, nil, 400, "content", ""},
 
@@ -251,6 +251,11 @@ func TestRoutes(t *testing.T) {
 		{"DELETE /notifications/device-token", "alice", `{"token":null}`, nil, 400, "only an empty body", ""},
 		{"DELETE /notifications/device-token", "alice", `{}`, nil, 400, "only an empty body", ""},
 		{"DELETE /notifications/device-token", "alice", `null`, nil, 400, "only an empty body", ""},
+
+		{"DELETE /notifications/device-token", "alice", `{"token":""}`, nil, 400, "only an empty body", ""},
+		{"POST /notifications/device-token", "alice", `{"token":"t","platform":""}`, nil, 400, "platform", ""},
+		{"POST /notifications/device-token", "alice", `{"token":""}`, nil, 400, "token", ""},
+		{"GET /users/bob/keys?prekeys=no", "alice", "", nil, 400, "true or false", ""},
 
 		{"PUT /keys", "alice", `{"deviceId":"phone","identityKey":"aWs=","prekeys":[]}`, nil, 202, `"id"`, "control user:alice key.published"},
 		{"GET /keys", "alice", "", nil, 200, `{"devices":[{"deviceId":"phone","prekeys":1}]}`, ""},
@@ -308,6 +313,7 @@ func TestRoutes(t *testing.T) {
 		{"POST /announcements", service, `null`, nil, 400, `field title`, ""},
 
 		{"POST /revocations", admin, `{"userId":"alice","tokenId":"t"}`, nil, 202, `"id"`, `control user:alice session.revoked {"tokenId":"t"}`},
+		{"POST /revocations", admin, `{"userId":"alice","tokenId":""}`, nil, 400, "tokenId", ""},
 		{"POST /revocations", admin, `{"userId":"a:b"}`, nil, 400, "userId:", ""},
 		{"POST /revocations", service, `{"userId":"alice"}`, nil, 403, "scope admin", ""},
 		{"GET /diagnostics/a%40b", admin, "", nil, 200, `"userId":"a@b"`, ""},
