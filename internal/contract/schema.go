@@ -293,7 +293,15 @@ func request(b api.Body) tree {
 	if b.Kind != nil {
 		return ingestSchema(b.Kind)
 	}
-	var fields []topics.Field
+	return closed(bodyFields(b))
+}
+
+// bodyFields are the members of a body.
+func bodyFields(b api.Body) (fields []topics.Field) {
+	if b.Kind != nil {
+		fields, _ = ingestFields(b.Kind)
+		return fields
+	}
 	for _, f := range reflect.VisibleFields(reflect.TypeOf(b.Type)) {
 		name, omit := jsonName(f)
 		field := topics.Field{Name: name, Required: f.Type.Kind() != reflect.Pointer && !omit || f.Tag.Get("required") == "true", Doc: f.Tag.Get("doc")}
@@ -314,21 +322,28 @@ func request(b api.Body) tree {
 		}
 		fields = append(fields, field)
 	}
-	return closed(fields)
+	return fields
 }
 
-// ingestSchema is the body at which an event of a kind is handed in: its members, and whom it is for.
-func ingestSchema(k *topics.Kind) tree {
+// ingestFields are the members of a body at which an event of a kind is handed in: its own, and whom it is for. shared: one member
+// is both.
+func ingestFields(k *topics.Kind) (fields []topics.Field, shared bool) {
 	to := api.RecipientFields(k)
-	fields, own := append([]topics.Field{}, to...), false
+	fields = append(fields, to...)
 	for _, f := range k.Fields {
 		f.Required = f.Required && f.Fill == nil
 		if i := indexOf(to, f.Name); i >= 0 { // one member means both
-			own, fields[i].Doc = true, fields[i].Doc+"; with channel: "+f.Doc
+			shared, fields[i].Doc = true, fields[i].Doc+"; with channel: "+f.Doc
 			continue
 		}
 		fields = append(fields, f)
 	}
+	return fields, shared
+}
+
+func ingestSchema(k *topics.Kind) tree {
+	to := api.RecipientFields(k)
+	fields, shared := ingestFields(k)
 	t := closed(fields)
 	if len(to) == 0 {
 		return t
@@ -337,7 +352,7 @@ func ingestSchema(k *topics.Kind) tree {
 	for i, f := range to {
 		names[i] = f.Name
 	}
-	if own {
+	if shared {
 		return t.with("anyOf", oneOf(names...))
 	}
 	return t.with("oneOf", oneOf(names...))
