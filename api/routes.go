@@ -209,7 +209,7 @@ func Routes() []Route {
 			Doc:     "Answers with the AsyncAPI document: the topics and the two sockets",
 			Answers: []Answer{{Status: http.StatusOK, Doc: "AsyncAPI 3", Media: mediaYAML}}},
 		Route{Method: http.MethodGet, Path: "/schemas/:name", handle: (*API).schema, Public: true, Doc: "Answers with the JSON Schema of a record, a frame or a command",
-			Params:  []Param{{In: InPath, Field: topics.Field{Name: "name", Required: true, Doc: "as in record.notification.json"}, Free: true}},
+			Params:  []Param{{In: InPath, Field: topics.Field{Name: "name", Required: true, Example: `"record.notification.json"`, Doc: "the schema's name"}, Free: true}},
 			Answers: []Answer{{Status: http.StatusOK, Doc: "JSON Schema 2020-12", Media: mediaSchema}}, Errors: []string{apierr.CodeNotFound}},
 		Route{Method: http.MethodGet, Path: "/docs", handle: document("docs.html", mediaHTML), Public: true, Doc: "Shows both documents to people",
 			Answers: []Answer{{Status: http.StatusOK, Doc: "a page", Media: mediaHTML}}})

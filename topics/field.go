@@ -48,6 +48,8 @@ type Field struct {
 	Doc string
 	// Bytes and Chars bound a text, in bytes where stores index it, in characters where it is only kept.
 	Bytes, Chars Bounds
+	// Count bounds an array's items.
+	Count Bounds
 	// Enum lists the texts that are allowed; empty: any.
 	Enum   []string
 	Format Format

@@ -157,7 +157,7 @@ func (a *async) socket(ns topics.Namespace) {
 			ioOut = append(ioOut, a.message(schemaName("socketio", short(ns), event), event, s.frame.Doc, arguments(event, schema), ioExample(event, data)))
 		}
 	}
-	offset := object("type", "array", "prefixItems", list{object("const", topics.EventOffset), object("type", "string")}, "minItems", 2, "maxItems", 2)
+	offset := object("type", "array", "items", list{object("const", topics.EventOffset), object("type", "string")}, "minItems", 2, "maxItems", 2)
 	ioOut = append(ioOut, a.message(schemaName("socketio", short(ns), topics.EventOffset), topics.EventOffset, "where the client stands, for coming back",
 		offset, list{topics.EventOffset, "9HkB…"}))
 	for _, c := range commands(ns) {
@@ -171,7 +171,7 @@ func (a *async) socket(ns topics.Namespace) {
 			object("type", "object", "properties", tree{{"event", object("const", topics.EventAck)}, {"id", object()}, {"data", ref("components", "schemas", answer)}},
 				"required", list{"event", "id", "data"}, "additionalProperties", false), nil))
 		ioOut = append(ioOut, a.message(schemaName("socketio", short(ns), answer), topics.EventAck, "the acknowledgement of "+c.Event+", where it was asked for",
-			object("type", "array", "prefixItems", list{ref("components", "schemas", answer)}, "minItems", 1, "maxItems", 1), nil))
+			object("type", "array", "items", list{ref("components", "schemas", answer)}, "minItems", 1, "maxItems", 1), nil))
 	}
 	query := object("type", "object", "properties", object(
 		"userId", object("type", "string", "description", "The token's user"), "token", object("type", "string", "description", "A JSON Web Token"),
@@ -220,9 +220,9 @@ func envelope(event, schema string, out bool) tree {
 	return append(t, member{"properties", props}, member{"required", list{"event", "data"}})
 }
 
-// arguments is a Socket.IO event: its name and one argument.
+// arguments is a Socket.IO event: its name and one argument. AsyncAPI's schemas are of draft 07, where items is such a list.
 func arguments(event, schema string) tree {
-	return object("type", "array", "prefixItems", list{object("const", event), ref("components", "schemas", schema)}, "minItems", 2, "maxItems", 2)
+	return object("type", "array", "items", list{object("const", event), ref("components", "schemas", schema)}, "minItems", 2, "maxItems", 2)
 }
 
 func rawExample(event string, data []byte) tree {

@@ -87,6 +87,9 @@ func parameter(p api.Param) tree {
 		s = object("type", "integer", "minimum", p.Least, "maximum", p.Most, "default", p.Default)
 	}
 	t := object("name", p.Name, "in", p.In, "description", sentence(p.Doc))
+	if p.Example != "" {
+		t = t.with("example", rawJSON([]byte(p.Example)))
+	}
 	if p.Required {
 		t = t.with("required", true)
 	}
@@ -106,22 +109,46 @@ func requestBody(r api.Route) any {
 	return nil
 }
 
-// cloudEvent is a CloudEvent in the JSON event format.
+// cloudEvent is a CloudEvent in the JSON event format, of any kind that may be handed in.
 func cloudEvent() tree {
-	text := func(doc string) tree { return object("type", "string", "minLength", 1, "description", doc) }
-	var types, data list
+	var kinds list
 	for _, k := range topics.Kinds() {
 		if k.Ingest != "" {
-			types, data = append(types, k.Type), append(data, closed(k.Fields))
+			kinds = append(kinds, cloudEventOf(k))
 		}
 	}
-	return object("type", "object",
+	return object("oneOf", kinds)
+}
+
+func cloudEventOf(k *topics.Kind) tree {
+	text := func(doc string) tree {
+		return object("type", "string", "minLength", 1, "maxLength", 256, "description", doc)
+	}
+	return object("type", "object", "title", k.Type,
 		"properties", object("specversion", object("const", "1.0"), "id", text("The caller's name of the event"), "source", text("Where it comes from"),
-			"type", object("enum", types), "subject", text("The audience key: user:alice, channel:news or all"),
-			"time", object("type", "string", "format", "date-time", "pattern", patternTime), "datacontenttype", object("type", "string"),
-			"idempotencykey", object("type", "string", "description", "Counts as the event's name in place of id"),
-			"data", object("description", "The event, without id", "anyOf", data)),
+			"type", object("const", k.Type), "subject", object("type", "string", "pattern", keyPattern(k), "description", "The audience key"),
+			"time", object("type", "string", "format", "date-time", "pattern", patternTime), "datacontenttype", object("type", "string", "maxLength", 128),
+			"idempotencykey", object("type", "string", "maxLength", 256, "description", "Counts as the event's name in place of id"),
+			"data", closed(k.Fields)),
 		"required", list{"specversion", "id", "source", "type", "subject", "data"})
+}
+
+// keyPattern is what the keys of a kind's records look like.
+func keyPattern(k *topics.Kind) string {
+	var shapes []string
+	for _, in := range k.In {
+		for _, key := range in.Keys {
+			switch key {
+			case topics.User:
+				shapes = append(shapes, topics.UserKey("")+"[^:\\u0000-\\u001f\\u007f-\\u009f]{1,128}")
+			case topics.Channel:
+				shapes = append(shapes, topics.ChannelKey("")+"[A-Za-z0-9_.:-]{1,128}")
+			case topics.Everyone:
+				shapes = append(shapes, topics.EveryoneKey)
+			}
+		}
+	}
+	return "^(" + strings.Join(shapes, "|") + ")$"
 }
 
 // responses are the route's answers by status. Of errors that share a status the description lists the codes.
@@ -129,6 +156,9 @@ func responses(r api.Route, ts *types, fault tree) tree {
 	byStatus := map[int]tree{}
 	for _, a := range r.Answers {
 		schema, media := object("type", "string"), a.Media
+		if !strings.HasPrefix(media, "text/") {
+			schema = object("type", "object")
+		}
 		if a.Type != nil {
 			schema, media = ts.of(reflect.TypeOf(a.Type)), mediaJSON
 		}

@@ -109,6 +109,8 @@ func fieldsTable(fields []topics.Field) string {
 func valueText(f topics.Field) string {
 	text := f.Kind.String()
 	switch {
+	case f.Kind == topics.AnArray && len(f.Items) == 0:
+		text = "an array of strings"
 	case len(f.Enum) > 0:
 		text = "one of `" + strings.Join(f.Enum, "`, `") + "`"
 	case f.Format == topics.UserID:
@@ -123,8 +125,6 @@ func valueText(f topics.Field) string {
 			names[i] = code(item.Name)
 		}
 		text = "an array of objects with " + strings.Join(names, ", ")
-	case f.Kind == topics.AnArray:
-		text = "an array of strings"
 	}
 	for _, b := range []struct {
 		topics.Bounds

@@ -26,7 +26,11 @@ func fieldSchema(f topics.Field) tree {
 	if f.Bytes != (topics.Bounds{}) {
 		least, most = f.Bytes.Min, f.Bytes.Max
 	}
-	switch f.Format {
+	format := f.Format
+	if f.Kind == topics.AnArray {
+		format = topics.AnyText // it is the items'
+	}
+	switch format {
 	case topics.UserID:
 		t, least, most = t.with("pattern", patternUser), 1, topics.MaxID
 	case topics.ChannelName:
@@ -44,11 +48,17 @@ func fieldSchema(f topics.Field) tree {
 		t = t.with("enum", texts(f.Enum))
 	}
 	if f.Kind == topics.AnArray {
-		items := kindSchema(f.Of)
+		items := fieldSchema(topics.Field{Kind: f.Of, Format: f.Format})
 		if len(f.Items) > 0 {
 			items = closed(f.Items)
 		}
 		t = t.with("items", items)
+		if f.Count.Min > 0 {
+			t = t.with("minItems", f.Count.Min)
+		}
+		if f.Count.Max > 0 {
+			t = t.with("maxItems", f.Count.Max)
+		}
 	}
 	return t.with("description", sentence(f.Doc))
 }
@@ -81,7 +91,7 @@ func kindSchema(k topics.JSONKind) tree {
 func members(fields []topics.Field) tree {
 	props, required := tree{}, list{}
 	for _, f := range fields {
-		props = props.with(f.Name, fieldSchema(f))
+		props = append(props, member{f.Name, fieldSchema(f)})
 		if f.Required {
 			required = append(required, f.Name)
 		}
@@ -308,7 +318,7 @@ func bodyFields(b api.Body) (fields []topics.Field) {
 		for _, known := range b.Fields {
 			if known.Name == name {
 				field.Kind, field.Bytes, field.Chars, field.Enum, field.Format = known.Kind, known.Bytes, known.Chars, known.Enum, known.Format
-				field.Of, field.Items, field.Or, field.Example = known.Of, known.Items, known.Or, known.Example
+				field.Of, field.Items, field.Count, field.Or, field.Example = known.Of, known.Items, known.Count, known.Or, known.Example
 				if field.Doc == "" {
 					field.Doc = known.Doc
 				}
@@ -331,7 +341,7 @@ func ingestFields(k *topics.Kind) (fields []topics.Field, shared bool) {
 	to := api.RecipientFields(k)
 	fields = append(fields, to...)
 	for _, f := range k.Fields {
-		f.Required = f.Required && f.Fill == nil
+		f.Required = f.Required && f.Fill == nil && refusesEmpty(f)
 		if i := indexOf(to, f.Name); i >= 0 { // one member means both
 			shared, fields[i].Doc = true, fields[i].Doc+"; with channel: "+f.Doc
 			continue
@@ -341,6 +351,12 @@ func ingestFields(k *topics.Kind) (fields []topics.Field, shared bool) {
 	return fields, shared
 }
 
+// refusesEmpty tells whether a text must not be empty. What is left out of a body counts as empty.
+func refusesEmpty(f topics.Field) bool {
+	return f.Bytes.Min > 0 || f.Chars.Min > 0 || len(f.Enum) > 0 || f.Format != topics.AnyText
+}
+
+// ingestSchema is the body at which an event of a kind is handed in.
 func ingestSchema(k *topics.Kind) tree {
 	to := api.RecipientFields(k)
 	fields, shared := ingestFields(k)
