@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 REPORT := $(CURDIR)/.cache/report
 
-.PHONY: help build run test test-embedded test-containers fuzz bench lint format vuln
+.PHONY: help build run contracts test test-embedded test-containers fuzz bench lint format vuln
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ fuzz: ## every decoder for 20 s each
 
 bench: ## benchmarks beside the code
 	go test -run '^$$' -bench . -benchmem ./...
+
+contracts: ## the OpenAPI, AsyncAPI and JSON Schema documents, and the tables of docs/protocol.md
+	go run ./internal/contract/make
 
 # The tools' own module keeps their dependencies out of ours. They are built once for each of its versions.
 TOOLS := .cache/bin

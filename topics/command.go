@@ -57,8 +57,10 @@ func CommandOf(ns Namespace, event string) (Command, bool) {
 var ok = Field{Name: "ok", Kind: ABool, Required: true, Doc: "true: the log has it; false: error says why not"}
 
 var receiptFields = []Field{ok,
-	{Name: "id", Doc: "the event's id"},
-	{Name: "duplicate", Kind: ABool, Doc: "true: the log had it already"}}
+	{Name: "id", Example: exampleID, Doc: "the event's id"},
+	duplicateField}
+
+var duplicateField = Field{Name: "duplicate", Kind: ABool, Doc: "true: the log had it already"}
 
 // Data is the data of an acknowledgement.
 func (r Receipt) Data() []byte {
@@ -70,7 +72,8 @@ func RefusedData(f Failure) []byte { return Fields("ok", false, "error", json.Ra
 
 var authenticateFields = []Field{{Name: "token", Required: true, Bytes: notEmpty, Doc: "a new token of the same user"}}
 
-var authenticateAnswer = []Field{ok, refusedField}
+var authenticateAnswer = []Field{ok, {Name: refusedField.Name, Kind: AnArray, Of: AnObject, Items: refusedField.Items,
+	Doc: "the channels whose subscriptions end because the new token does not allow them"}}
 
 // Authenticate is the data of authenticate.
 type Authenticate struct {
@@ -86,8 +89,8 @@ func AuthenticatedData(refused []RefusedChannel) []byte {
 const MaxChannels = 128
 
 var (
-	channelsField = Field{Name: "channels", Kind: AnArray, Of: AString, Required: true, Doc: "names of channels"}
-	refusedField  = Field{Name: "refused", Kind: AnArray, Of: AnObject, Required: true, Doc: "the channels that were refused, and why",
+	channelsField = Field{Name: "channels", Kind: AnArray, Of: AString, Required: true, Example: `["referrals","events"]`, Doc: "names of channels"}
+	refusedField  = Field{Name: "refused", Kind: AnArray, Of: AnObject, Required: true, Example: `[]`, Doc: "the channels that were refused, and why",
 		Items: []Field{{Name: "channel", Required: true, Doc: "its name"}, {Name: "code", Required: true, Doc: "why: invalid_payload, forbidden or too_many_channels"}}}
 )
 
@@ -95,7 +98,7 @@ var subscriptionFields = []Field{channelsField,
 	{Name: "offset", Doc: "where the client stands: what the channels had since then is sent first (bare clients)"}}
 
 var subscriptionAnswer = []Field{
-	{Name: "channels", Kind: AnArray, Of: AString, Required: true, Doc: "all that the session is subscribed to now"}, refusedField,
+	{Name: "channels", Kind: AnArray, Of: AString, Required: true, Example: `["referrals","events"]`, Doc: "all that the session is subscribed to now"}, refusedField,
 	{Name: "recovered", Kind: ABool, Doc: "whether what the channels had since offset was sent; only where offset was given"}}
 
 // Subscription is the data of subscribe and unsubscribe.
