@@ -98,12 +98,26 @@ type Options struct {
 	// it asks nothing of those excluded.
 	Parts    []string
 	Problems func(ctx context.Context, exclude []string) map[string]string
+	// Build is which build serves, for /healthz.
+	Build Build
 	// Metrics takes in what is shown to Prometheus.
 	Metrics prometheus.Registerer
 	// Handlers are served beside REST, by path: the edge's.
 	Handlers map[string]http.Handler
 	// MaxBody bounds a request's body, in bytes.
 	MaxBody int64
+}
+
+// Build is which build of Nexus runs. It holds nothing of the machine.
+type Build struct {
+	// Version is a tag, or what Go says of a commit without one; "devel" where neither is known.
+	Version string `json:"version"`
+	// Commit is the whole hash of the commit; "unknown" where the build did not know it. Dirty: files were changed since.
+	Commit string `json:"commit"`
+	Dirty  bool   `json:"dirty"`
+	// GoVersion is the compiler's; Platform is GOOS/GOARCH.
+	GoVersion string `json:"goVersion"`
+	Platform  string `json:"platform"`
 }
 
 // API is the HTTP server. Make it with New, then Serve.
@@ -133,7 +147,7 @@ func New(o Options) *API {
 	for _, prefix := range []string{"", "/api"} {
 		a.routes(e.Group(prefix, a.cors, a.bounded))
 	}
-	get(e, "/healthz", func(c echo.Context) error { return c.JSON(http.StatusOK, map[string]string{"status": "ok"}) })
+	get(e, "/healthz", a.alive)
 	get(e, "/readyz", a.ready)
 	return a
 }
@@ -166,6 +180,14 @@ func (a *API) routes(g *echo.Group) {
 	g.POST("/revocations", a.revoke, admin)
 	get(g, "/diagnostics/:userId", a.diagnose, admin, a.read)
 	g.OPTIONS("/*", func(c echo.Context) error { return c.NoContent(http.StatusNoContent) })
+}
+
+// alive says that the process serves, and which build it is.
+func (a *API) alive(c echo.Context) error {
+	return c.JSON(http.StatusOK, struct {
+		Status string `json:"status"`
+		Build
+	}{"ok", a.o.Build})
 }
 
 // ServeHTTP answers one request (http.Handler).

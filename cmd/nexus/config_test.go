@@ -251,7 +251,8 @@ func TestSecretsInErrors(t *testing.T) {
 }
 
 func TestEngines(t *testing.T) {
-	c := &Config{KafkaBrokers: []string{"k"}, DatabaseURL: "d"}
+	c := &Config{DatabaseURL: "d"}
+	c.Kafka.Brokers = []string{"k"}
 	c.Firebase.ProjectID = "p"
 	if got := c.engines(); !reflect.DeepEqual(got, []any{"log", "kafka", "inbox", "postgres", "stats", "sqlite", "push", "fcm"}) {
 		t.Error(got)

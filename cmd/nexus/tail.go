@@ -55,7 +55,7 @@ func tail(ctx context.Context, args []string, env environment, stdout, stderr io
 	if err != nil {
 		return err
 	}
-	t := &tailer{out: stdout, names: topics.Names{Prefix: c.TopicPrefix}, json: *asJSON, colour: *colour}
+	t := &tailer{out: stdout, names: c.Kafka.Names, json: *asJSON, colour: *colour}
 	t.filter.audience, t.filter.typ = *audience, *typ
 	wanted, err := t.topics(named)
 	if err != nil {
@@ -108,16 +108,16 @@ func addressFile(dataDir string) string { return filepath.Join(dataDir, "kafka-a
 
 // kafkaOf is the log that a command is to read: the one configured, or that of the server on DATA_DIR.
 func kafkaOf(c *Config) (pipeline.Kafka, error) {
-	brokers := c.KafkaBrokers
-	if len(brokers) == 0 {
+	k := c.Kafka
+	k.Log = slog.New(slog.DiscardHandler)
+	if len(k.Brokers) == 0 {
 		b, err := os.ReadFile(addressFile(c.DataDir))
 		if err != nil {
 			return pipeline.Kafka{}, fmt.Errorf("no server has run on DATA_DIR %s: set KAFKA_BROKERS, or the DATA_DIR of the server", c.DataDir)
 		}
-		brokers = []string{strings.TrimSpace(string(b))}
+		k.Brokers = []string{strings.TrimSpace(string(b))}
 	}
-	return pipeline.Kafka{Brokers: brokers, Names: topics.Names{Prefix: c.TopicPrefix}, TLS: c.KafkaTLS, SASLMechanism: c.KafkaSASLMechanism,
-		SASLUsername: c.KafkaSASLUsername, SASLPassword: c.KafkaSASLPassw, Log: slog.New(slog.DiscardHandler)}, nil
+	return k, nil
 }
 
 func (t *tailer) run(ctx context.Context, kafka pipeline.Kafka, names []string, begin kgo.Offset, limit int) error {
