@@ -225,7 +225,9 @@ func TestPlaces(t *testing.T) {
 		at                 int64
 		repeated           bool
 	}
-	connect := func(session, user string, at int64) record { return record{topics.TypeConnected, session, user, at, false} }
+	connect := func(session, user string, at int64) record {
+		return record{topics.TypeConnected, session, user, at, false}
+	}
 	for name, tc := range map[string]struct {
 		whole    bool
 		limits   presence.Limits
