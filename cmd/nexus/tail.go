@@ -182,18 +182,30 @@ func headerOf(r *kgo.Record, name string) string {
 	return ""
 }
 
+// line is an event as --json prints it.
+type line struct {
+	Time           string          `json:"time"`
+	Topic          topics.Topic    `json:"topic"`
+	Partition      int32           `json:"partition"`
+	Offset         int64           `json:"offset"`
+	Key            string          `json:"key"`
+	Type           string          `json:"type"`
+	Source         string          `json:"source"`
+	ID             string          `json:"id"`
+	IdempotencyKey string          `json:"idempotencyKey"`
+	Invalid        string          `json:"invalid,omitempty"` // why; empty: the event is valid
+	Value          json.RawMessage `json:"value"`             // a string where it is not JSON
+}
+
 func (t *tailer) showJSON(e *topics.Event, invalid string) error {
-	var bad any
-	if invalid != "" {
-		bad = invalid
-	}
 	value := json.RawMessage(e.Value)
 	if !json.Valid(value) {
 		value, _ = json.Marshal(string(e.Value)) // a string always encodes
 	}
-	_, err := fmt.Fprintf(t.out, "%s\n", topics.Fields("time", topics.FormatTime(e.Time), "topic", string(e.Topic), "partition", e.Partition,
-		"offset", e.Offset, "key", string(e.Key), "type", e.Type, "source", e.Source, "id", e.ID, "idempotencyKey", e.IdempotencyKey, "invalid", bad, "value", value))
-	return err
+	enc := json.NewEncoder(t.out)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(line{Time: topics.FormatTime(e.Time), Topic: e.Topic, Partition: e.Partition, Offset: e.Offset, Key: string(e.Key), Type: e.Type,
+		Source: e.Source, ID: e.ID, IdempotencyKey: e.IdempotencyKey, Invalid: invalid, Value: value})
 }
 
 // Colours of a terminal (ECMA-48, SGR).
