@@ -93,6 +93,9 @@ func parameter(p api.Param) tree {
 	if p.Required {
 		t = t.with("required", true)
 	}
+	if p.Kind == topics.AnArray { // with commas
+		t = t.with("style", "form").with("explode", false)
+	}
 	return t.with("schema", s)
 }
 

@@ -365,11 +365,18 @@ func ingestSchema(k *topics.Kind) tree {
 		return t
 	}
 	names := make([]string, len(to))
+	var any list
 	for i, f := range to {
 		names[i] = f.Name
+		choice := object("required", list{f.Name})
+		if f.Kind == topics.AnArray {
+			choice = choice.with("not", object("required", list{to[0].Name}))
+		}
+		any = append(any, choice)
 	}
-	if shared {
-		return t.with("anyOf", oneOf(names...))
+	if shared { // userId may stand beside channel
+		any[0] = any[0].(tree).with("not", object("required", list{names[1]}))
+		return t.with("anyOf", any)
 	}
 	return t.with("oneOf", oneOf(names...))
 }
