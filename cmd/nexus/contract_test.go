@@ -235,3 +235,28 @@ func TestContractDocuments(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+// The limits that docs/protocol.md tells are settings, with their defaults.
+func TestLimitsInProtocol(t *testing.T) {
+	root, err := testenv.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(root, "docs/protocol.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defaults := make(map[string]string)
+	for _, s := range settings() {
+		defaults[s.name] = s.fallback
+	}
+	rows := regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\| (\\S+) \\|").FindAllStringSubmatch(string(text), -1)
+	if len(rows) < 10 {
+		t.Fatalf("only %d limits were found", len(rows))
+	}
+	for _, row := range rows {
+		if defaults[row[1]] != row[2] {
+			t.Errorf("%s is %q, and docs/protocol.md says %q", row[1], defaults[row[1]], row[2])
+		}
+	}
+}
