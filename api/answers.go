@@ -110,6 +110,7 @@ type Numbers struct {
 // Health tells that the process serves.
 type Health struct {
 	Status string `json:"status" doc:"ok"`
+	Build
 }
 
 // Readiness tells whether a node is ready, and why it is not.

@@ -98,12 +98,26 @@ type Options struct {
 	// it asks nothing of those excluded.
 	Parts    []string
 	Problems func(ctx context.Context, exclude []string) map[string]string
+	// Build is which build serves, for /healthz.
+	Build Build
 	// Metrics takes in what is shown to Prometheus.
 	Metrics prometheus.Registerer
 	// Handlers are served beside REST, by path: the edge's.
 	Handlers map[string]http.Handler
 	// MaxBody bounds a request's body, in bytes.
 	MaxBody int64
+}
+
+// Build is which build of Nexus runs. It holds nothing of the machine.
+type Build struct {
+	// Version is a tag, or what Go says of a commit without one; "devel" where neither is known.
+	Version string `json:"version" doc:"a tag, or what Go says of a commit without one"`
+	// Commit is the whole hash of the commit; "unknown" where the build did not know it. Dirty: files were changed since.
+	Commit string `json:"commit" doc:"the whole hash of the commit; unknown where the build did not know it"`
+	Dirty  bool   `json:"dirty" doc:"files were changed since the commit"`
+	// GoVersion is the compiler's; Platform is GOOS/GOARCH.
+	GoVersion string `json:"goVersion" doc:"the compiler's version"`
+	Platform  string `json:"platform" doc:"system and architecture"`
 }
 
 // API is the HTTP server. Make it with New, then Serve.
@@ -311,8 +325,8 @@ func (a *API) ready(c echo.Context) error {
 	return c.JSON(http.StatusOK, Readiness{Status: "ready"})
 }
 
-// healthy answers as long as the process serves.
-func (a *API) healthy(c echo.Context) error { return c.JSON(http.StatusOK, Health{"ok"}) }
+// healthy answers as long as the process serves, with which build it is.
+func (a *API) healthy(c echo.Context) error { return c.JSON(http.StatusOK, Health{"ok", a.o.Build}) }
 
 // counted counts requests and their time, by route: a path may name a user.
 func (a *API) counted(reg prometheus.Registerer) echo.MiddlewareFunc {

@@ -82,7 +82,7 @@ type Authenticate struct {
 
 // AuthenticatedData is the data of authenticate's acknowledgement: refused are the channels that the new token does not allow.
 func AuthenticatedData(refused []RefusedChannel) []byte {
-	return Fields("ok", true, "refused", slices.Concat([]RefusedChannel{}, refused))
+	return Fields("ok", true, "refused", list(refused))
 }
 
 // MaxChannels bounds the channels that a session subscribes to.
@@ -114,7 +114,10 @@ type RefusedChannel struct {
 	Code    string `json:"code"`
 }
 
+// list is a slice that is never null in JSON.
+func list[T any](of []T) []T { return append([]T{}, of...) }
+
 // SubscribedData is the data of the acknowledgement of subscribe and unsubscribe. recovered is nil where no offset was given.
 func SubscribedData(channels []string, refused []RefusedChannel, recovered *bool) []byte {
-	return Fields("channels", channels, "refused", slices.Concat([]RefusedChannel{}, refused), "recovered", orNil(recovered))
+	return Fields("channels", list(channels), "refused", list(refused), "recovered", orNil(recovered))
 }

@@ -281,6 +281,9 @@ func (ts *types) structure(t reflect.Type) tree {
 	props, required := tree{}, list{}
 	for _, f := range reflect.VisibleFields(t) {
 		name, omit := jsonName(f)
+		if f.Anonymous && name == "" {
+			continue // its members are seen by themselves
+		}
 		s := ts.of(f.Type)
 		if doc := f.Tag.Get("doc"); doc != "" {
 			s = s.with("description", sentence(doc))
