@@ -69,8 +69,8 @@ func (w *witness) tell(t testing.TB) {
 
 // ask notes a command that a client of either kind sends and that asks for an acknowledgement.
 func (w *witness) ask(ns topics.Namespace, sent string) {
-	id, event := "", ""
-	if m := socketIOEvent.FindStringSubmatch(sent); m != nil && m[2] != "" {
+	var id, event string
+	if m := socketIOEvent.FindStringSubmatch(sent); len(m) == 4 && m[2] != "" {
 		ns, id, event = topics.Namespace(m[1]), m[2], m[3]
 	} else {
 		var f struct {
@@ -152,7 +152,8 @@ func (w *witness) records(broker string) error {
 	for _, s := range topics.Specs() {
 		all = append(all, names.Name(s.Topic))
 	}
-	cl, err := kgo.NewClient(kgo.SeedBrokers(broker), kgo.ConsumeTopics(all...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(50*time.Millisecond))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(broker), kgo.ConsumeTopics(all...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchMaxWait(50*time.Millisecond))
 	if err != nil {
 		return err
 	}
@@ -207,8 +208,10 @@ func TestSchemathesis(t *testing.T) {
 	program, root := schemathesis(t)
 	i := start(t, map[string]string{"RATE_LIMIT_MESSAGES": "1000000"})
 	run := func(user, seconds string, more ...string) {
-		args := append([]string{"--config-file", filepath.Join(root, "internal/testenv/contract/schemathesis.toml"), "run", "http://" + i.base + "/openapi.yaml",
-			"--url", "http://" + i.base, "--header", "Authorization: Bearer " + tokenFor(t, user, api.ScopePublish, api.ScopeAdmin), "--max-time", seconds, "--no-color"}, more...)
+		args := append([]string{"--config-file", filepath.Join(root, "internal/testenv/contract/schemathesis.toml"), "run", "http://" +
+			i.base + "/openapi.yaml",
+			"--url", "http://" + i.base, "--header", "Authorization: Bearer " + tokenFor(t, user, api.ScopePublish, api.ScopeAdmin),
+			"--max-time", seconds, "--no-color"}, more...)
 		cmd := exec.CommandContext(t.Context(), program, args...)
 		cmd.Dir = t.TempDir() // what it keeps of its own
 		out, err := cmd.CombinedOutput()

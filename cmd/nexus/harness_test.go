@@ -58,7 +58,8 @@ func (b *safeBuffer) String() string {
 // start runs the same run as main does, on free ports, with more settings in env.
 func start(t testing.TB, env map[string]string) *instance {
 	t.Helper()
-	settings := map[string]string{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "JWT_SECRET": testSecret}
+	settings := map[string]string{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0",
+		"JWT_SECRET": testSecret}
 	for k, v := range env {
 		settings[k] = v
 	}
@@ -213,7 +214,8 @@ func (i *instance) dial(address string) *socket {
 		}
 		i.t.Fatalf("dial: %v %s", err, status)
 	}
-	s := &socket{witness: i.witness, ns: topics.Namespace(u.Path), t: i.t, ws: ws, frames: make(chan frame, 10_000), closed: make(chan error, 1)}
+	s := &socket{witness: i.witness, ns: topics.Namespace(u.Path), t: i.t, ws: ws, frames: make(chan frame, 10_000),
+		closed: make(chan error, 1)}
 	go s.read()
 	i.t.Cleanup(func() { ws.Close() })
 	return s

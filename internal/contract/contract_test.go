@@ -128,7 +128,8 @@ func TestAnswer(t *testing.T) {
 
 // YAML reads every text as it was written.
 func TestYAML(t *testing.T) {
-	for _, s := range []string{"plain text", "no", "a: b", "- x", "1.0", "", "#", "tr\"ue", "~", "2025-12-01", "é", "null", "*a", "a#b", "a #b", "/path/{id}"} {
+	for _, s := range []string{"plain text", "no", "a: b", "- x", "1.0", "", "#", "tr\"ue", "~", "2025-12-01", "é", "null", "*a", "a#b",
+		"a #b", "/path/{id}"} {
 		got := scalar(s)
 		quoted, err := json.Marshal(s)
 		if err != nil {
