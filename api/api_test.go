@@ -666,3 +666,29 @@ func FuzzCloudEvents(f *testing.F) {
 		}
 	})
 }
+
+// The contract is served to whoever asks, without a token, and nothing else of the tree is.
+func TestDocuments(t *testing.T) {
+	for _, tc := range []struct {
+		path, media, begins string
+		status              int
+	}{
+		{"/openapi.yaml", "application/yaml", "# Made by", 200},
+		{"/asyncapi.yaml", "application/yaml", "# Made by", 200},
+		{"/docs", "text/html; charset=utf-8", "<!DOCTYPE html>", 200},
+		{"/schemas/record.message.json", "application/schema+json", "{\n  \"$schema\"", 200},
+		{"/schemas/nothing.json", "application/json", `{"error":{"code":"not_found"`, 404},
+		{"/schemas/..%2Fopenapi.yaml", "application/json", `{"error":{"code":"not_found"`, 404},
+		{"/schemas/%2E%2E", "application/json", `{"error":{"code":"not_found"`, 404},
+		{"/api/docs", "application/json", `{"error":{"code":"not_found"`, 404},
+	} {
+		a := (&world{}).call(t, "GET "+tc.path, "", "")
+		if a.Code != tc.status || a.Header().Get("Content-Type") != tc.media || !strings.HasPrefix(a.Body.String(), tc.begins) {
+			t.Errorf("%s: %d %s %s", tc.path, a.Code, a.Header().Get("Content-Type"), clip(a.Body.String()))
+		}
+	}
+	if a := (&world{}).call(t, "GET /docs", "", ""); !strings.Contains(a.Header().Get("Content-Security-Policy"), "default-src 'none'") ||
+		strings.Contains(a.Body.String(), "<script") || strings.Contains(a.Body.String(), "http://") || strings.Contains(a.Body.String(), "https://") {
+		t.Error("the page asks for something from elsewhere, or for a script")
+	}
+}

@@ -75,7 +75,6 @@ type Answer struct {
 	// Type is a zero value of the Go type that it is encoded from; nil: a text of the type in Media.
 	Type  any
 	Media string
-	// HasStale: the answer has "stale": true where the store is further behind than a reader waits for.
 }
 
 // Codes are the codes of internal/apierr that the route may answer with.
@@ -237,7 +236,7 @@ func Routes() []Route {
 
 // ingestRoute is the route at which product services hand in events of a kind.
 func ingestRoute(k *topics.Kind) Route {
-	r := Route{Method: http.MethodPost, Path: k.Ingest, Scope: ScopePublish, Doc: "Publishes: " + k.Doc, Params: []Param{idempotent, traced},
+	r := Route{Method: http.MethodPost, Path: k.Ingest, Scope: ScopePublish, Doc: "Publishes events of type " + k.Type + ": " + k.Doc, Params: []Param{idempotent, traced},
 		handle: func(a *API, c echo.Context) error { return a.ingest(c, k) }, Body: Body{Kind: k},
 		Answers: accepted("the log has the event", ID{})}
 	if addressed(k) {
