@@ -35,9 +35,11 @@ func (a *API) diagnose(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	d := Diagnosis{AllowedOrigins: a.o.Origins.texts(), Devices: []DiagnosedDevice{}, Push: a.o.Push, Sessions: []DiagnosedSession{}, UserID: user}
+	d := Diagnosis{AllowedOrigins: a.o.Origins.texts(), Devices: []DiagnosedDevice{}, Push: a.o.Push, Sessions: []DiagnosedSession{},
+		UserID: user}
 	for _, s := range a.o.Presence.Sessions(user) {
-		d.Sessions = append(d.Sessions, DiagnosedSession{s.ID, s.Node, string(s.Namespace), topics.FormatTime(s.Since), append([]string{}, s.Channels...)})
+		d.Sessions = append(d.Sessions, DiagnosedSession{s.ID, s.Node, string(s.Namespace), topics.FormatTime(s.Since), append([]string{},
+			s.Channels...)})
 	}
 	d.Connections = len(d.Sessions)
 	devices, err := a.o.Inbox.Devices(c.Request().Context(), user)

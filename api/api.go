@@ -299,7 +299,8 @@ func (a *API) explain(c echo.Context, err error) *apierr.Error {
 	case pipeline.TooLarge(err):
 		return &apierr.Error{Code: apierr.CodeTooLarge, Message: "the event is larger than the log takes"}
 	case errors.As(err, &he) && he.Code < http.StatusInternalServerError:
-		return &apierr.Error{Code: apierr.CodeNotFound, Message: "there is no route " + c.Request().Method + " with this path; docs/rest.md lists them"}
+		return &apierr.Error{Code: apierr.CodeNotFound, Message: "there is no route " + c.Request().Method +
+			" with this path; docs/rest.md lists them"}
 	}
 	a.o.Logger.Warn("a request failed", "method", c.Request().Method, "route", c.Path(), "err", err)
 	return apierr.Unavailable()

@@ -82,7 +82,8 @@ func (tail) NextOf(topics.Topic, string) map[int32]int64               { return 
 
 type store struct{ *world }
 
-func (s store) Notifications(ctx context.Context, user string, unread bool, limit int, cursor string) ([]inbox.Notification, string, error) {
+func (s store) Notifications(ctx context.Context, user string, unread bool, limit int, cursor string) ([]inbox.Notification, string,
+	error) {
 	if cursor == "forged" {
 		return nil, "", inbox.ErrCursor
 	}
@@ -165,13 +166,17 @@ func (w *world) options(t *testing.T) api.Options {
 			return api.Claims{User: user, Scopes: strings.Fields(scopes)}, nil
 		},
 		Producer: producer{w}, Tail: tail{w}, Inbox: store{w}, Messages: w, Presence: w, Stats: stats.Remember(store{w}), Keys: directory{w},
-		AllowLookup: w.allow, AllowPublish: w.allow, Logger: slog.New(slog.NewTextHandler(&w.log, nil)), Metrics: prometheus.NewRegistry(), MaxBody: 64 << 10,
+		AllowLookup: w.allow, AllowPublish: w.allow, Logger: slog.New(slog.NewTextHandler(&w.log, nil)), Metrics: prometheus.NewRegistry(),
+		MaxBody: 64 << 10,
 		Origins: origins, Parts: []string{"log", "inbox", "stats"},
 		Problems: func(_ context.Context, exclude []string) map[string]string {
 			w.excluded = exclude
 			return w.problems
 		},
-		Handlers: map[string]http.Handler{"/socket.io/": http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusTeapot) })},
+		Handlers: map[string]http.Handler{"/socket.io/": http.HandlerFunc(func(rw http.ResponseWriter,
+			_ *http.Request) {
+			rw.WriteHeader(http.StatusTeapot)
+		})},
 	}
 }
 
@@ -209,7 +214,8 @@ const (
 func TestRoutes(t *testing.T) {
 	full := func() *world {
 		return &world{online: "bob",
-			notifications: []inbox.Notification{{ID: "n1", Value: []byte(`{"id":"n1"}`), Read: true}, {ID: "a", Value: []byte(`{"id":"a"}`), Announcement: true}},
+			notifications: []inbox.Notification{{ID: "n1", Value: []byte(`{"id":"n1"}`), Read: true}, {ID: "a", Value: []byte(`{"id":"a"}`),
+				Announcement: true}},
 			messages:      []inbox.Message{{ID: "m", Value: []byte(`{"id":"m"}`)}},
 			conversations: []inbox.Conversation{{Other: "bob", Unread: 1, Last: inbox.Message{Value: []byte(`{"id":"m"}`)}}},
 			devices:       []inbox.Device{{Token: "known", Platform: "web"}},
@@ -244,7 +250,8 @@ func TestRoutes(t *testing.T) {
 		{"POST /messages", "alice", `{"receiverId":"bob","content":"x","clientMessageId":"again"}`, nil, 202, `"duplicate":true`, ""},
 		{"POST /messages", "alice", `{"receiverId":"bob"}`, nil, 400, "content", ""},
 
-		{"POST /notifications/device-token", "alice", `{"token":"t"}`, nil, 200, "registered successfully", `devices user:alice device.registered {"token":"t"}`},
+		{"POST /notifications/device-token", "alice", `{"token":"t"}`, nil, 200, "registered successfully",
+			`devices user:alice device.registered {"token":"t"}`},
 		{"POST /notifications/device-token", "alice", `{"token":1}`, nil, 400, "field token must be a string", ""},
 		{"DELETE /notifications/device-token", "alice", "", nil, 200, "unregistered successfully", "device.unregistered {}"},
 		{"DELETE /notifications/device-token", "alice", `{"token":"t"}`, nil, 200, "unregistered successfully", `{"token":"t"}`},
@@ -276,9 +283,12 @@ func TestRoutes(t *testing.T) {
 		{"GET /presence?userIds=a:b", "alice", "", nil, 400, "userIds:", ""},
 		{"GET /stats", "alice", "", nil, 200, `{"connections":1,"messages":2,"posts":3}`, ""},
 
-		{"POST /notifications", service, `{"userId":"alice","title":"T","body":"B","type":"SYSTEM"}`, nil, 202, `{"id":`, `notifications user:alice notification {"id":`},
-		{"POST /notifications", service, `{"userId":"alice","title":"T","body":"B","type":"SYSTEM","timestamp":"2025-12-01T11:00:00+01:00"}`, nil, 202, `{"id":`, `"timestamp":"2025-12-01T11:00:00+01:00"`},
-		{"POST /notifications", service, `{"userId":"alice","title":"T","body":"B","type":"SYSTEM","timestamp":"soon"}`, nil, 400, "timestamp", ""},
+		{"POST /notifications", service, `{"userId":"alice","title":"T","body":"B","type":"SYSTEM"}`, nil, 202, `{"id":`,
+			`notifications user:alice notification {"id":`},
+		{"POST /notifications", service, `{"userId":"alice","title":"T","body":"B","type":"SYSTEM","timestamp":"2025-12-01T11:00:00+01:00"}`,
+			nil, 202, `{"id":`, `"timestamp":"2025-12-01T11:00:00+01:00"`},
+		{"POST /notifications", service, `{"userId":"alice","title":"T","body":"B","type":"SYSTEM","timestamp":"soon"}`, nil, 400,
+			"timestamp", ""},
 		{"POST /notifications", service, `{"userIds":["a","b","a"],"title":"T","body":"B","type":"SYSTEM"}`, nil, 202, `{"ids":{"a":`, "user:b"},
 		{"POST /notifications", service, `{"userId":"a","channel":"c","title":"T","body":"B","type":"SYSTEM"}`, nil, 400, "only one of them", ""},
 		{"POST /notifications", service, `{"title":"T","body":"B","type":"SYSTEM"}`, nil, 400, "name userId", ""},
@@ -291,10 +301,13 @@ func TestRoutes(t *testing.T) {
 		{"POST /notifications", service, `{"usrId":"a"}`, nil, 400, `unknown field \"usrId\"`, ""},
 		{"POST /notifications", service, `{"userId":"a"} {}`, nil, 400, "more than one JSON value", ""},
 		{"POST /notifications", service, `{"title":"` + strings.Repeat("x", 64<<10) + `"}`, nil, 413, "too_large", ""},
-		{"POST /activities", service, `{"userId":"alice","type":"x","message":"m","timestamp":"2025-12-01T10:00:00Z"}`, nil, 202, `{"id":`, `"timestamp":"2025-12-01T10:00:00Z"`},
-		{"POST /announcements", service, `{"title":"T","body":"B","timestamp":"2025-12-01T10:00:00Z"}`, nil, 202, `{"id":`, `broadcasts all announcement`},
+		{"POST /activities", service, `{"userId":"alice","type":"x","message":"m","timestamp":"2025-12-01T10:00:00Z"}`, nil, 202, `{"id":`,
+			`"timestamp":"2025-12-01T10:00:00Z"`},
+		{"POST /announcements", service, `{"title":"T","body":"B","timestamp":"2025-12-01T10:00:00Z"}`, nil, 202, `{"id":`,
+			`broadcasts all announcement`},
 
-		{"POST /activities", service, `{"userIds":["alice","bob"],"userId":"","type":"x","message":"m","data":{"a":1}}`, nil, 202, `{"ids":`, `activity {"id":`},
+		{"POST /activities", service, `{"userIds":["alice","bob"],"userId":"","type":"x","message":"m","data":{"a":1}}`, nil, 202, `{"ids":`,
+			`activity {"id":`},
 		{"POST /activities", service, `{"channel":"c","userId":"eve","type":"x","message":"m"}`, nil, 202, `{"id":`, `"userId":"eve"`},
 		{"POST /activities", service, `{"channel":"c","type":"x","message":"m"}`, nil, 202, `{"id":`, `"userId":"svc"`},
 		{"POST /activities", service, `{"userId":"a:b","type":"x","message":"m"}`, nil, 400, `userId:`, ""},
@@ -305,7 +318,8 @@ func TestRoutes(t *testing.T) {
 		{"POST /notifications", service, `{"userId":"alice","title":1}`, nil, 400, `field title must be a string`, ""},
 		{"POST /notifications", service, `{"userId":"alice","Title":"T","body":"B","type":"SYSTEM"}`, nil, 202, `{"id":`, `"title":"T"`},
 		{"POST /notifications", service, `{"userId":"alice","title":"T","type":"SYSTEM"}`, nil, 202, `{"id":`, `"body":""`},
-		{"POST /notifications", service, `{"userIds":["a"],"userId":"b","title":"T","body":"B","type":"SYSTEM"}`, nil, 400, `either userId or userIds`, ""},
+		{"POST /notifications", service, `{"userIds":["a"],"userId":"b","title":"T","body":"B","type":"SYSTEM"}`, nil, 400,
+			`either userId or userIds`, ""},
 		{"POST /notifications", service, `{"channel":"c d","title":"T","body":"B","type":"SYSTEM"}`, nil, 400, `channel:`, ""},
 		{"POST /notifications", service, `{"channel":"c","title":"T","body":"B","type":"SYSTEM"}`, nil, 202, `{"id":`, `broadcasts channel:c`},
 		{"POST /announcements", service, `{"title":"T","body":"B","userId":"a"}`, nil, 400, `unknown field`, ""},
@@ -348,7 +362,8 @@ type golden struct{ strings.Builder }
 var minted = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[78][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}`)
 
 func (g *golden) note(line, body string, a *httptest.ResponseRecorder) {
-	fmt.Fprintf(g, "%s %s\n  %d %s\n  %q\n", line, clip(body), a.Code, a.Header().Get("Content-Type"), minted.ReplaceAllString(a.Body.String(), "ID"))
+	fmt.Fprintf(g, "%s %s\n  %d %s\n  %q\n", line, clip(body), a.Code, a.Header().Get("Content-Type"),
+		minted.ReplaceAllString(a.Body.String(), "ID"))
 }
 
 // compare holds the answers against a file of testdata; with -update it writes the file.
@@ -380,9 +395,11 @@ func clip(s string) string { return s[:min(len(s), 100)] }
 
 // Whatever a user appends that is kept for ever has a rate.
 func TestRates(t *testing.T) {
-	for _, line := range []string{"POST /notifications/device-token", "DELETE /notifications/device-token", "PUT /keys", "DELETE /keys/x", "GET /users/bob/keys"} {
+	for _, line := range []string{"POST /notifications/device-token", "DELETE /notifications/device-token", "PUT /keys", "DELETE /keys/x",
+		"GET /users/bob/keys"} {
 		w := &world{tooOften: true}
-		a := w.call(t, line, "alice", map[bool]string{true: `{"token":"t"}`}[strings.Contains(line, "token")]+map[bool]string{true: `{"deviceId":"d"}`}[line == "PUT /keys"])
+		a := w.call(t, line, "alice", map[bool]string{true: `{"token":"t"}`}[strings.Contains(line,
+			"token")]+map[bool]string{true: `{"deviceId":"d"}`}[line == "PUT /keys"])
 		if a.Code != 429 || a.Header().Get("Retry-After") != "1" || w.shown() != "" {
 			t.Errorf("%s: %d %s, appended %q", line, a.Code, a.Body, w.shown())
 		}
@@ -413,7 +430,8 @@ func TestStatsAway(t *testing.T) {
 
 // A store that hangs costs a reader five seconds, and is answered 503 with the route in the log.
 func TestReadsAreBounded(t *testing.T) {
-	for _, line := range []string{"GET /notifications", "GET /notifications/unread-count", "GET /conversations", "GET /messages?with=bob", "GET /stats",
+	for _, line := range []string{"GET /notifications", "GET /notifications/unread-count", "GET /conversations", "GET /messages?with=bob",
+		"GET /stats",
 		"GET /diagnostics/bob", "POST /notifications/n1/read", "POST /notifications/read-all", "POST /notifications/device-token"} {
 		synctest.Test(t, func(t *testing.T) {
 			w := &world{hang: true}
@@ -427,7 +445,8 @@ func TestReadsAreBounded(t *testing.T) {
 			}
 			begin := time.Now()
 			a := w.call(t, line, admin, body)
-			if took := time.Since(begin); a.Code != 503 || took != within || !strings.Contains(a.Body.String(), "unavailable") || a.Header().Get("Retry-After") == "" {
+			if took := time.Since(begin); a.Code != 503 || took != within || !strings.Contains(a.Body.String(), "unavailable") ||
+				a.Header().Get("Retry-After") == "" {
 				t.Errorf("%s: %d %s after %s", line, a.Code, a.Body, took)
 			}
 			if !strings.Contains(w.log.String(), "route=/") {
@@ -448,7 +467,8 @@ func TestRefusedAppend(t *testing.T) {
 
 func TestReady(t *testing.T) {
 	w := &world{problems: map[string]string{"log": "is away"}}
-	if a := w.call(t, "GET /readyz?exclude=stats,+inbox", "", ""); a.Code != 503 || !strings.Contains(a.Body.String(), `"problems":{"log":"is away"}`) {
+	if a := w.call(t, "GET /readyz?exclude=stats,+inbox", "", ""); a.Code != 503 || !strings.Contains(a.Body.String(),
+		`"problems":{"log":"is away"}`) {
 		t.Errorf("%d %s", a.Code, a.Body)
 	}
 	if strings.Join(w.excluded, " ") != "stats inbox" {
@@ -463,7 +483,8 @@ func TestCloudEvents(t *testing.T) {
 	without := func(part, by string) string { return strings.Replace(one, part, by, 1) }
 	data := `{"title":"T","body":"B","type":"SYSTEM"}`
 	ce := func(more ...string) []string {
-		return append([]string{"ce-specversion", "1.0", "ce-id", "1", "ce-source", "/s", "ce-type", "notification", "Content-Type", "application/json"}, more...)
+		return append([]string{"ce-specversion", "1.0", "ce-id", "1", "ce-source", "/s", "ce-type", "notification", "Content-Type",
+			"application/json"}, more...)
 	}
 	const kind, batch = "application/cloudevents+json", "application/cloudevents-batch+json"
 	for name, tc := range map[string]struct {
@@ -472,38 +493,43 @@ func TestCloudEvents(t *testing.T) {
 		status int
 		says   string // in the answer, or in what was appended
 	}{
-		"structured":                 {one, []string{"Content-Type", kind}, 202, "broadcasts all announcement"},
-		"media type in capitals":     {one, []string{"Content-Type", "Application/CloudEvents+JSON; Charset=UTF-8"}, 202, "broadcasts"},
-		"an extension":               {with(`"partitionkey":"p","retries":3,"urgent":true,"gone":null`), []string{"Content-Type", kind}, 202, "broadcasts"},
-		"an extension of an object":  {with(`"trace":{}`), []string{"Content-Type", kind}, 400, "the attribute trace must be"},
-		"an extension in capitals":   {with(`"partitionKey":"p"`), []string{"Content-Type", kind}, 400, "small letters and digits"},
-		"extensions without end":     {with(`"x":"` + strings.Repeat("y", 3000) + `"`), []string{"Content-Type", kind}, 400, "2048"},
-		"data_base64":                {without(`"data":{"title":"T","body":"B"}`, `"data_base64":"eyJ0aXRsZSI6IlQiLCJib2R5IjoiQiJ9"`), []string{"Content-Type", kind}, 202, `"title":"T"`},
-		"data_base64 of no object":   {without(`"data":{"title":"T","body":"B"}`, `"data_base64":"aGk="`), []string{"Content-Type", kind}, 400, "data must be a JSON object"},
-		"data_base64 that is none":   {without(`"data":{"title":"T","body":"B"}`, `"data_base64":"%%"`), []string{"Content-Type", kind}, 400, "data_base64"},
-		"both":                       {with(`"data_base64":"e30="`), []string{"Content-Type", kind}, 400, "either data or data_base64"},
-		"an attribute of a number":   {without(`"id":"1"`, `"id":1`), []string{"Content-Type", kind}, 400, "the attribute id must be a string"},
-		"no subject":                 {without(`"subject":"all",`, ``), []string{"Content-Type", kind}, 400, "subject is missing"},
-		"another version":            {without(`"1.0"`, `"0.3"`), []string{"Content-Type", kind}, 400, "specversion must be 1.0"},
-		"another type":               {without(`"announcement"`, `"com.x"`), []string{"Content-Type", kind}, 400, "type must be"},
-		"no data":                    {without(`,"data":{"title":"T","body":"B"}`, ``), []string{"Content-Type", kind}, 400, "data must be"},
-		"data with an id":            {without(`"title"`, `"id":"x","title"`), []string{"Content-Type", kind}, 400, "must not have an id"},
-		"no JSON":                    {"{", []string{"Content-Type", kind}, 400, "must be a JSON object"},
-		"Avro":                       {"x", []string{"Content-Type", "application/cloudevents+avro"}, 400, "only JSON"},
-		"no CloudEvent":              {"{}", []string{"Content-Type", "application/json"}, 400, "send a CloudEvent"},
-		"batch":                      {"[" + one + "," + one + "]", []string{"Content-Type", batch}, 202, `{"ids":[`},
-		"batch of none":              {"[]", []string{"Content-Type", batch}, 400, "1 to 1000"},
-		"batch with a bad one":       {"[" + one + ",{}]", []string{"Content-Type", batch}, 400, "event 2 of the batch"},
-		"batch with Idempotency-Key": {"[" + one + "," + one + "]", []string{"Content-Type", batch, "Idempotency-Key", "k"}, 400, "Idempotency-Key names one event"},
-		"binary":                     {data, ce("ce-subject", "user:alice"), 202, "notifications user:alice notification"},
-		"binary, escaped":            {data, ce("ce-subject", "user:zo%C3%AB"), 202, "user:zoë "},
-		"binary, escaped once":       {data, ce("ce-subject", "user:a%2541"), 202, "user:a%41 "},
-		"binary, quoted":             {data, ce("ce-subject", `"user:a\"b"`), 202, `user:a"b `},
-		"binary, a broken escape":    {data, ce("ce-subject", "user:a%4"), 400, "escape is broken"},
-		"binary, not UTF-8":          {data, ce("ce-subject", "user:a%ff"), 400, "must be UTF-8"},
-		"binary, escaped colon":      {data, ce("ce-subject", "user%3Aalice"), 202, "user:alice "},
-		"binary, an extension":       {data, ce("ce-subject", "user:alice", "ce-partitionkey", "p"), 202, "user:alice"},
-		"binary, twice":              {data, ce("ce-subject", "user:alice", "ce-subject", "user:bob"), 400, "stand once"},
+		"structured":             {one, []string{"Content-Type", kind}, 202, "broadcasts all announcement"},
+		"media type in capitals": {one, []string{"Content-Type", "Application/CloudEvents+JSON; Charset=UTF-8"}, 202, "broadcasts"},
+		"an extension": {with(`"partitionkey":"p","retries":3,"urgent":true,"gone":null`), []string{"Content-Type", kind}, 202,
+			"broadcasts"},
+		"an extension of an object": {with(`"trace":{}`), []string{"Content-Type", kind}, 400, "the attribute trace must be"},
+		"an extension in capitals":  {with(`"partitionKey":"p"`), []string{"Content-Type", kind}, 400, "small letters and digits"},
+		"extensions without end":    {with(`"x":"` + strings.Repeat("y", 3000) + `"`), []string{"Content-Type", kind}, 400, "2048"},
+		"data_base64": {without(`"data":{"title":"T","body":"B"}`, `"data_base64":"eyJ0aXRsZSI6IlQiLCJib2R5IjoiQiJ9"`),
+			[]string{"Content-Type", kind}, 202, `"title":"T"`},
+		"data_base64 of no object": {without(`"data":{"title":"T","body":"B"}`, `"data_base64":"aGk="`), []string{"Content-Type", kind},
+			400, "data must be a JSON object"},
+		"data_base64 that is none": {without(`"data":{"title":"T","body":"B"}`, `"data_base64":"%%"`), []string{"Content-Type", kind}, 400,
+			"data_base64"},
+		"both":                     {with(`"data_base64":"e30="`), []string{"Content-Type", kind}, 400, "either data or data_base64"},
+		"an attribute of a number": {without(`"id":"1"`, `"id":1`), []string{"Content-Type", kind}, 400, "the attribute id must be a string"},
+		"no subject":               {without(`"subject":"all",`, ``), []string{"Content-Type", kind}, 400, "subject is missing"},
+		"another version":          {without(`"1.0"`, `"0.3"`), []string{"Content-Type", kind}, 400, "specversion must be 1.0"},
+		"another type":             {without(`"announcement"`, `"com.x"`), []string{"Content-Type", kind}, 400, "type must be"},
+		"no data":                  {without(`,"data":{"title":"T","body":"B"}`, ``), []string{"Content-Type", kind}, 400, "data must be"},
+		"data with an id":          {without(`"title"`, `"id":"x","title"`), []string{"Content-Type", kind}, 400, "must not have an id"},
+		"no JSON":                  {"{", []string{"Content-Type", kind}, 400, "must be a JSON object"},
+		"Avro":                     {"x", []string{"Content-Type", "application/cloudevents+avro"}, 400, "only JSON"},
+		"no CloudEvent":            {"{}", []string{"Content-Type", "application/json"}, 400, "send a CloudEvent"},
+		"batch":                    {"[" + one + "," + one + "]", []string{"Content-Type", batch}, 202, `{"ids":[`},
+		"batch of none":            {"[]", []string{"Content-Type", batch}, 400, "1 to 1000"},
+		"batch with a bad one":     {"[" + one + ",{}]", []string{"Content-Type", batch}, 400, "event 2 of the batch"},
+		"batch with Idempotency-Key": {"[" + one + "," + one + "]", []string{"Content-Type", batch, "Idempotency-Key", "k"}, 400,
+			"Idempotency-Key names one event"},
+		"binary":                  {data, ce("ce-subject", "user:alice"), 202, "notifications user:alice notification"},
+		"binary, escaped":         {data, ce("ce-subject", "user:zo%C3%AB"), 202, "user:zoë "},
+		"binary, escaped once":    {data, ce("ce-subject", "user:a%2541"), 202, "user:a%41 "},
+		"binary, quoted":          {data, ce("ce-subject", `"user:a\"b"`), 202, `user:a"b `},
+		"binary, a broken escape": {data, ce("ce-subject", "user:a%4"), 400, "escape is broken"},
+		"binary, not UTF-8":       {data, ce("ce-subject", "user:a%ff"), 400, "must be UTF-8"},
+		"binary, escaped colon":   {data, ce("ce-subject", "user%3Aalice"), 202, "user:alice "},
+		"binary, an extension":    {data, ce("ce-subject", "user:alice", "ce-partitionkey", "p"), 202, "user:alice"},
+		"binary, twice":           {data, ce("ce-subject", "user:alice", "ce-subject", "user:bob"), 400, "stand once"},
 	} {
 		w := &world{}
 		a := w.call(t, "POST /events", service, tc.body, tc.header...)
@@ -523,14 +549,17 @@ func TestCORS(t *testing.T) {
 		a := w.call(t, "OPTIONS "+path, "", "", "Origin", "https://app.example.com", "Access-Control-Request-Method", "POST",
 			"Access-Control-Request-Headers", "X-Trace, authorization, x-forwarded-for, cookie, bad header")
 		h := a.Header()
-		if a.Code != 204 || h.Get("Access-Control-Allow-Origin") != "https://app.example.com" || h.Get("Access-Control-Allow-Credentials") != "true" ||
+		if a.Code != 204 || h.Get("Access-Control-Allow-Origin") != "https://app.example.com" ||
+			h.Get("Access-Control-Allow-Credentials") != "true" ||
 			h.Get("Access-Control-Allow-Headers") != "authorization, content-type, idempotency-key, x-trace" {
 			t.Errorf("preflight of %s: %d %v", path, a.Code, h)
 		}
-		if a := w.call(t, "GET "+path, "alice", "", "Origin", "https://a.b.example.org"); a.Code == 403 || a.Header().Get("Access-Control-Allow-Credentials") != "true" {
+		if a := w.call(t, "GET "+path, "alice", "", "Origin", "https://a.b.example.org"); a.Code == 403 ||
+			a.Header().Get("Access-Control-Allow-Credentials") != "true" {
 			t.Errorf("GET %s: %d %v", path, a.Code, a.Header())
 		}
-		if a := w.call(t, "GET "+path, "alice", "", "Origin", "https://evil.example"); a.Code != 403 || a.Header().Get("Access-Control-Allow-Origin") != "" {
+		if a := w.call(t, "GET "+path, "alice", "", "Origin", "https://evil.example"); a.Code != 403 ||
+			a.Header().Get("Access-Control-Allow-Origin") != "" {
 			t.Errorf("a foreign origin at %s: %d %v", path, a.Code, a.Header())
 		}
 	}
@@ -546,7 +575,8 @@ func TestCORS(t *testing.T) {
 }
 
 func TestOrigins(t *testing.T) {
-	for _, text := range []string{"https://*", "https://*.com", "https://a*.example.com", "https://*.*.example.com", "*", "example.com", "https://x/p", "ftp://x", "https://u@x", "https://*.10.0.0.1"} {
+	for _, text := range []string{"https://*", "https://*.com", "https://a*.example.com", "https://*.*.example.com", "*", "example.com",
+		"https://x/p", "ftp://x", "https://u@x", "https://*.10.0.0.1"} {
 		if _, err := api.ParseOrigins([]string{text}); err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("%s: %v", text, err)
 		}
@@ -555,13 +585,15 @@ func TestOrigins(t *testing.T) {
 		allowed, origin string
 		in              bool
 	}{
-		{"https://*.example.com", "https://a.example.com", true}, {"https://*.example.com", "https://a.b.example.com", true}, {"https://*.example.com", "https://A.EXAMPLE.com", true},
+		{"https://*.example.com", "https://a.example.com", true}, {"https://*.example.com", "https://a.b.example.com", true},
+		{"https://*.example.com", "https://A.EXAMPLE.com", true},
 		{"https://*.example.com", "https://example.com", false}, {"https://*.example.com", "https://evil-example.com", false},
 		{"https://*.example.com", "https://evilexample.com", false}, {"https://*.example.com", "https://a.example.com.evil.org", false},
 		{"https://*.example.com", "http://a.example.com", false}, {"https://*.example.com", "https://a.example.com:8443", false},
 		{"https://*.example.com:8443", "https://a.example.com:8443", true}, {"https://*.example.com", "https://*.example.com", false},
 		{"https://app.example.com:443", "https://app.example.com", true}, {"https://app.example.com", "https://app.example.com.", false},
-		{"https://app.example.com", "null", false}, {"https://app.example.com", "https://app.example.com/x", false}, {"http://localhost:3001", "http://localhost:3001", true},
+		{"https://app.example.com", "null", false}, {"https://app.example.com", "https://app.example.com/x", false}, {"http://localhost:3001",
+			"http://localhost:3001", true},
 	} {
 		o := (&world{}).options(t)
 		var err error
@@ -622,7 +654,8 @@ func FuzzCloudEvents(f *testing.F) {
 	f.Add("application/json", `{"title":"T","body":"B"}`, "1.0", `"a\%41`)
 	f.Fuzz(func(t *testing.T, kind, body, version, subject string) {
 		w := &world{}
-		a := w.call(t, "POST /events", service, body, "Content-Type", kind, "ce-specversion", version, "ce-id", "1", "ce-source", "s", "ce-type", "announcement", "ce-subject", subject)
+		a := w.call(t, "POST /events", service, body, "Content-Type", kind, "ce-specversion", version, "ce-id", "1", "ce-source", "s",
+			"ce-type", "announcement", "ce-subject", subject)
 		if a.Code != 202 && a.Code != 400 && a.Code != 413 || !json.Valid(a.Body.Bytes()) {
 			t.Fatalf("%d %s", a.Code, a.Body)
 		}
@@ -632,4 +665,30 @@ func FuzzCloudEvents(f *testing.F) {
 			}
 		}
 	})
+}
+
+// The contract is served to whoever asks, without a token, and nothing else of the tree is.
+func TestDocuments(t *testing.T) {
+	for _, tc := range []struct {
+		path, media, begins string
+		status              int
+	}{
+		{"/openapi.yaml", "application/yaml", "# Made by", 200},
+		{"/asyncapi.yaml", "application/yaml", "# Made by", 200},
+		{"/docs", "text/html; charset=utf-8", "<!DOCTYPE html>", 200},
+		{"/schemas/record.message.json", "application/schema+json", "{\n  \"$schema\"", 200},
+		{"/schemas/nothing.json", "application/json", `{"error":{"code":"not_found"`, 404},
+		{"/schemas/..%2Fopenapi.yaml", "application/json", `{"error":{"code":"not_found"`, 404},
+		{"/schemas/%2E%2E", "application/json", `{"error":{"code":"not_found"`, 404},
+		{"/api/docs", "application/json", `{"error":{"code":"not_found"`, 404},
+	} {
+		a := (&world{}).call(t, "GET "+tc.path, "", "")
+		if a.Code != tc.status || a.Header().Get("Content-Type") != tc.media || !strings.HasPrefix(a.Body.String(), tc.begins) {
+			t.Errorf("%s: %d %s %s", tc.path, a.Code, a.Header().Get("Content-Type"), clip(a.Body.String()))
+		}
+	}
+	if a := (&world{}).call(t, "GET /docs", "", ""); !strings.Contains(a.Header().Get("Content-Security-Policy"), "default-src 'none'") ||
+		strings.Contains(a.Body.String(), "<script") || strings.Contains(a.Body.String(), "http://") || strings.Contains(a.Body.String(), "https://") {
+		t.Error("the page asks for something from elsewhere, or for a script")
+	}
 }

@@ -83,12 +83,14 @@ func cloudEvents(r *http.Request) (events []cloudEvent, batch bool, err error) {
 		ce, err := structured(b)
 		return []cloudEvent{ce}, false, asInvalid(err)
 	case strings.HasPrefix(kind, "application/cloudevents"):
-		return nil, false, apierr.Invalid("of the formats of CloudEvents only JSON is taken: application/cloudevents+json or application/cloudevents-batch+json")
+		return nil, false, apierr.Invalid("of the formats of CloudEvents only JSON is taken: application/cloudevents+json or " +
+			"application/cloudevents-batch+json")
 	case r.Header.Get("ce-specversion") != "":
 		ce, err := binary(r.Header, b)
 		return []cloudEvent{ce}, false, asInvalid(err)
 	}
-	return nil, false, apierr.Invalid("send a CloudEvent: Content-Type application/cloudevents+json, application/cloudevents-batch+json, or headers ce-id, ce-source, ce-specversion, ce-type, ce-subject")
+	return nil, false, apierr.Invalid("send a CloudEvent: Content-Type application/cloudevents+json, application/cloudevents-batch+json, " +
+		"or headers ce-id, ce-source, ce-specversion, ce-type, ce-subject")
 }
 
 // mediaType is the type of a Content-Type, in small letters, without its parameters (RFC 9110, section 8.3.1).
@@ -154,7 +156,8 @@ func attribute(name string, raw json.RawMessage) (string, error) {
 	if json.Unmarshal(raw, &s) == nil {
 		return s, nil
 	}
-	if _, err := strconv.ParseInt(string(raw), 10, 32); !ownAttribute(name) && (err == nil || string(raw) == "true" || string(raw) == "false") {
+	if _, err := strconv.ParseInt(string(raw), 10, 32); !ownAttribute(name) && (err == nil || string(raw) == "true" ||
+		string(raw) == "false") {
 		return string(raw), nil
 	}
 	if ownAttribute(name) {
@@ -256,7 +259,8 @@ func (ce cloudEvent) event(user, idem string) (*topics.Event, error) {
 	if at["idempotencykey"] != "" {
 		idem = at["idempotencykey"]
 	}
-	m := topics.Meta{ID: at["id"], Type: at["type"], Source: topics.SourceOf(user) + "#" + at["source"], Time: at["time"], TraceParent: at["traceparent"],
+	m := topics.Meta{ID: at["id"], Type: at["type"], Source: topics.SourceOf(user) + "#" + at["source"], Time: at["time"],
+		TraceParent:    at["traceparent"],
 		IdempotencyKey: idem}
 	if idem == "" {
 		idem = at["id"]

@@ -68,8 +68,16 @@ func NewGuard(ln net.Listener, limit uint64, reg prometheus.Registerer) *Guard {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
 	}
 	reg.MustRegister(g.refused,
-		gauge("nexus_client_connections", "Connections of clients that are open, of HTTP and WebSocket alike.", func() int { clients, _ := g.counts(); return clients }),
-		gauge("nexus_client_connections_max", "How many connections of clients the limit of file descriptors has room for.", func() int { _, room := g.counts(); return room }))
+		gauge("nexus_client_connections", "Connections of clients that are open, of HTTP and WebSocket alike.", func() int {
+			clients,
+				_ := g.counts()
+			return clients
+		}),
+		gauge("nexus_client_connections_max", "How many connections of clients the limit of file descriptors has room for.", func() int {
+			_,
+				room := g.counts()
+			return room
+		}))
 	return g
 }
 
@@ -161,7 +169,8 @@ func (g *Guard) refuse(c net.Conn) {
 
 // noRoom is the answer to who finds no room.
 var noRoom = func() string {
-	body := topics.Fields("error", json.RawMessage(topics.Fields("code", apierr.CodeUnavailable, "message", "this node has as many connections as its file descriptors allow; try again later")))
+	body := topics.Fields("error", json.RawMessage(topics.Fields("code", apierr.CodeUnavailable, "message",
+		"this node has as many connections as its file descriptors allow; try again later")))
 	return "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: " +
 		strconv.Itoa(len(body)) + "\r\n\r\n" + string(body)
 }()

@@ -38,7 +38,8 @@ func RecipientFields(k *topics.Kind) []topics.Field {
 	}
 	return []topics.Field{
 		{Name: memberUser, Format: topics.UserID, Doc: "the user whom it is for"},
-		{Name: memberUsers, Kind: topics.AnArray, Of: topics.AString, Format: topics.UserID, Count: topics.Bounds{Min: 1, Max: maxFanOut}, Doc: "the users whom it is for, at most 1000: each gets an event of its own"},
+		{Name: memberUsers, Kind: topics.AnArray, Of: topics.AString, Format: topics.UserID, Count: topics.Bounds{Min: 1, Max: maxFanOut},
+			Doc: "the users whom it is for, at most 1000: each gets an event of its own"},
 		{Name: memberChannel, Format: topics.ChannelName, Doc: "the channel whose subscribers it is for"}}
 }
 

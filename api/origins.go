@@ -26,7 +26,8 @@ func ParseOrigins(list []string) (Origins, error) {
 	for _, text := range list {
 		o, ok := parseOrigin(text)
 		if !ok {
-			return nil, fmt.Errorf("%q must be an origin like https://app.example.com, without a path, or https://*.example.com for all hosts below it", text)
+			return nil, fmt.Errorf("%q must be an origin like https://app.example.com, without a path, or https://*.example.com for all hosts "+
+				"below it", text)
 		}
 		all = append(all, o)
 	}

@@ -75,7 +75,6 @@ type Answer struct {
 	// Type is a zero value of the Go type that it is encoded from; nil: a text of the type in Media.
 	Type  any
 	Media string
-	// HasStale: the answer has "stale": true where the store is further behind than a reader waits for.
 }
 
 // Codes are the codes of internal/apierr that the route may answer with.
@@ -107,8 +106,10 @@ func (b Body) given() bool { return b.Kind != nil || b.Type != nil || b.CloudEve
 
 // Parameters that more than one route has.
 var (
-	limitParam = Param{In: InQuery, Field: topics.Field{Name: "limit", Kind: topics.ANumber, Doc: "how many at most"}, Least: 1, Most: 200, Default: 50}
-	cursor     = Param{In: InQuery, Field: topics.Field{Name: "cursor", Doc: "next of the page before; left out: from the newest on"}, Free: true}
+	limitParam = Param{In: InQuery, Field: topics.Field{Name: "limit", Kind: topics.ANumber, Doc: "how many at most"}, Least: 1, Most: 200,
+		Default: 50}
+	cursor = Param{In: InQuery, Field: topics.Field{Name: "cursor", Doc: "next of the page before; left out: from the newest on"},
+		Free: true}
 	pathUser   = Param{In: InPath, Field: topics.Field{Name: "userId", Required: true, Format: topics.UserID, Doc: "the user"}}
 	idempotent = Param{In: InHeader, Field: topics.Field{Name: "Idempotency-Key", Bytes: topics.Bounds{Max: maxIdempotencyKey},
 		Doc: "the caller's own name of the event: sent again under it within five minutes, it is the same event and reaches nobody twice"}}
@@ -134,15 +135,18 @@ func accepted(doc string, answer any) []Answer {
 func Routes() []Route {
 	list := []Route{
 		{Method: http.MethodPost, Path: "/notifications/device-token", handle: (*API).registerDevice, Doc: "Registers a device that pushes go to",
-			More: "A user has at most 20 devices.", Body: Body{Type: DeviceRegistration{}, Fields: topics.KindOf(topics.TypeDeviceRegistered).Fields},
+			More: "A user has at most 20 devices.", Body: Body{Type: DeviceRegistration{},
+				Fields: topics.KindOf(topics.TypeDeviceRegistered).Fields},
 			Answers: ok("the device is registered", Told{}), Errors: []string{apierr.CodeRateLimited}},
 		{Method: http.MethodDelete, Path: "/notifications/device-token", handle: (*API).unregisterDevice, Doc: "Takes a device off the list",
 			More:    "Without a body it takes all of the user's devices off.",
 			Body:    Body{Type: DeviceRemoval{}, Fields: topics.KindOf(topics.TypeDeviceUnregistered).Fields, Optional: true},
 			Answers: ok("the device is off the list", Told{}), Errors: []string{apierr.CodeRateLimited}},
-		{Method: http.MethodGet, Path: "/notifications", handle: (*API).listNotifications, reads: true, Doc: "Lists the user's notifications and the announcements",
-			More:    "The newest come first. What went to a channel is not here.",
-			Params:  []Param{limitParam, {In: InQuery, Field: topics.Field{Name: "unread", Kind: topics.ABool, Doc: "true: only what is unread"}}, cursor},
+		{Method: http.MethodGet, Path: "/notifications", handle: (*API).listNotifications, reads: true,
+			Doc:  "Lists the user's notifications and the announcements",
+			More: "The newest come first. What went to a channel is not here.",
+			Params: []Param{limitParam, {In: InQuery, Field: topics.Field{Name: "unread", Kind: topics.ABool,
+				Doc: "true: only what is unread"}}, cursor},
 			Answers: ok("a page", NotificationPage{})},
 		{Method: http.MethodGet, Path: "/notifications/unread-count", handle: (*API).unreadCount, reads: true, Doc: "Counts what is unread",
 			Answers: ok("how many", Count{})},
@@ -156,7 +160,8 @@ func Routes() []Route {
 			More: "That with the newest message comes first.", Params: []Param{limitParam, cursor}, Answers: ok("a page", ConversationPage{})},
 		{Method: http.MethodGet, Path: "/messages", handle: (*API).listMessages, reads: true, Doc: "Lists the messages of a conversation",
 			More: "A page is in the order of the log; the latest page comes first. cursor goes back, after goes forward: give one of the two.",
-			Params: []Param{limitParam, {In: InQuery, Field: topics.Field{Name: "with", Required: true, Format: topics.UserID, Doc: "the other user"}},
+			Params: []Param{limitParam, {In: InQuery, Field: topics.Field{Name: "with", Required: true, Format: topics.UserID,
+				Doc: "the other user"}},
 				{In: InQuery, Field: topics.Field{Name: "cursor", Doc: "next of a page: what is older"}, Free: true},
 				{In: InQuery, Field: topics.Field{Name: "after", Doc: "newer of a page: what has come since"}, Free: true}},
 			Answers: ok("a page", MessagePage{})},
@@ -168,20 +173,26 @@ func Routes() []Route {
 		{Method: http.MethodPut, Path: "/keys", handle: (*API).putKeys, Doc: "Publishes keys of a device, for end-to-end encryption",
 			Body:    Body{Type: PublishedKeys{}, Fields: topics.KindOf(topics.TypeKeyPublished).Fields},
 			Answers: accepted("the log has the keys", ID{}), Errors: []string{apierr.CodeRateLimited}},
-		{Method: http.MethodGet, Path: "/keys", handle: (*API).ownKeys, reads: true, Doc: "Tells how many one-time keys each of the user's devices has left",
+		{Method: http.MethodGet, Path: "/keys", handle: (*API).ownKeys, reads: true,
+			Doc:     "Tells how many one-time keys each of the user's devices has left",
 			Answers: ok("the devices", OwnKeys{})},
 		{Method: http.MethodDelete, Path: "/keys/:deviceId", handle: (*API).deleteKeys, Doc: "Removes a device and its keys",
 			Params: []Param{pathID("deviceId", "the device")}, Answers: accepted("the log has it", ID{}), Errors: []string{apierr.CodeRateLimited}},
 		{Method: http.MethodGet, Path: "/users/:userId/keys", handle: (*API).keysOf, reads: true, Doc: "Hands out keys of a user's devices",
-			More:    "A one-time key of each device is handed out once and is null where none is left. HEAD takes none.",
-			Params:  []Param{pathUser, {In: InQuery, Field: topics.Field{Name: "prekeys", Kind: topics.ABool, Doc: "false: no one-time keys are taken"}}},
+			More: "A one-time key of each device is handed out once and is null where none is left. HEAD takes none.",
+			Params: []Param{pathUser, {In: InQuery, Field: topics.Field{Name: "prekeys", Kind: topics.ABool,
+				Doc: "false: no one-time keys are taken"}}},
 			Answers: ok("the keys", UserKeys{}), Errors: []string{apierr.CodeRateLimited}},
-		{Method: http.MethodGet, Path: "/presence", handle: (*API).presence, reads: true, Doc: "Tells how many users are online, or of some users whether they are",
-			Params:  []Param{{In: InQuery, Field: topics.Field{Name: "userIds", Doc: "at most 500 user ids with commas between them"}, Free: true}},
+		{Method: http.MethodGet, Path: "/presence", handle: (*API).presence, reads: true,
+			Doc: "Tells how many users are online, or of some users whether they are",
+			Params: []Param{{In: InQuery, Free: true, Field: topics.Field{Name: "userIds", Kind: topics.AnArray, Of: topics.AString,
+				Format: topics.UserID,
+				Count:  topics.Bounds{Max: maxPresence}, Doc: "user ids with commas between them"}}},
 			Answers: ok("numbers; or with userIds each user's status, by user", PresenceAnswer{})},
 		{Method: http.MethodGet, Path: "/presence/:userId", handle: (*API).presenceOf, reads: true, Doc: "Tells whether a user is online",
 			Params: []Param{pathUser}, Answers: ok("the user's status", UserStatus{})},
-		{Method: http.MethodGet, Path: "/stats", handle: (*API).stats, reads: true, Doc: "Tells the user's numbers", Answers: ok("the numbers", Numbers{})},
+		{Method: http.MethodGet, Path: "/stats", handle: (*API).stats, reads: true, Doc: "Tells the user's numbers",
+			Answers: ok("the numbers", Numbers{})},
 	}
 	for _, k := range topics.Kinds() {
 		if k.Ingest != "" {
@@ -190,7 +201,8 @@ func Routes() []Route {
 	}
 	return append(list,
 		Route{Method: http.MethodPost, Path: "/events", handle: (*API).publishEvents, Scope: ScopePublish, Doc: "Takes CloudEvents",
-			More: "subject is the audience key (user:alice, channel:news or all), type the kind of event. A batch answers with ids, a single event with id. " +
+			More: "subject is the audience key (user:alice, channel:news or all), type the kind of event. A batch answers with ids, a single " +
+				"event with id. " +
 				"Nothing is appended where any event of a batch is not valid.",
 			Params: []Param{idempotent}, Body: Body{CloudEvents: true}, Answers: accepted("the log has it", Published{})},
 		Route{Method: http.MethodPost, Path: "/revocations", handle: (*API).revoke, Scope: ScopeAdmin, Doc: "Revokes a user's tokens",
@@ -198,30 +210,38 @@ func Routes() []Route {
 			Body: Body{Type: RevokedTokens{}, Fields: topics.KindOf(topics.TypeSessionRevoked).Fields}, Answers: accepted("the log has it", ID{})},
 		Route{Method: http.MethodGet, Path: "/diagnostics/:userId", handle: (*API).diagnose, reads: true, Scope: ScopeAdmin,
 			Doc: "Shows a user's sessions and devices", Params: []Param{pathUser}, Answers: ok("what this node knows", Diagnosis{})},
-		Route{Method: http.MethodGet, Path: "/healthz", handle: (*API).healthy, Public: true, Doc: "Tells that the process serves", Answers: ok("it serves", Health{})},
-		Route{Method: http.MethodGet, Path: "/readyz", handle: (*API).ready, Public: true, Doc: "Tells whether the node has caught up and reaches its engines",
-			Params: []Param{{In: InQuery, Field: topics.Field{Name: "exclude", Doc: "parts that are not asked, with commas between them"}, Free: true}},
+		Route{Method: http.MethodGet, Path: "/healthz", handle: (*API).healthy, Public: true, Doc: "Tells that the process serves",
+			Answers: ok("it serves", Health{})},
+		Route{Method: http.MethodGet, Path: "/readyz", handle: (*API).ready, Public: true,
+			Doc: "Tells whether the node has caught up and reaches its engines",
+			Params: []Param{{In: InQuery, Field: topics.Field{Name: "exclude", Doc: "parts that are not asked, with commas between them"},
+				Free: true}},
 			Answers: []Answer{{Status: http.StatusOK, Doc: "it is ready", Type: Readiness{}},
 				{Status: http.StatusServiceUnavailable, Doc: "it is not, and why", Type: Readiness{}}}},
-		Route{Method: http.MethodGet, Path: "/openapi.yaml", handle: document("openapi.yaml", mediaYAML), Public: true, Doc: "Answers with this document",
+		Route{Method: http.MethodGet, Path: "/openapi.yaml", handle: document("openapi.yaml", mediaYAML), Public: true,
+			Doc:     "Answers with this document",
 			Answers: []Answer{{Status: http.StatusOK, Doc: "OpenAPI 3.1", Media: mediaYAML}}},
 		Route{Method: http.MethodGet, Path: "/asyncapi.yaml", handle: document("asyncapi.yaml", mediaYAML), Public: true,
 			Doc:     "Answers with the AsyncAPI document: the topics and the two sockets",
 			Answers: []Answer{{Status: http.StatusOK, Doc: "AsyncAPI 3", Media: mediaYAML}}},
-		Route{Method: http.MethodGet, Path: "/schemas/:name", handle: (*API).schema, Public: true, Doc: "Answers with the JSON Schema of a record, a frame or a command",
-			Params:  []Param{{In: InPath, Field: topics.Field{Name: "name", Required: true, Example: `"record.notification.json"`, Doc: "the schema's name"}, Free: true}},
+		Route{Method: http.MethodGet, Path: "/schemas/:name", handle: (*API).schema, Public: true,
+			Doc: "Answers with the JSON Schema of a record, a frame or a command",
+			Params: []Param{{In: InPath, Field: topics.Field{Name: "name", Required: true, Example: `"record.notification.json"`,
+				Doc: "the schema's name"}, Free: true}},
 			Answers: []Answer{{Status: http.StatusOK, Doc: "JSON Schema 2020-12", Media: mediaSchema}}, Errors: []string{apierr.CodeNotFound}},
-		Route{Method: http.MethodGet, Path: "/docs", handle: document("docs.html", mediaHTML), Public: true, Doc: "Shows both documents to people",
+		Route{Method: http.MethodGet, Path: "/docs", handle: document("docs.html", mediaHTML), Public: true,
+			Doc:     "Shows both documents to people",
 			Answers: []Answer{{Status: http.StatusOK, Doc: "a page", Media: mediaHTML}}})
 }
 
 // ingestRoute is the route at which product services hand in events of a kind.
 func ingestRoute(k *topics.Kind) Route {
-	r := Route{Method: http.MethodPost, Path: k.Ingest, Scope: ScopePublish, Doc: "Publishes: " + k.Doc, Params: []Param{idempotent, traced},
+	r := Route{Method: http.MethodPost, Path: k.Ingest, Scope: ScopePublish, Doc: "Publishes events of type " + k.Type + ": " + k.Doc, Params: []Param{idempotent, traced},
 		handle: func(a *API, c echo.Context) error { return a.ingest(c, k) }, Body: Body{Kind: k},
 		Answers: accepted("the log has the event", ID{})}
 	if addressed(k) {
-		r.More = "Name userId, userIds (at most 1000) or channel. With userIds the answer has ids, by user. Nothing is appended where any part is not valid."
+		r.More = "Name userId, userIds (at most 1000) or channel. With userIds the answer has ids, by user. Nothing is appended where any " +
+			"part is not valid."
 		r.Answers = accepted("the log has the event", PublishedByUser{})
 	}
 	return r

@@ -26,7 +26,8 @@ func sign(t *testing.T, secret string, claims jwt.MapClaims) string {
 
 func TestVerify(t *testing.T) {
 	at := func(d time.Duration) int64 { return now.Add(d).Unix() }
-	tokens := api.Tokens{Secrets: [][]byte{[]byte("current"), []byte("previous")}, Issuer: "iss", Audience: "aud", Now: func() time.Time { return now }}
+	tokens := api.Tokens{Secrets: [][]byte{[]byte("current"), []byte("previous")}, Issuer: "iss", Audience: "aud",
+		Now: func() time.Time { return now }}
 	claims := func(changes jwt.MapClaims) jwt.MapClaims {
 		c := jwt.MapClaims{"sub": "alice", "iss": "iss", "aud": "aud", "exp": at(time.Minute)}
 		for k, v := range changes {
@@ -90,32 +91,40 @@ func TestClaimsOfOtherTypes(t *testing.T) {
 		says    string // empty: accepted
 		check   func(c api.Claims) bool
 	}{
-		"a numeric jti":            {changes: jwt.MapClaims{"jti": 12345678901234567}, check: func(c api.Claims) bool { return c.ID == "12345678901234567" }},
-		"a jti that is an object":  {changes: jwt.MapClaims{"jti": jwt.MapClaims{}}, check: func(c api.Claims) bool { return c.ID == "" }},
-		"an aud nobody asks for":   {changes: jwt.MapClaims{"aud": 7}},
-		"an iss nobody asks for":   {changes: jwt.MapClaims{"iss": []int{1}}},
-		"aud is a string":          {tokens: api.Tokens{Audience: "a"}, changes: jwt.MapClaims{"aud": "a"}},
-		"aud is an array":          {tokens: api.Tokens{Audience: "a"}, changes: jwt.MapClaims{"aud": []any{"b", 3, "a"}}},
-		"aud is a number":          {tokens: api.Tokens{Audience: "a"}, changes: jwt.MapClaims{"aud": 7}, says: "aud"},
-		"aud is of another":        {tokens: api.Tokens{Audience: "a"}, changes: jwt.MapClaims{"aud": []string{"b"}}, says: "JWT_AUDIENCE"},
-		"iss is an array":          {tokens: api.Tokens{Issuer: "i"}, changes: jwt.MapClaims{"iss": []string{"i"}}, says: "JWT_ISSUER"},
-		"exp with a fraction":      {changes: jwt.MapClaims{"exp": 1_764_583_260.5}, check: func(c api.Claims) bool { return c.Expires.UnixMilli() == 1_764_583_260_500 }},
-		"exp in the far future":    {changes: jwt.MapClaims{"exp": 1e300}},
-		"exp is a string":          {changes: jwt.MapClaims{"exp": "1764583260"}, says: "exp must be a number"},
-		"exp is null":              {changes: jwt.MapClaims{"exp": nil}, says: "lacks exp"},
-		"exp is negative":          {changes: jwt.MapClaims{"exp": -1}, says: "exp is no time"},
-		"nbf is a string":          {changes: jwt.MapClaims{"nbf": "soon"}, says: "nbf must be a number"},
-		"iat is a string":          {changes: jwt.MapClaims{"iat": "2025-12-01T10:00:00Z"}, check: func(c api.Claims) bool { return c.Issued.IsZero() }},
+		"a numeric jti": {changes: jwt.MapClaims{"jti": 12345678901234567},
+			check: func(c api.Claims) bool { return c.ID == "12345678901234567" }},
+		"a jti that is an object": {changes: jwt.MapClaims{"jti": jwt.MapClaims{}}, check: func(c api.Claims) bool { return c.ID == "" }},
+		"an aud nobody asks for":  {changes: jwt.MapClaims{"aud": 7}},
+		"an iss nobody asks for":  {changes: jwt.MapClaims{"iss": []int{1}}},
+		"aud is a string":         {tokens: api.Tokens{Audience: "a"}, changes: jwt.MapClaims{"aud": "a"}},
+		"aud is an array":         {tokens: api.Tokens{Audience: "a"}, changes: jwt.MapClaims{"aud": []any{"b", 3, "a"}}},
+		"aud is a number":         {tokens: api.Tokens{Audience: "a"}, changes: jwt.MapClaims{"aud": 7}, says: "aud"},
+		"aud is of another":       {tokens: api.Tokens{Audience: "a"}, changes: jwt.MapClaims{"aud": []string{"b"}}, says: "JWT_AUDIENCE"},
+		"iss is an array":         {tokens: api.Tokens{Issuer: "i"}, changes: jwt.MapClaims{"iss": []string{"i"}}, says: "JWT_ISSUER"},
+		"exp with a fraction": {changes: jwt.MapClaims{"exp": 1_764_583_260.5},
+			check: func(c api.Claims) bool { return c.Expires.UnixMilli() == 1_764_583_260_500 }},
+		"exp in the far future": {changes: jwt.MapClaims{"exp": 1e300}},
+		"exp is a string":       {changes: jwt.MapClaims{"exp": "1764583260"}, says: "exp must be a number"},
+		"exp is null":           {changes: jwt.MapClaims{"exp": nil}, says: "lacks exp"},
+		"exp is negative":       {changes: jwt.MapClaims{"exp": -1}, says: "exp is no time"},
+		"nbf is a string":       {changes: jwt.MapClaims{"nbf": "soon"}, says: "nbf must be a number"},
+		"iat is a string": {changes: jwt.MapClaims{"iat": "2025-12-01T10:00:00Z"},
+			check: func(c api.Claims) bool { return c.Issued.IsZero() }},
 		"sub is a number":          {changes: jwt.MapClaims{"sub": 7}, says: "sub must be a string"},
 		"userId is a number":       {changes: jwt.MapClaims{"sub": "", "userId": 7}, says: "userId must be a string"},
 		"nobody":                   {changes: jwt.MapClaims{"sub": nil}, says: "lacks sub"},
 		"userId unread beside sub": {changes: jwt.MapClaims{"userId": 7}},
 		"scope is a string":        {changes: jwt.MapClaims{"scope": "read publish"}, check: func(c api.Claims) bool { return c.Has("publish") }},
-		"scope is an array":        {changes: jwt.MapClaims{"scope": []any{"read", 3, "publish admin"}}, check: func(c api.Claims) bool { return c.Has("publish") && c.Has("admin") }},
-		"scope is an object":       {changes: jwt.MapClaims{"scope": jwt.MapClaims{"publish": true}}, check: func(c api.Claims) bool { return len(c.Scopes) == 0 }},
-		"channels is a string":     {changes: jwt.MapClaims{"channels": "a"}, says: "channels must be"},
-		"channels of numbers":      {changes: jwt.MapClaims{"channels": []any{"a", 1}}, says: "channels must be"},
-		"channels is empty":        {changes: jwt.MapClaims{"channels": []any{}}, check: func(c api.Claims) bool { return c.Channels != nil && len(c.Channels) == 0 }},
+		"scope is an array": {changes: jwt.MapClaims{"scope": []any{"read", 3, "publish admin"}},
+			check: func(c api.Claims) bool { return c.Has("publish") && c.Has("admin") }},
+		"scope is an object": {changes: jwt.MapClaims{"scope": jwt.MapClaims{"publish": true}},
+			check: func(c api.Claims) bool { return len(c.Scopes) == 0 }},
+		"channels is a string": {changes: jwt.MapClaims{"channels": "a"}, says: "channels must be"},
+		"channels of numbers":  {changes: jwt.MapClaims{"channels": []any{"a", 1}}, says: "channels must be"},
+		"channels is empty": {changes: jwt.MapClaims{"channels": []any{}}, check: func(c api.Claims) bool {
+			return c.Channels != nil &&
+				len(c.Channels) == 0
+		}},
 	} {
 		claims := jwt.MapClaims{}
 		for k, v := range base {
@@ -139,7 +148,8 @@ func TestClaimsOfOtherTypes(t *testing.T) {
 func TestAlgorithms(t *testing.T) {
 	tokens := api.Tokens{Secrets: [][]byte{[]byte("current")}, Now: func() time.Time { return now }}
 	claims := jwt.MapClaims{"sub": "alice", "exp": now.Add(time.Minute).Unix()}
-	for method, key := range map[jwt.SigningMethod]any{jwt.SigningMethodHS384: []byte("current"), jwt.SigningMethodNone: jwt.UnsafeAllowNoneSignatureType} {
+	for method, key := range map[jwt.SigningMethod]any{jwt.SigningMethodHS384: []byte("current"),
+		jwt.SigningMethodNone: jwt.UnsafeAllowNoneSignatureType} {
 		token, err := jwt.NewWithClaims(method, claims).SignedString(key)
 		if err != nil {
 			t.Fatal(err)

@@ -89,16 +89,20 @@ func AuthenticatedData(refused []RefusedChannel) []byte {
 const MaxChannels = 128
 
 var (
-	channelsField = Field{Name: "channels", Kind: AnArray, Of: AString, Required: true, Example: `["referrals","events"]`, Doc: "names of channels"}
-	refusedField  = Field{Name: "refused", Kind: AnArray, Of: AnObject, Required: true, Example: `[]`, Doc: "the channels that were refused, and why",
-		Items: []Field{{Name: "channel", Required: true, Doc: "its name"}, {Name: "code", Required: true, Doc: "why: invalid_payload, forbidden or too_many_channels"}}}
+	channelsField = Field{Name: "channels", Kind: AnArray, Of: AString, Required: true, Example: `["referrals","events"]`,
+		Doc: "names of channels"}
+	refusedField = Field{Name: "refused", Kind: AnArray, Of: AnObject, Required: true, Example: `[]`,
+		Doc: "the channels that were refused, and why",
+		Items: []Field{{Name: "channel", Required: true, Doc: "its name"}, {Name: "code", Required: true,
+			Doc: "why: invalid_payload, forbidden or too_many_channels"}}}
 )
 
 var subscriptionFields = []Field{channelsField,
 	{Name: "offset", Doc: "where the client stands: what the channels had since then is sent first (bare clients)"}}
 
 var subscriptionAnswer = []Field{
-	{Name: "channels", Kind: AnArray, Of: AString, Required: true, Example: `["referrals","events"]`, Doc: "all that the session is subscribed to now"}, refusedField,
+	{Name: "channels", Kind: AnArray, Of: AString, Required: true, Example: `["referrals","events"]`,
+		Doc: "all that the session is subscribed to now"}, refusedField,
 	{Name: "recovered", Kind: ABool, Doc: "whether what the channels had since offset was sent; only where offset was given"}}
 
 // Subscription is the data of subscribe and unsubscribe.

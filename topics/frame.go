@@ -59,7 +59,8 @@ func (k *Kind) FrameFields(f Frame) (fields []Field) {
 		fields = append(fields, id)
 	}
 	for _, field := range k.Fields {
-		field.Required = field.Required || field.Name == timestamp.Name || slices.ContainsFunc(k.Defaults, func(d Default) bool { return d.Field == field.Name })
+		field.Required = field.Required || field.Name == timestamp.Name || slices.ContainsFunc(k.Defaults,
+			func(d Default) bool { return d.Field == field.Name })
 		fields = append(fields, field)
 	}
 	if f.Repeated {
@@ -91,7 +92,8 @@ func DerivedFrames() (list []Frame) {
 			Frame{Namespace: ns, Event: EventError, Doc: "something was refused, or the session is about to end", Fields: errorFields})
 	}
 	return append(list,
-		Frame{Namespace: Dashboard, Event: EventUserStatus, Doc: "another user came online or went offline on the dashboard", Fields: userStatusFields},
+		Frame{Namespace: Dashboard, Event: EventUserStatus, Doc: "another user came online or went offline on the dashboard",
+			Fields: userStatusFields},
 		Frame{Namespace: Dashboard, Event: EventStatsUpdate, Doc: "the user's numbers", Fields: statsFields},
 		Frame{Namespace: Messaging, Event: EventOnline, Doc: "another user came online in the chat", Fields: presenceFields},
 		Frame{Namespace: Messaging, Event: EventOffline, Doc: "another user went offline in the chat", Fields: presenceFields})
@@ -135,7 +137,8 @@ type Failure struct {
 
 // Data is the frame's data.
 func (f Failure) Data() []byte {
-	return Fields("code", f.Code, "message", f.Message, "retryAfterMs", orNil(nonZero(f.RetryAfterMs)), "retryable", orNil(nonZero(f.Retryable)))
+	return Fields("code", f.Code, "message", f.Message, "retryAfterMs", orNil(nonZero(f.RetryAfterMs)), "retryable",
+		orNil(nonZero(f.Retryable)))
 }
 
 var userStatusFields = []Field{
@@ -184,7 +187,8 @@ type Stats struct{ Connections, Messages, Posts int64 }
 
 // Data is the data of stats_update. at is in Unix milliseconds.
 func (s Stats) Data(at int64, stale bool) []byte {
-	return Fields(CounterConnections, s.Connections, CounterMessages, s.Messages, CounterPosts, s.Posts, "timestamp", FormatTime(at), "stale", orNil(nonZero(stale)))
+	return Fields(CounterConnections, s.Connections, CounterMessages, s.Messages, CounterPosts, s.Posts, "timestamp", FormatTime(at),
+		"stale", orNil(nonZero(stale)))
 }
 
 // RawFrame is a frame for a bare client: {"event":…,"data":…}, for an event of the feed with the offset at which the client stands

@@ -27,7 +27,8 @@ var messageKind = Kind{
 		{Name: "receiverId", Required: true, Format: UserID, Example: `"bob"`, Doc: "to whom"},
 		{Name: "content", Bytes: notEmpty, Or: "encrypted", Example: `"Hello"`, Doc: "the text; either this or encrypted"},
 		{Name: "encrypted", Kind: Anything, Doc: "what the clients have encrypted, in their own form"},
-		{Name: "clientMessageId", Chars: Bounds{1, 256}, Doc: "the sender's own name of the message: sent again under it, it is the same message"},
+		{Name: "clientMessageId", Chars: Bounds{1, 256}, Doc: "the sender's own name of the message: sent again under it, it is the same " +
+			"message"},
 		timestamp},
 	Check: checkMessage, Sender: byMember("senderId"), Actor: "senderId",
 	HasID: true, Feed: true, Pushed: true, Counter: &Counter{Name: CounterMessages},

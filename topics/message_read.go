@@ -35,7 +35,8 @@ func (r MessageRead) Event(other string) *Event {
 	if r.UpTo {
 		name, upTo = "upTo:"+r.MessageID, true
 	}
-	return New(Messages, ConversationKey(r.UserID, other), Meta{Type: TypeMessageRead, Source: SourceOf(r.UserID), ID: NewID(), IdempotencyKey: name},
+	return New(Messages, ConversationKey(r.UserID, other), Meta{Type: TypeMessageRead, Source: SourceOf(r.UserID), ID: NewID(),
+		IdempotencyKey: name},
 		Fields("messageId", r.MessageID, "userId", r.UserID, "upTo", upTo))
 }
 
@@ -46,6 +47,7 @@ type MarkAsRead struct {
 }
 
 var markAsReadFields = []Field{
-	{Name: "messageId", Required: true, Bytes: idBounds, Doc: "the message's id; the message must be one that the user received, or with upTo one of the conversation"},
+	{Name: "messageId", Required: true, Bytes: idBounds,
+		Doc: "the message's id; the message must be one that the user received, or with upTo one of the conversation"},
 	{Name: "upTo", Kind: ABool, Doc: "true: and all of the conversation before it"},
 }

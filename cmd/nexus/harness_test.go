@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/nexus/nexus/api"
 	"github.com/nexus/nexus/internal/testenv"
+	"github.com/nexus/nexus/topics"
 )
 
 func TestMain(m *testing.M) { testenv.Exit(m) }
@@ -33,6 +35,7 @@ type instance struct {
 	kafka string // the embedded one
 	log   *safeBuffer
 	stop  func()
+	*witness
 }
 
 type safeBuffer struct {
@@ -55,7 +58,8 @@ func (b *safeBuffer) String() string {
 // start runs the same run as main does, on free ports, with more settings in env.
 func start(t testing.TB, env map[string]string) *instance {
 	t.Helper()
-	settings := map[string]string{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "JWT_SECRET": testSecret}
+	settings := map[string]string{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0",
+		"JWT_SECRET": testSecret}
 	for k, v := range env {
 		settings[k] = v
 	}
@@ -70,10 +74,16 @@ func start(t testing.TB, env map[string]string) *instance {
 		done <- run(ctx, []string{"serve"}, settings, in, log)
 		in.Close()
 	}()
-	i := &instance{t: t, log: log}
+	i := &instance{t: t, log: log, witness: newWitness(t)}
 	var once sync.Once
 	i.stop = func() {
 		once.Do(func() {
+			if i.kafka != "" {
+				if err := i.records(i.kafka); err != nil {
+					t.Errorf("read the log at the end: %v", err)
+				}
+			}
+			i.tell(t)
 			cancel()
 			if code := <-done; code != 0 {
 				t.Errorf("nexus serve ended with %d:\n%s", code, log)
@@ -141,6 +151,7 @@ func (i *instance) call(method, path, token, body string, header ...string) (int
 	if err != nil {
 		i.t.Fatal(err)
 	}
+	i.note(i.book.Answer(method, path, resp.StatusCode, resp.Header.Get("Content-Type"), b))
 	out := make(map[string]any)
 	if len(b) > 0 {
 		if err := json.Unmarshal(b, &out); err != nil {
@@ -162,6 +173,8 @@ func (i *instance) must(status int, method, path, token, body string, header ...
 
 // socket is a raw WebSocket client.
 type socket struct {
+	*witness
+	ns     topics.Namespace
 	t      testing.TB
 	ws     *websocket.Conn
 	frames chan frame
@@ -187,9 +200,13 @@ func (i *instance) open(ns, user string, more ...string) *socket {
 	return s
 }
 
-func (i *instance) dial(url string) *socket {
+func (i *instance) dial(address string) *socket {
 	i.t.Helper()
-	ws, resp, err := (&websocket.Dialer{EnableCompression: true}).Dial(url, nil)
+	u, err := url.Parse(address)
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	ws, resp, err := (&websocket.Dialer{EnableCompression: true}).Dial(address, nil)
 	if err != nil {
 		status := ""
 		if resp != nil {
@@ -197,7 +214,8 @@ func (i *instance) dial(url string) *socket {
 		}
 		i.t.Fatalf("dial: %v %s", err, status)
 	}
-	s := &socket{t: i.t, ws: ws, frames: make(chan frame, 10_000), closed: make(chan error, 1)}
+	s := &socket{witness: i.witness, ns: topics.Namespace(u.Path), t: i.t, ws: ws, frames: make(chan frame, 10_000),
+		closed: make(chan error, 1)}
 	go s.read()
 	i.t.Cleanup(func() { ws.Close() })
 	return s
@@ -211,6 +229,7 @@ func (s *socket) read() {
 			close(s.frames)
 			return
 		}
+		s.raw(s.ns, b)
 		var f frame
 		if err := json.Unmarshal(b, &f); err != nil {
 			f.Event = "not JSON: " + string(b)
@@ -221,6 +240,7 @@ func (s *socket) read() {
 
 func (s *socket) send(text string) {
 	s.t.Helper()
+	s.ask(s.ns, text)
 	if err := s.ws.WriteMessage(websocket.TextMessage, []byte(text)); err != nil {
 		s.t.Fatal(err)
 	}

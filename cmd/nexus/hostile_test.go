@@ -18,6 +18,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/nexus/nexus/api"
+	"github.com/nexus/nexus/topics"
 )
 
 func signed(t *testing.T, method jwt.SigningMethod, key any, claims jwt.MapClaims) string {
@@ -312,7 +313,7 @@ func TestHeartbeat(t *testing.T) {
 	var pings atomic.Int64
 	answer := ws.PingHandler()
 	ws.SetPingHandler(func(data string) error { pings.Add(1); return answer(data) })
-	lively := &socket{t: t, ws: ws, frames: make(chan frame, 10_000), closed: make(chan error, 1)}
+	lively := &socket{witness: i.witness, ns: topics.Messaging, t: t, ws: ws, frames: make(chan frame, 10_000), closed: make(chan error, 1)}
 	go lively.read()
 	_ = silent.SetReadDeadline(time.Now().Add(patience))
 	for err == nil {

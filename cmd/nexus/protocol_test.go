@@ -20,6 +20,7 @@ import (
 // Theirs is an echo server; here acknowledgements of subscribe take the echoes' place.
 
 type pollClient struct {
+	*witness
 	t    *testing.T
 	base string
 	sid  string
@@ -52,6 +53,9 @@ func (c *pollClient) doContext(ctx context.Context, method, body string) (int, s
 
 func (c *pollClient) post(want int, body string) {
 	c.t.Helper()
+	for packet := range strings.SplitSeq(body, "\x1e") {
+		c.ask("", packet)
+	}
 	if status, text := c.do("POST", body); status != want || want == 200 && text != "ok" {
 		c.t.Fatalf("POST %q: %d %q, want %d", body, status, text, want)
 	}
@@ -71,6 +75,7 @@ func (c *pollClient) until(prefix string) string {
 	c.t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		for packet := range strings.SplitSeq(c.get(200), "\x1e") {
+			c.packet(packet)
 			if strings.HasPrefix(packet, prefix) {
 				return packet
 			}
@@ -82,7 +87,7 @@ func (c *pollClient) until(prefix string) string {
 
 func (i *instance) poll(t *testing.T) *pollClient {
 	t.Helper()
-	c := &pollClient{t: t, base: i.engineURL("")}
+	c := &pollClient{witness: i.witness, t: t, base: i.engineURL("")}
 	open := c.get(200)
 	var h struct{ SID string }
 	if open == "" || open[0] != '0' || json.Unmarshal([]byte(open[1:]), &h) != nil || h.SID == "" {
@@ -100,7 +105,7 @@ func (i *instance) wsEngine(t *testing.T, more string) (*packets, *http.Response
 	}
 	t.Cleanup(func() { ws.Close() })
 	_ = ws.SetReadDeadline(time.Now().Add(patience))
-	return &packets{t, ws}, resp, nil
+	return &packets{i.witness, t, ws}, resp, nil
 }
 
 func checkHandshake(t *testing.T, text string, upgrades ...any) {

@@ -10,6 +10,7 @@ import (
 
 // packets is a Socket.IO client by hand, for what a well-behaved one never sends.
 type packets struct {
+	*witness
 	t  *testing.T
 	ws *websocket.Conn
 }
@@ -22,7 +23,7 @@ func (i *instance) engine(t *testing.T) *packets {
 	}
 	t.Cleanup(func() { ws.Close() })
 	_ = ws.SetReadDeadline(time.Now().Add(patience))
-	p := &packets{t, ws}
+	p := &packets{i.witness, t, ws}
 	p.expect(`0{"sid":"`)
 	return p
 }
@@ -30,6 +31,7 @@ func (i *instance) engine(t *testing.T) *packets {
 func (p *packets) send(texts ...string) {
 	p.t.Helper()
 	for _, s := range texts {
+		p.ask("", s)
 		if err := p.ws.WriteMessage(websocket.TextMessage, []byte(s)); err != nil {
 			p.t.Fatal(err)
 		}
@@ -44,6 +46,7 @@ func (p *packets) expect(prefix string) string {
 		if err != nil {
 			p.t.Fatalf("waiting for %s: %v", prefix, err)
 		}
+		p.packet(string(b))
 		if strings.HasPrefix(string(b), prefix) {
 			return string(b)
 		}

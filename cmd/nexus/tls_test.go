@@ -64,7 +64,8 @@ func TestTLSAndSASL(t *testing.T) {
 // refusesToStart runs a node that must end by itself and say why.
 func refusesToStart(t *testing.T, env map[string]string, say, never string) {
 	t.Helper()
-	n := &node{instance: &instance{t: t, log: &safeBuffer{}}}
+	n := &node{instance: &instance{t: t, log: &safeBuffer{}, witness: newWitness(t)}}
+	t.Cleanup(func() { n.tell(t) })
 	n.cmd = commandWith(t, env, n.log)
 	if err := n.cmd.Run(); err == nil || n.cmd.ProcessState.ExitCode() != 1 {
 		t.Errorf("exit code %d, want 1", n.cmd.ProcessState.ExitCode())

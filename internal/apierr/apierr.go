@@ -51,21 +51,27 @@ func Codes() []Code {
 		{CodeBadFrame, http.StatusBadRequest, "a text of a bare client is no frame",
 			"mend the client: send text frames like {\"event\":\"…\",\"data\":{…}}"},
 		{CodeUnknownEvent, http.StatusBadRequest, "the namespace has no such event", "mend the client: the events are listed below"},
-		{CodeInvalidPayload, http.StatusBadRequest, "a member, a parameter or the body is not what it must be", "mend what the message names; the same again is refused again"},
+		{CodeInvalidPayload, http.StatusBadRequest, "a member, a parameter or the body is not what it must be",
+			"mend what the message names; the same again is refused again"},
 		{CodeTokenInvalid, http.StatusUnauthorized, "there is no token, or it is not one for this server", "get a new token"},
 		{CodeTokenExpired, http.StatusUnauthorized, "the token's exp has passed", "get a new token; on a socket, connect again with it"},
 		{CodeTokenRevoked, http.StatusUnauthorized, "the token was revoked", "have the user sign in again"},
-		{CodeForbidden, http.StatusForbidden, "the token does not allow it: another user's, a scope or a channel that it lacks, or a page of a foreign origin",
+		{CodeForbidden, http.StatusForbidden, "the token does not allow it: another user's, a scope or a channel that it lacks, or a page of " +
+			"a foreign origin",
 			"do not repeat it with this token"},
 		{CodeNotFound, http.StatusNotFound, "there is no such thing, or it is another user's", "do not repeat it"},
 		{CodeTooLarge, http.StatusRequestEntityTooLarge, "a body or a message's content is larger than is allowed", "send less"},
-		{CodeUpgrade, http.StatusUpgradeRequired, "a plain HTTP request to a WebSocket's address", "connect with a WebSocket client (RFC 6455, version 13)"},
-		{CodeRateLimited, http.StatusTooManyRequests, "too much was sent in the window", "wait for retryAfterMs (REST: the seconds of Retry-After), then send it again with the same id"},
+		{CodeUpgrade, http.StatusUpgradeRequired, "a plain HTTP request to a WebSocket's address",
+			"connect with a WebSocket client (RFC 6455, version 13)"},
+		{CodeRateLimited, http.StatusTooManyRequests, "too much was sent in the window",
+			"wait for retryAfterMs (REST: the seconds of Retry-After), then send it again with the same id"},
 		{CodeTooManyConnections, http.StatusTooManyRequests, "the user has as many connections in this namespace as are allowed",
 			"close one, or wait for the seconds of Retry-After and connect again"},
-		{CodeTooManyChannels, http.StatusTooManyRequests, "the session is subscribed to as many channels as are allowed; it stands in refused of an acknowledgement",
+		{CodeTooManyChannels, http.StatusTooManyRequests, "the session is subscribed to as many channels as are allowed; it stands in refused " +
+			"of an acknowledgement",
 			"unsubscribe from others first"},
-		{CodeUnavailable, http.StatusServiceUnavailable, "the log or a store cannot be reached, the namespace is full, or the node is going away: whether an event was taken is unknown",
+		{CodeUnavailable, http.StatusServiceUnavailable, "the log or a store cannot be reached, the namespace is full, or the node is going " +
+			"away: whether an event was taken is unknown",
 			"wait for the seconds of Retry-After, then repeat it with the same id (clientMessageId, Idempotency-Key): it is harmless"},
 	}
 }
@@ -94,7 +100,8 @@ func Closes() []Close {
 		{1011, "the server made a mistake with this connection", "connect again, with a growing delay, and report it"},
 		{CloseToken, "the token expired or was revoked; an error event says which", "get a new token, then connect again and resume"},
 		{CloseTooSlow, "the client read too slowly: more than MAX_QUEUE_BYTES waited for it", "connect again and resume"},
-		{CloseEvicted, "a newer connection of the same user took the slot (CONNECTION_POLICY=evict-oldest)", "do not connect again by yourself: the user is elsewhere"},
+		{CloseEvicted, "a newer connection of the same user took the slot (CONNECTION_POLICY=evict-oldest)",
+			"do not connect again by yourself: the user is elsewhere"},
 	}
 }
 

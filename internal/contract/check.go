@@ -56,9 +56,20 @@ func (b *Book) Frame(ns topics.Namespace, event string, data []byte) error {
 	return b.named(frameName(ns, event), data)
 }
 
-// Ack checks the data of an acknowledgement of a command.
-func (b *Book) Ack(event string, data []byte) error {
-	return b.named(schemaName("answer", event), data)
+// Ack checks the data of an acknowledgement of what a client of a namespace has said. What is no command is refused.
+func (b *Book) Ack(ns topics.Namespace, event string, data []byte) error {
+	if c, ok := topics.CommandOf(ns, event); ok {
+		return b.named(answerName(c), data)
+	}
+	text, err := encode(refusedSchema())
+	if err != nil {
+		return err
+	}
+	var refused map[string]any
+	if err := json.Unmarshal(text, &refused); err != nil {
+		return err
+	}
+	return b.check(refused, "the acknowledgement of what is no command", data)
 }
 
 func (b *Book) named(name string, value []byte) error {
@@ -110,7 +121,7 @@ func (b *Book) route(method, path string) (found api.Route, ok bool) {
 	}
 	path, api := strings.CutPrefix(path, "/api")
 	for _, r := range b.routes {
-		if r.Method == method && !(api && r.Public) && matches(r.Path, path) && (!ok || !strings.Contains(r.Path, ":")) {
+		if r.Method == method && (!api || !r.Public) && matches(r.Path, path) && (!ok || !strings.Contains(r.Path, ":")) {
 			found, ok = r, true
 		}
 	}
@@ -160,6 +171,11 @@ func (b *Book) keyword(schema map[string]any, keyword string, v any) error {
 	case "enum":
 		if !slices.ContainsFunc(arg.([]any), func(x any) bool { return reflect.DeepEqual(x, v) }) {
 			return fmt.Errorf("%v is none of %v", v, arg)
+		}
+		return nil
+	case "not":
+		if b.value(arg.(map[string]any), v) == nil {
+			return fmt.Errorf("it is what it must not be: %v", arg)
 		}
 		return nil
 	case "oneOf", "anyOf":
@@ -287,7 +303,7 @@ func (b *Book) array(schema map[string]any, keyword string, array []any) error {
 }
 
 func checkText(keyword string, arg any, text string) error {
-	ok := true
+	var ok bool
 	switch n := float64(utf8.RuneCountInString(text)); keyword {
 	case "minLength":
 		ok = n >= arg.(float64)

@@ -134,11 +134,13 @@ func statusOf(text string) int {
 func socketOf(ns topics.Namespace) pageSocket {
 	s := pageSocket{Namespace: string(ns), ID: short(ns)}
 	for _, f := range frames(ns) {
-		s.Out = append(s.Out, pageMessage{Event: f.frame.Event, Alias: f.frame.Alias, ID: frameName(ns, f.frame.Event), Doc: sentence(f.frame.Doc),
+		s.Out = append(s.Out, pageMessage{Event: f.frame.Event, Alias: f.frame.Alias, ID: frameName(ns, f.frame.Event),
+			Doc:     sentence(f.frame.Doc),
 			Example: rawFrame(f.frame.Event, example(f.fields(), false)), Schema: frameName(ns, f.frame.Event), Fields: fieldsOf(f.fields())})
 	}
 	for _, c := range commands(ns) {
-		s.In = append(s.In, pageMessage{Event: c.Event, ID: short(ns) + "." + commandName(c), Doc: sentence(c.Doc), Example: rawFrame(c.Event, []byte(c.Example)),
+		s.In = append(s.In, pageMessage{Event: c.Event, ID: short(ns) + "." + commandName(c), Doc: sentence(c.Doc), Example: rawFrame(c.Event,
+			[]byte(c.Example)),
 			Schema: commandName(c), Fields: fieldsOf(c.Fields), Answer: fieldsOf(c.Answer)})
 	}
 	return s
@@ -152,8 +154,9 @@ func topicOf(spec topics.Spec) pageTopic {
 	for _, k := range topics.Kinds() {
 		for _, in := range k.In {
 			if in.Topic == spec.Topic {
-				t.Kinds = append(t.Kinds, pageMessage{Event: k.Type, ID: t.ID + "." + k.Type, Doc: sentence(k.Doc), Example: string(example(k.Fields, false)),
-					Schema: recordName(k), Fields: fieldsOf(k.Fields)})
+				t.Kinds = append(t.Kinds, pageMessage{Event: k.Type, ID: t.ID + "." + k.Type, Doc: sentence(k.Doc),
+					Example: string(example(k.Fields, false)),
+					Schema:  recordName(k), Fields: fieldsOf(k.Fields)})
 			}
 		}
 	}

@@ -69,15 +69,16 @@ func operation(r api.Route, ts *types, fault tree) tree {
 
 // operationID is a name for generated clients: getNotificationsUnreadCount.
 func operationID(r api.Route) string {
-	id := strings.ToLower(r.Method)
+	var id strings.Builder
+	id.WriteString(strings.ToLower(r.Method))
 	for _, part := range strings.FieldsFunc(r.Path, func(c rune) bool { return c == '/' || c == '-' || c == '.' }) {
 		by, isParam := strings.CutPrefix(part, ":")
 		if isParam {
 			part = "by" + strings.ToUpper(by[:1]) + by[1:]
 		}
-		id += strings.ToUpper(part[:1]) + part[1:]
+		id.WriteString(strings.ToUpper(part[:1]) + part[1:])
 	}
-	return id
+	return id.String()
 }
 
 func parameter(p api.Param) tree {
@@ -93,6 +94,9 @@ func parameter(p api.Param) tree {
 	if p.Required {
 		t = t.with("required", true)
 	}
+	if p.Kind == topics.AnArray { // with commas
+		t = t.with("style", "form").with("explode", false)
+	}
 	return t.with("schema", s)
 }
 
@@ -100,7 +104,8 @@ func requestBody(r api.Route) any {
 	switch {
 	case r.Body.CloudEvents:
 		one := cloudEvent()
-		return object("required", true, "description", "A CloudEvent in structured mode, or a batch. In binary mode the attributes are headers ce-…, and the body is the data.",
+		return object("required", true, "description", "A CloudEvent in structured mode, or a batch. In binary mode the attributes are "+
+			"headers ce-…, and the body is the data.",
 			"content", object("application/cloudevents+json", object("schema", one),
 				"application/cloudevents-batch+json", object("schema", object("type", "array", "minItems", 1, "maxItems", 1000, "items", one))))
 	case r.Body.Kind != nil || r.Body.Type != nil:
@@ -125,9 +130,11 @@ func cloudEventOf(k *topics.Kind) tree {
 		return object("type", "string", "minLength", 1, "maxLength", 256, "description", doc)
 	}
 	return object("type", "object", "title", k.Type,
-		"properties", object("specversion", object("const", "1.0"), "id", text("The caller's name of the event"), "source", text("Where it comes from"),
+		"properties", object("specversion", object("const", "1.0"), "id", text("The caller's name of the event"), "source",
+			text("Where it comes from"),
 			"type", object("const", k.Type), "subject", object("type", "string", "pattern", keyPattern(k), "description", "The audience key"),
-			"time", object("type", "string", "format", "date-time", "pattern", patternTime), "datacontenttype", object("type", "string", "maxLength", 128),
+			"time", object("type", "string", "format", "date-time", "pattern", patternTime), "datacontenttype", object("type", "string",
+				"maxLength", 128),
 			"idempotencykey", object("type", "string", "maxLength", 256, "description", "Counts as the event's name in place of id"),
 			"data", closed(k.Fields)),
 		"required", list{"specversion", "id", "source", "type", "subject", "data"})
@@ -173,7 +180,8 @@ func responses(r api.Route, ts *types, fault tree) tree {
 			had[0].value = had[0].value.(string) + "; " + c.Code + ": " + c.Doc
 			continue
 		}
-		byStatus[c.Status] = object("description", c.Code+": "+c.Doc, "headers", headers(c.Status), "content", object(mediaJSON, object("schema", fault)))
+		byStatus[c.Status] = object("description", c.Code+": "+c.Doc, "headers", headers(c.Status), "content", object(mediaJSON,
+			object("schema", fault)))
 	}
 	all := tree{}
 	for status := range 600 {

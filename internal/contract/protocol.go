@@ -72,7 +72,7 @@ func code(s string) string { return "`" + s + "`" }
 func framesText(ns topics.Namespace) string {
 	var b bytes.Buffer
 	for _, s := range frames(ns) {
-		fmt.Fprintf(&b, "\n#### `%s`\n\n%s.", s.frame.Event, sentence(s.frame.Doc))
+		fmt.Fprintf(&b, "\n### `%s`\n\n%s.", s.frame.Event, sentence(s.frame.Doc))
 		if s.frame.Alias != "" {
 			fmt.Fprintf(&b, " It is sent a second time as `%s`, unless the client asks for `events=canonical`.", s.frame.Alias)
 		}
@@ -87,7 +87,8 @@ func framesText(ns topics.Namespace) string {
 func commandsText(ns topics.Namespace) string {
 	var b bytes.Buffer
 	for _, c := range commands(ns) {
-		fmt.Fprintf(&b, "\n#### `%s`\n\n%s.\n\n    %s\n\n%s", c.Event, sentence(c.Doc), rawFrame(c.Event, []byte(c.Example)), fieldsTable(c.Fields))
+		fmt.Fprintf(&b, "\n### `%s`\n\n%s.\n\n    %s\n\n%s", c.Event, sentence(c.Doc), rawFrame(c.Event, []byte(c.Example)),
+			fieldsTable(c.Fields))
 		fmt.Fprintf(&b, "\nAcknowledged with:\n\n    %s\n\n%s", example(c.Answer, false), fieldsTable(c.Answer))
 	}
 	return b.String()

@@ -207,7 +207,8 @@ func answerName(c topics.Command) string             { return schemaName("answer
 func Schemas() map[string][]byte {
 	all := make(map[string][]byte)
 	add := func(name, doc string, t tree) {
-		all[name] = indented(append(object("$schema", dialect, "$id", "/schemas/"+name+".json", "title", name, "description", sentence(doc)), t...))
+		all[name] = indented(append(object("$schema", dialect, "$id", "/schemas/"+name+".json", "title", name, "description", sentence(doc)),
+			t...))
 	}
 	for _, k := range topics.Kinds() {
 		add(recordName(k), k.Doc, recordSchema(k))
@@ -233,13 +234,13 @@ type types struct {
 }
 
 // ref refers to the schema of a Go type.
-func (ts *types) ref(name string, make func() tree) tree {
+func (ts *types) ref(name string, schema func() tree) tree {
 	if ts.names == nil {
 		ts.names = map[string]bool{}
 	}
 	if !ts.names[name] {
 		ts.names[name] = true // before it is made: a type may hold itself
-		ts.made = append(ts.made, member{name, make()})
+		ts.made = append(ts.made, member{name, schema()})
 	}
 	return object("$ref", "#/components/schemas/"+name)
 }
@@ -317,7 +318,8 @@ func bodyFields(b api.Body) (fields []topics.Field) {
 	}
 	for _, f := range reflect.VisibleFields(reflect.TypeOf(b.Type)) {
 		name, omit := jsonName(f)
-		field := topics.Field{Name: name, Required: f.Type.Kind() != reflect.Pointer && !omit || f.Tag.Get("required") == "true", Doc: f.Tag.Get("doc")}
+		field := topics.Field{Name: name, Required: f.Type.Kind() != reflect.Pointer && !omit || f.Tag.Get("required") == "true",
+			Doc: f.Tag.Get("doc")}
 		for _, known := range b.Fields {
 			if known.Name == name {
 				field.Kind, field.Bytes, field.Chars, field.Enum, field.Format = known.Kind, known.Bytes, known.Chars, known.Enum, known.Format
@@ -368,11 +370,18 @@ func ingestSchema(k *topics.Kind) tree {
 		return t
 	}
 	names := make([]string, len(to))
+	var choices list
 	for i, f := range to {
 		names[i] = f.Name
+		choice := object("required", list{f.Name})
+		if f.Kind == topics.AnArray {
+			choice = choice.with("not", object("required", list{to[0].Name}))
+		}
+		choices = append(choices, choice)
 	}
-	if shared {
-		return t.with("anyOf", oneOf(names...))
+	if shared { // userId may stand beside channel
+		choices[0] = choices[0].(tree).with("not", object("required", list{names[1]}))
+		return t.with("anyOf", choices)
 	}
 	return t.with("oneOf", oneOf(names...))
 }

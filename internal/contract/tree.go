@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -172,8 +173,11 @@ func block(v any) bool {
 // plain are texts that YAML reads as they stand.
 var plain = regexp.MustCompile(`^[A-Za-z/][A-Za-z0-9 ./_-]*[A-Za-z0-9/_.]$`)
 
+// words are texts that some versions of YAML read as something else.
+var words = []string{"true", "false", "null", "yes", "no", "on", "off"}
+
 func scalar(v any) string {
-	if s, ok := v.(string); ok && plain.MatchString(s) && !strings.Contains("|true|false|null|yes|no|on|off|", "|"+strings.ToLower(s)+"|") {
+	if s, ok := v.(string); ok && plain.MatchString(s) && !slices.Contains(words, strings.ToLower(s)) {
 		return s
 	}
 	b, err := encode(v)

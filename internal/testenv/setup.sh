@@ -60,7 +60,7 @@ kafka() {
 clients() {
   [ internal/testenv/client/node_modules/.package-lock.json -nt internal/testenv/client/package-lock.json ] && return 0
   have npm || { say "no npm: the Node clients cannot be fetched"; return 0; }
-  say "fetching socket.io-client, wscat, playwright-core and typescript"
+  say "fetching socket.io-client, wscat, playwright-core, typescript and the schema of AsyncAPI"
   retry "npm ci" npm --prefix internal/testenv/client ci --no-audit --no-fund
 }
 
@@ -77,6 +77,15 @@ python_client() { # python-socketio, whose handlers take as many arguments as th
   [ "$("$venv/bin/python" -m pip freeze 2>/dev/null)" = "$(cat $want)" ] && return 0
   python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || { say "no python3 with venv: python-socketio cannot be fetched"; return 0; }
   say "fetching python-socketio"
+  rm -rf "$venv"
+  python3 -m venv "$venv" && retry "pip" "$venv/bin/pip" install -q --no-deps -r $want
+}
+
+schemathesis() { # calls every route of the OpenAPI document; beside it validators of OpenAPI and JSON Schema
+  local want=internal/testenv/contract/requirements.txt venv=$CACHE/schemathesis
+  [ "$("$venv/bin/python" -m pip freeze 2>/dev/null)" = "$(cat $want)" ] && return 0
+  python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || { say "no python3 with venv: schemathesis cannot be fetched"; return 0; }
+  say "fetching schemathesis"
   rm -rf "$venv"
   python3 -m venv "$venv" && retry "pip" "$venv/bin/pip" install -q --no-deps -r $want
 }
@@ -113,4 +122,4 @@ image() {
 
 packages "${1:-}"
 kafka
-if [ "${1:-}" = image ]; then image; else clients; chdb; python_client; fi
+if [ "${1:-}" = image ]; then image; else clients; chdb; python_client; schemathesis; fi
