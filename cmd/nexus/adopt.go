@@ -38,10 +38,7 @@ func adopt(ctx context.Context, args []string, env environment, stdout, stderr i
 	if err != nil {
 		return err
 	}
-	a, err := newApp(c, quietLog(stderr), stdout)
-	if err != nil {
-		return err
-	}
+	a := newApp(c, quietLog(stderr), stdout)
 	defer a.close()
 	known := namesWhere(a.stored(), func(part) bool { return true })
 	for _, name := range names {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -65,13 +66,14 @@ type opened struct {
 func (a *app) allParts() []part {
 	sql, olap := storeOf(a.c.DatabaseURL), storeOf(a.c.ClickHouseURL)
 	return []part{
-		{name: "http", open: a.listen}, // first, for a port that is taken is told at once; served last, by api
-		{name: "log", open: a.openLog},
-		{name: "database", open: a.openDatabase},
+		{name: "data", open: a.openData},
+		{name: "http", needs: []string{"data"}, open: a.listen}, // early: a port that is taken is told at once; served last, by api
+		{name: "log", needs: []string{"data"}, open: a.openLog},
+		{name: "database", needs: []string{"data"}, open: a.openDatabase},
 		a.projection(part{name: "inbox", needs: []string{"log", "database"}, keeps: sql, rebuilds: true}, inbox.Topics(), a.openInbox),
 		a.projection(part{name: "stats", needs: []string{"log"}, keeps: olap, rebuilds: true}, stats.Topics(), a.openStats),
 		a.projection(part{name: "control", needs: []string{"log"}}, []topics.Topic{topics.Control}, a.openControl),
-		{name: "edge", needs: []string{"log", "inbox", "stats", "control"}, open: a.openEdge},
+		{name: "edge", needs: []string{"data", "log", "inbox", "stats", "control"}, open: a.openEdge},
 		a.projection(part{name: "push", needs: []string{"log", "database", "inbox", "edge"}, keeps: sql, skips: true}, push.Topics(), a.openPush),
 		{name: "gate", needs: []string{"log"}, keeps: sharedStore, open: a.openGate},
 		{name: "api", needs: []string{"http", "log", "inbox", "stats", "control", "edge", "push"}, open: a.openAPI}, // last: its health knows all parts
@@ -164,6 +166,22 @@ func wayOut(p part) string {
 		return adopt + " with what it has, or nexus rebuild " + p.name + " to fold it anew from this log"
 	}
 	return adopt
+}
+
+// openData makes DATA_DIR, and finds the secret that tokens are signed with.
+func (a *app) openData(context.Context) (opened, error) {
+	if err := os.MkdirAll(a.c.DataDir, 0o700); err != nil {
+		return opened{}, fmt.Errorf("DATA_DIR: %w", err)
+	}
+	secret, err := secretOf(a.c)
+	if err != nil {
+		return opened{}, err
+	}
+	if a.c.JWTSecret == "" {
+		a.log.Info("JWT_SECRET is not set: using one of this server's own", "file", secretFile(a.c.DataDir))
+	}
+	a.tokens = tokensOf(a.c, secret)
+	return opened{}, nil
 }
 
 // listen takes the port, so that a second process ends here before it touches anything, and names the node after it.

@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -25,10 +27,7 @@ func embeddedApp(t *testing.T) *app {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := newApp(c, slog.New(slog.DiscardHandler), io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := newApp(c, slog.New(slog.DiscardHandler), io.Discard)
 	t.Cleanup(a.close)
 	return a
 }
@@ -108,12 +107,11 @@ func TestOpenRollsBack(t *testing.T) {
 			}
 			a.close()
 			a.close() // serve closes in any case
-			again, err := newApp(a.c, slog.New(slog.DiscardHandler), io.Discard)
-			if err != nil {
-				t.Fatal(err)
-			}
+			again := newApp(a.c, slog.New(slog.DiscardHandler), io.Discard)
 			defer again.close()
-			again.c.Port = port(t, a)
+			if a.listener != nil {
+				again.c.Port = port(t, a)
+			}
 			if err := again.open(t.Context()); err != nil {
 				t.Fatalf("the next try: %v", err)
 			}
@@ -203,6 +201,20 @@ func TestNamesOfParts(t *testing.T) {
 	} {
 		if got != want {
 			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// A name that is no part's, or an argument too many, changes nothing on the disk.
+func TestWrongNamesLeaveNothing(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, args := range [][]string{{"rebuild", "gate"}, {"rebuild"}, {"adopt", "control"}, {"repartition"}, {"serve", "now"}} {
+		dir := filepath.Join(t.TempDir(), "data")
+		if code, _, problem := command(t, environment{"DATA_DIR": dir, "EMBEDDED_KAFKA_PORT": "0"}, args...); code != 2 {
+			t.Errorf("nexus %v: %d %s", args, code, problem)
+		}
+		if _, err := os.Stat(dir); !os.IsNotExist(err) {
+			t.Errorf("nexus %v: DATA_DIR was made (%v)", args, err)
 		}
 	}
 }

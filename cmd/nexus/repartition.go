@@ -57,17 +57,17 @@ func repartition(ctx context.Context, args []string, env environment, stdout, st
 		return usageError{errors.New("--partitions must be a number from 1 to 10000")}
 	}
 	c.Broker.Port, c.BrokerPortSet = 0, true // services that still run must not find it
-	a, err := newApp(c, quietLog(stderr), stdout)
-	if err != nil {
-		return err
-	}
+	a := newApp(c, quietLog(stderr), stdout)
 	defer a.close()
 	a.keepTimes = true
 	return a.repartition(ctx, *prefix, int32(*partitions), *discard, stdout)
 }
 
 func (a *app) repartition(ctx context.Context, prefix string, partitions int32, discard bool, out io.Writer) error {
-	if err := a.reachLog(ctx); err != nil {
+	if err := a.open(ctx, "data"); err != nil {
+		return err
+	}
+	if err := a.reachLog(ctx); err != nil { // part log would make topics, and agree on a contract
 		return err
 	}
 	for _, p := range a.stored() {
