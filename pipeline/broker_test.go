@@ -3,7 +3,6 @@ package pipeline
 import (
 	"encoding/binary"
 	"hash/crc32"
-	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -15,7 +14,7 @@ import (
 )
 
 func TestOneBrokerForADirectory(t *testing.T) {
-	o := BrokerOptions{Dir: t.TempDir(), Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	o := BrokerOptions{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
 	b, err := StartBroker(o)
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +42,8 @@ func batch(first, last int64, attrs int16) []byte {
 func batchOf(records []byte, attrs int16) []byte { return batchWith(1, 1, attrs, records) }
 
 func batchWith(first, last int64, attrs int16, records []byte) []byte {
-	b := kmsg.RecordBatch{Magic: 2, Attributes: attrs, FirstTimestamp: first, MaxTimestamp: last, NumRecords: 1, ProducerID: -1, ProducerEpoch: -1, FirstSequence: -1,
+	b := kmsg.RecordBatch{Magic: 2, Attributes: attrs, FirstTimestamp: first, MaxTimestamp: last, NumRecords: 1, ProducerID: -1,
+		ProducerEpoch: -1, FirstSequence: -1,
 		Records: records}
 	raw := b.AppendTo(nil)
 	binary.BigEndian.PutUint32(raw[8:], uint32(len(raw)-12))
@@ -101,7 +101,7 @@ func FuzzStampBatch(f *testing.F) {
 // An append to a log that is away is answered, as unknown, within its time.
 func TestAppendIsBounded(t *testing.T) {
 	t.Parallel()
-	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	quiet := slog.New(slog.DiscardHandler)
 	b, err := StartBroker(BrokerOptions{Dir: t.TempDir(), Log: quiet})
 	if err != nil {
 		t.Fatal(err)

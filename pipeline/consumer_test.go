@@ -3,7 +3,6 @@ package pipeline
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"testing"
 
@@ -24,7 +23,7 @@ func (ahead) Apply(context.Context, Batch) error { return nil }
 
 // TestNoWorkersAreLeft has a consumer end while it takes its partitions over: the workers of those it had already end with it.
 func TestNoWorkersAreLeft(t *testing.T) {
-	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	quiet := slog.New(slog.DiscardHandler)
 	broker, err := StartBroker(BrokerOptions{Dir: t.TempDir(), Log: quiet})
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +38,8 @@ func TestNoWorkersAreLeft(t *testing.T) {
 	if err := l.EnsureTopics(t.Context(), TopicOptions{Partitions: 2}); err != nil {
 		t.Fatal(err)
 	}
-	c := &Consumer{Name: "c", Kafka: k, Log: quiet, Topics: []topics.Topic{topics.Devices, topics.Signals, topics.Control}, Sink: ahead{topics.Control}}
+	c := &Consumer{Name: "c", Kafka: k, Log: quiet, Topics: []topics.Topic{topics.Devices, topics.Signals, topics.Control},
+		Sink: ahead{topics.Control}}
 	var wrong *WrongLogError
 	if err := c.Run(t.Context()); !errors.As(err, &wrong) {
 		t.Errorf("Run on another log: %v", err)
