@@ -76,7 +76,7 @@ func (a *app) allParts() []part {
 		{name: "edge", needs: []string{"data", "log", "inbox", "stats", "control"}, open: a.openEdge},
 		a.projection(part{name: "push", needs: []string{"log", "database", "inbox", "edge"}, keeps: sql, skips: true}, push.Topics(), a.openPush),
 		{name: "gate", needs: []string{"log"}, keeps: sharedStore, open: a.openGate},
-		{name: "api", needs: []string{"http", "log", "inbox", "stats", "control", "edge", "push"}, open: a.openAPI}, // last: its health knows all parts
+		{name: "api", needs: []string{"http", "log", "inbox", "stats", "control", "edge", "push"}, open: a.openAPI}, // last: it knows all
 	}
 }
 
@@ -161,7 +161,8 @@ func probeOf(sink pipeline.Sink, c *pipeline.Consumer) func(ctx context.Context)
 
 // wayOut tells an operator what to do where a part's store remembers another log.
 func wayOut(p part) string {
-	adopt := "if store and log belong together (see the URLs and NEXUS_TOPIC_PREFIX), stop all nodes and run nexus adopt " + p.name + " to go on from here"
+	adopt := "if store and log belong together (see the URLs and NEXUS_TOPIC_PREFIX), stop all nodes and run nexus adopt " + p.name +
+		" to go on from here"
 	if p.rebuilds {
 		return adopt + " with what it has, or nexus rebuild " + p.name + " to fold it anew from this log"
 	}
@@ -234,7 +235,8 @@ func (a *app) openEdge(ctx context.Context) (opened, error) {
 	set := a.c.Edge
 	set.ContentWindow = min(set.ContentWindow, a.window) // beyond that a copy is another message
 	var err error
-	a.edge, err = edge.New(ctx, edge.Options{Kafka: a.kafka, Producer: a.producer, Log: a.logs, Windows: a.windows, Watch: a.watch, Inbox: a.inbox, Stats: a.counts,
+	a.edge, err = edge.New(ctx, edge.Options{Kafka: a.kafka, Producer: a.producer, Log: a.logs, Windows: a.windows, Watch: a.watch,
+		Inbox: a.inbox, Stats: a.counts,
 		Logger: a.component("edge"), Metrics: a.registry, NodeName: a.c.NodeName, Verify: a.identify,
 		Revoked:  func(id edge.Identity) bool { return a.control.IsRevoked(id.User, id.TokenID, id.Issued) },
 		Settings: set, HeartbeatInterval: heartbeatInterval, RepeatInterval: repeatInterval})
@@ -254,7 +256,7 @@ func (a *app) openPush(ctx context.Context) (pipeline.Sink, error) {
 			return nil, err
 		}
 	} else {
-		a.log.Info("mobile push is off: " + a.c.pushOff())
+		a.log.Info("mobile push is off: " + a.c.pushOff()) //nolint:sloglint // one of two sentences
 	}
 	a.pusher, err = push.New(ctx, o)
 	return a.pusher, err
@@ -262,7 +264,8 @@ func (a *app) openPush(ctx context.Context) (pipeline.Sink, error) {
 
 func (a *app) openGate(context.Context) (opened, error) {
 	p := part{name: "gate"}
-	o := pipeline.GateOptions{Kafka: a.kafka, Producer: a.producer, Windows: a.windows, Log: a.component("gate"), WayOut: wayOut(p), Watch: a.watch,
+	o := pipeline.GateOptions{Kafka: a.kafka, Producer: a.producer, Windows: a.windows, Log: a.component("gate"), WayOut: wayOut(p),
+		Watch:     a.watch,
 		Positions: a.group("gate"), Instance: a.instance("gate")}
 	if !a.embedded() {
 		o.Group = o.Positions
@@ -278,6 +281,7 @@ func (a *app) openAPI(context.Context) (opened, error) {
 		a.log.Info("ALLOWED_ORIGIN is not set: browsers may come from any origin")
 	}
 	a.health = newHealth(a.probes())
+	//nolint:contextcheck // requests have contexts of their own
 	a.api = api.New(api.Options{Verify: a.verify, Producer: a.producer, Tail: a.edge.Tail(), Inbox: a.inbox, Messages: a.edge,
 		Presence: a.edge.Presence(), Stats: a.counts, Logger: a.component("api"), Metrics: a.registry, Push: a.pusher.On(),
 		Parts: a.health.names(), Problems: a.health.problems, Build: api.Build(buildOf()),

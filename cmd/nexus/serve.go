@@ -26,7 +26,7 @@ func serve(ctx context.Context, args []string, env environment, stdout, stderr i
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(c.LogLevel)) // checked by load
 	lines := newCalm(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
-	defer lines.Close()
+	defer lines.Close() //nolint:contextcheck // what was left out is written also after the command's end
 	a := newApp(c, slog.New(lines), stdout)
 	defer a.close()
 	a.greet()
@@ -44,6 +44,6 @@ func (a *app) greet() {
 	a.log.Info("nexus starts", buildOf().attributes()...)
 	a.log.Info("engines", a.c.engines()...)
 	for _, w := range a.c.Warnings {
-		a.log.Warn(w)
+		a.log.Warn(w) //nolint:sloglint // a sentence for the operator
 	}
 }
