@@ -217,7 +217,7 @@ func (d *doctor) connects(ns, user, token, origin string) {
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, 10*time.Second)
 	defer cancel()
-	ws, resp, err := websocket.DefaultDialer.DialContext(ctx, u.String(), h) //nolint:bodyclose // what it returns is in memory (gorilla/websocket, Dial)
+	ws, resp, err := websocket.DefaultDialer.DialContext(ctx, u.String(), h) //nolint:bodyclose // it is in memory (Dial)
 	if err != nil {
 		var r refusal
 		if resp == nil {

@@ -23,7 +23,8 @@ func embeddedApp(t *testing.T) *app {
 	t.Chdir(t.TempDir()) // no .env
 	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	c, err := load(fs, nil, environment{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "JWT_SECRET": testSecret})
+	c, err := load(fs, nil, environment{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0",
+		"JWT_SECRET": testSecret})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +155,10 @@ func TestOneLineAddsAProjection(t *testing.T) {
 	f := &folded{ran: make(chan struct{})}
 	last := len(a.list) - 1 // above api
 	a.list = slices.Insert(a.list, last,
-		a.projection(part{name: "audit", needs: []string{"log"}}, []topics.Topic{topics.Control}, func(context.Context) (pipeline.Sink, error) { return f, nil }))
+		a.projection(part{name: "audit", needs: []string{"log"}}, []topics.Topic{topics.Control}, func(context.Context) (pipeline.Sink,
+			error) {
+			return f, nil
+		}))
 	if err := a.open(t.Context()); err != nil {
 		t.Fatal(err)
 	}

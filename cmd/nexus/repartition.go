@@ -13,10 +13,10 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-const repartitionHelp = `nexus repartition copies the log to topics with another number of partitions, under another prefix. Partitions
-cannot simply be added: a key's later events would stand in another partition than its earlier ones, and nodes refuse such a log. What
-counts in the old log counts in the copy, with the same times and ids, the same order of each key, and the same duplicates. The old log is only read:
-the way back is the old prefix.
+const repartitionHelp = `nexus repartition copies the log to topics with another number of partitions, under another prefix.
+Partitions cannot simply be added: a key's later events would stand in another partition than its earlier ones, and nodes refuse
+such a log. What counts in the old log counts in the copy, with the same times and ids, the same order of each key, and the same
+duplicates. The old log is only read: the way back is the old prefix.
 
   nexus repartition --to-prefix nexus2. --partitions 12
 
