@@ -221,9 +221,9 @@ func settings() []setting {
 		{"MAX_MESSAGE_BYTES", "1000000", "longest frame from a client", number(func(c *Config) *int { return &c.Edge.MaxMessageBytes }, 1024, 64<<20)},
 		{"MAX_CONTENT_BYTES", "32768", "longest content of a chat message", number(func(c *Config) *int { return &c.Edge.MaxContentBytes }, 1, 200<<10)},
 		{"MAX_QUEUE_BYTES", "1048576", "bytes that may wait for a slow client before it is closed", number(func(c *Config) *int { return &c.Edge.MaxQueueBytes }, 64<<10, many)},
-		{"FIREBASE_PROJECT_ID", "", "Firebase project that pushes are sent for; unset: push is off", real("FIREBASE_PROJECT_ID", func(c *Config) *string { return &c.Firebase.ProjectID })},
-		{"FIREBASE_PRIVATE_KEY", "", "private key of its service account, PEM; \\n stands for a line's end", real("FIREBASE_PRIVATE_KEY", func(c *Config) *string { return &c.Firebase.PrivateKey })},
-		{"FIREBASE_CLIENT_EMAIL", "", "its service account", real("FIREBASE_CLIENT_EMAIL", func(c *Config) *string { return &c.Firebase.ClientEmail })},
+		{"FIREBASE_PROJECT_ID", "", "Firebase project that pushes are sent for; unset: push is off", genuine("FIREBASE_PROJECT_ID", func(c *Config) *string { return &c.Firebase.ProjectID })},
+		{"FIREBASE_PRIVATE_KEY", "", "private key of its service account, PEM; \\n stands for a line's end", genuine("FIREBASE_PRIVATE_KEY", func(c *Config) *string { return &c.Firebase.PrivateKey })},
+		{"FIREBASE_CLIENT_EMAIL", "", "its service account", genuine("FIREBASE_CLIENT_EMAIL", func(c *Config) *string { return &c.Firebase.ClientEmail })},
 		{"FIREBASE_ENDPOINT", "", "a proxy or a fake in FCM's place, like https://host/v1", func(c *Config, v string) error {
 			c.Firebase.Endpoint = v
 			return httpURL(v)
@@ -241,8 +241,8 @@ func settings() []setting {
 	}
 }
 
-// real takes a value unless it is the guide's placeholder, which counts as unset.
-func real(name string, p func(*Config) *string) func(*Config, string) error {
+// genuine takes a value unless it is the guide's placeholder, which counts as unset.
+func genuine(name string, p func(*Config) *string) func(*Config, string) error {
 	return func(c *Config, v string) error {
 		if strings.HasPrefix(v, "your-") {
 			c.FirebasePlaceholder = name

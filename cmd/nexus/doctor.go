@@ -212,7 +212,7 @@ func (d *doctor) connects(ns, user, token, origin string) {
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, 10*time.Second)
 	defer cancel()
-	ws, resp, err := websocket.DefaultDialer.DialContext(ctx, u.String(), h)
+	ws, resp, err := websocket.DefaultDialer.DialContext(ctx, u.String(), h) //nolint:bodyclose // the dialer has read it
 	if err != nil {
 		var r refusal
 		if resp == nil {
@@ -264,7 +264,7 @@ func (d *doctor) userWell(user, channel, device string, tokens api.Tokens, signE
 	}
 	status, _, err := d.ask("GET", "/diagnostics/"+url.PathEscape(user), bearer, "", &r)
 	if err != nil || status != http.StatusOK {
-		d.bad("Set JWT_SECRET (or DATA_DIR) to the server's own.", "the server does not tell about %s: status %d, %s", user, status, r.refusal.Error.Message)
+		d.bad("Set JWT_SECRET (or DATA_DIR) to the server's own.", "the server does not tell about %s: status %d, %s", user, status, r.Error.Message)
 		return
 	}
 	dashboards, joined := 0, 0

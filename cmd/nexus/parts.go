@@ -236,7 +236,7 @@ func (a *app) openPush(ctx context.Context) (pipeline.Sink, error) {
 			return nil, err
 		}
 	} else {
-		a.log.Info("mobile push is off: " + a.c.pushOff())
+		a.log.Info("mobile push is off", "why", a.c.pushOff())
 	}
 	a.pusher, err = push.New(ctx, o)
 	return a.pusher, err

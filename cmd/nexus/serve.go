@@ -50,6 +50,6 @@ func (a *app) greet() {
 	}
 	a.log.Info("engines", a.c.engines()...)
 	for _, w := range a.c.Warnings {
-		a.log.Warn(w)
+		a.log.Warn(w) //nolint:sloglint // each warning is one text, made by the setting that it is of
 	}
 }

@@ -129,7 +129,7 @@ func (t *tailer) run(ctx context.Context, kafka pipeline.Kafka, names []string, 
 	ping, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if err := cl.Ping(ping); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("Kafka at %s cannot be reached: is the server running? %w", strings.Join(kafka.Brokers, ","), err)
+		return fmt.Errorf("cannot reach Kafka at %s: is the server running? %w", strings.Join(kafka.Brokers, ","), err)
 	}
 	for shown := 0; ; {
 		fs := cl.PollFetches(ctx)

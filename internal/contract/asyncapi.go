@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/nexus/nexus/topics"
@@ -49,7 +50,7 @@ func unique(t tree) (out tree) {
 
 func ref(parts ...string) tree { return object("$ref", "#/"+strings.Join(parts, "/")) }
 
-// named is a name as AsyncAPI takes it in references: letters, digits and _ . -
+// named is a name as AsyncAPI takes it in references: letters, digits and _ . -.
 func named(parts ...string) string { return schemaName(parts...) }
 
 // topic adds a topic's channel, its messages and operations.
@@ -186,7 +187,7 @@ func (a *async) socket(ns topics.Namespace) {
 // sockets adds a channel with its two operations.
 func (a *async) sockets(id, address, doc string, binding any, out, in tree) {
 	a.channels = append(a.channels, member{id, object("address", address, "description", doc, "servers", list{ref("servers", "socket")},
-		"messages", append(out[:len(out):len(out)], in...), "bindings", binding)})
+		"messages", append(slices.Clip(out), in...), "bindings", binding)})
 	refs := func(t tree) (l list) {
 		for _, m := range t {
 			l = append(l, ref("channels", id, "messages", m.name))

@@ -110,7 +110,7 @@ func (b *Book) route(method, path string) (found api.Route, ok bool) {
 	}
 	path, api := strings.CutPrefix(path, "/api")
 	for _, r := range b.routes {
-		if r.Method == method && !(api && r.Public) && matches(r.Path, path) && (!ok || !strings.Contains(r.Path, ":")) {
+		if r.Method == method && (!api || !r.Public) && matches(r.Path, path) && (!ok || !strings.Contains(r.Path, ":")) {
 			found, ok = r, true
 		}
 	}
@@ -287,7 +287,7 @@ func (b *Book) array(schema map[string]any, keyword string, array []any) error {
 }
 
 func checkText(keyword string, arg any, text string) error {
-	ok := true
+	var ok bool
 	switch n := float64(utf8.RuneCountInString(text)); keyword {
 	case "minLength":
 		ok = n >= arg.(float64)

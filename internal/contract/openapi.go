@@ -69,15 +69,16 @@ func operation(r api.Route, ts *types, fault tree) tree {
 
 // operationID is a name for generated clients: getNotificationsUnreadCount.
 func operationID(r api.Route) string {
-	id := strings.ToLower(r.Method)
+	var id strings.Builder
+	id.WriteString(strings.ToLower(r.Method))
 	for _, part := range strings.FieldsFunc(r.Path, func(c rune) bool { return c == '/' || c == '-' || c == '.' }) {
 		by, isParam := strings.CutPrefix(part, ":")
 		if isParam {
 			part = "by" + strings.ToUpper(by[:1]) + by[1:]
 		}
-		id += strings.ToUpper(part[:1]) + part[1:]
+		id.WriteString(strings.ToUpper(part[:1]) + part[1:])
 	}
-	return id
+	return id.String()
 }
 
 func parameter(p api.Param) tree {

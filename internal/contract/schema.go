@@ -233,13 +233,13 @@ type types struct {
 }
 
 // ref refers to the schema of a Go type.
-func (ts *types) ref(name string, make func() tree) tree {
+func (ts *types) ref(name string, schema func() tree) tree {
 	if ts.names == nil {
 		ts.names = map[string]bool{}
 	}
 	if !ts.names[name] {
 		ts.names[name] = true // before it is made: a type may hold itself
-		ts.made = append(ts.made, member{name, make()})
+		ts.made = append(ts.made, member{name, schema()})
 	}
 	return object("$ref", "#/components/schemas/"+name)
 }
