@@ -117,7 +117,7 @@ func checkHandshake(t *testing.T, text string, upgrades ...any) {
 	if got := strings.Join(keys, " "); got != "maxPayload pingInterval pingTimeout sid upgrades" {
 		t.Errorf("fields %s", got)
 	}
-	if h["pingInterval"] != 1000.0 || h["pingTimeout"] != 3000.0 || h["maxPayload"] != 1e6 || fmt.Sprint(h["upgrades"]) != fmt.Sprint(upgrades) {
+	if h["pingInterval"] != 1000.0 || h["pingTimeout"] != 3000.0 || h["maxPayload"] != 1e6 || fmt.Sprint(h["upgrades"]) != fmt.Sprintf("%v", upgrades) {
 		t.Errorf("handshake %v", h)
 	}
 }
