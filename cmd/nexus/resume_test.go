@@ -168,7 +168,7 @@ func TestResumeAfterRestart(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := launch(t, env)
-			n.instance.t = t
+			n.t = t
 			service := tokenFor(t, "service", "publish")
 			chat, dashboard := mustOffset(n.instance, "/ws", "alice"), mustOffset(n.instance, "/dashboard", "alice")
 			for k := range 30 {
