@@ -21,7 +21,7 @@ containers() {
     return
   fi
   NEXUS_TEST_SERVICES=containers NEXUS_TEST_REQUIRE_REAL=1 go_test -count=1 -p 1 \
-    -run 'TestLog/kafka|TestStore/postgres|TestStats/clickhouse' ./pipeline ./projections/...
+    -run 'TestLog/kafka|TestStore/postgres|TestStats/clickhouse|TestContainers' ./internal/testenv ./pipeline ./projections/...
 }
 
 case $mode in

@@ -61,6 +61,8 @@ clients() {
   [ internal/testenv/client/node_modules/.package-lock.json -nt internal/testenv/client/package-lock.json ] && return 0
   have npm || { say "no npm: the Node clients cannot be fetched"; return 0; }
   say "fetching socket.io-client, wscat, playwright-core and typescript"
+  # npm ci empties the folder first, through a link too: what is linked belongs to another checkout, which may be in use.
+  [ -L internal/testenv/client/node_modules ] && rm internal/testenv/client/node_modules
   retry "npm ci" npm --prefix internal/testenv/client ci --no-audit --no-fund
 }
 
@@ -93,6 +95,7 @@ engine() { # a Docker engine that answers
 }
 
 image() {
+  retry "go mod download" go -C internal/testenv/containers mod download # what testenv builds the program with that starts containers
   engine || return 1
   docker image inspect $IMAGE >/dev/null 2>&1 && return 0
   if ! { debian_root && have debootstrap; }; then

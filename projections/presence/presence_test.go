@@ -8,15 +8,14 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/topics"
 	"github.com/nexus/nexus/topics/topicstest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Exit(m) }
 
 type fold struct {
 	t *testing.T
@@ -225,7 +224,9 @@ func TestPlaces(t *testing.T) {
 		at                 int64
 		repeated           bool
 	}
-	connect := func(session, user string, at int64) record { return record{topics.TypeConnected, session, user, at, false} }
+	connect := func(session, user string, at int64) record {
+		return record{topics.TypeConnected, session, user, at, false}
+	}
 	for name, tc := range map[string]struct {
 		whole    bool
 		limits   presence.Limits
