@@ -179,7 +179,7 @@ func concerning(t topics.Topic, audiences []string) func(*topics.Event) bool {
 
 // entryOf is what the feed has of an event.
 func entryOf(ev *topics.Event, audiences []string) inbox.Entry {
-	x := inbox.Entry{Topic: ev.Topic, Partition: ev.Partition, Offset: ev.Offset, Time: ev.Time, Audience: string(ev.Key), Type: ev.Type, Value: ev.Data(ev.Type != topics.TypeMessageRead)}
+	x := inbox.Entry{Topic: ev.Topic, Partition: ev.Partition, Offset: ev.Offset, Time: ev.Time, Audience: string(ev.Key), Type: ev.Type, Value: ev.Data()}
 	if ev.Topic == topics.Messages {
 		x.Audience = audiences[0]
 	}

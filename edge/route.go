@@ -71,9 +71,9 @@ func (e *Edge) deliver(ev *topics.Event) (sessions int) {
 	case topics.TypeNotification, topics.TypeActivity, topics.TypeAnnouncement:
 		return e.deliverNotice(ev)
 	case topics.TypeNotificationRead:
-		e.hub.toUser(ev.Audience.A, e.plain(topics.Dashboard, "notification:read", ev.Data(false)))
+		e.hub.toUser(ev.Audience.A, e.plain(topics.Dashboard, "notification:read", ev.Data()))
 	case topics.TypeNotificationDeleted:
-		e.hub.toUser(ev.Audience.A, e.plain(topics.Dashboard, "notification:deleted", ev.Data(false)))
+		e.hub.toUser(ev.Audience.A, e.plain(topics.Dashboard, "notification:deleted", ev.Data()))
 	case topics.TypeTypingStart, topics.TypeTypingStop:
 		e.deliverTyping(ev)
 	}
@@ -147,7 +147,7 @@ func (e *Edge) deliverTyping(ev *topics.Event) {
 	from := ev.Body.Text("userId")
 	to := ev.Audience.Other(from)
 	if e.hub.hasUser(topics.Messaging, to) {
-		e.typing.shown(typingPair{from, to}, ev.Type == topics.TypeTypingStart, ev.Data(false))
+		e.typing.shown(typingPair{from, to}, ev.Type == topics.TypeTypingStart, ev.Data())
 	}
 }
 
@@ -196,7 +196,7 @@ func (e *Edge) plain(ns topics.Namespace, event string, data []byte) *message {
 // feed is a message of the feed, with the offset at which a session stands after it. Only what has an id of its own
 // shows one.
 func (e *Edge) feed(ns topics.Namespace, event string, ev *topics.Event, extra ...string) *message {
-	m := e.plain(ns, event, ev.Data(ev.Type != topics.TypeMessageRead, extra...))
+	m := e.plain(ns, event, ev.Data(extra...))
 	m.ev, m.offset = ev, e.offset(ns, ev)
 	return m
 }

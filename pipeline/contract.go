@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -93,16 +92,9 @@ func (c Contract) complete() bool {
 	return c.Window > 0
 }
 
-// contractValue is the value of a log.contract, and of the dedup.window with which older logs begin.
-type contractValue struct {
-	Window     string                 `json:"window"`
-	Partitions map[topics.Topic]int32 `json:"partitions"`
-}
-
 // event is the record that holds the contract.
 func (c Contract) event() *topics.Event {
-	return topics.New(topics.Control, topics.EveryoneKey, topics.Meta{Type: topics.TypeLogContract},
-		topics.Fields("window", c.Window.String(), "partitions", c.Partitions))
+	return topics.Contract{Window: c.Window.String(), Partitions: c.Partitions}.Event()
 }
 
 // record appends a contract, with a producer of its own: the nodes' producers are made by what is agreed.
@@ -154,8 +146,8 @@ func (c *Contract) learn(r *kgo.Record) error {
 		}
 		return nil
 	}
-	var v contractValue
-	if err := json.Unmarshal(e.Value, &v); err != nil {
+	v, err := topics.ReadContract(e)
+	if err != nil {
 		return errors.New("the contract cannot be read: an earlier or later version of Nexus wrote it otherwise")
 	}
 	window, err := time.ParseDuration(v.Window)

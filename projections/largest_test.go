@@ -156,7 +156,7 @@ func readInbox(t *testing.T, in *inbox.Inbox, log map[topics.Topic][]*topics.Eve
 			continue
 		}
 		m, err := in.Message(t.Context(), e.Audience.B, e.NexusID)
-		if err != nil || string(m.Value) != string(e.Data(true)) {
+		if err != nil || string(m.Value) != string(e.Data()) {
 			t.Errorf("a message of %d bytes is not found again: %v", len(e.Value), err)
 		}
 	}
@@ -180,7 +180,7 @@ func found(ctx context.Context, in *inbox.Inbox, e *topics.Event) error {
 		return nil
 	}
 	list, err := in.Feed(ctx, inbox.Span{Topic: e.Topic, Audiences: []string{string(e.Key)}, From: []int64{e.Offset}, To: []int64{e.Offset + 1}}, 9, 1<<20)
-	if err == nil && (len(list) != 1 || string(list[0].Value) != string(e.Data(true))) {
+	if err == nil && (len(list) != 1 || string(list[0].Value) != string(e.Data())) {
 		return fmt.Errorf("%d entries in the feed: %w", len(list), sql.ErrNoRows)
 	}
 	return err

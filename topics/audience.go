@@ -20,6 +20,11 @@ const (
 	Everyone                  // all
 )
 
+// Shape is what a key of the kind looks like, for people.
+func (k AudienceKind) Shape() string {
+	return [...]string{"any text", "user:<id>", "dm:<a>:<b>", "channel:<name>", EveryoneKey}[k]
+}
+
 // Audience is a record's key, parsed: who is to get it.
 type Audience struct {
 	Kind AudienceKind

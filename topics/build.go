@@ -2,67 +2,15 @@ package topics
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 
 	"github.com/google/uuid"
 )
 
-// Draft is a chat message before it is sent.
-type Draft struct {
-	ReceiverID      string          `json:"receiverId"`
-	Content         string          `json:"content"`
-	Encrypted       json.RawMessage `json:"encrypted"`
-	ClientMessageID string          `json:"clientMessageId"`
-}
-
 // Receipt tells a sender what became of an event: its id, and whether the log had it already.
 type Receipt struct {
 	ID        string
 	Duplicate bool
-}
-
-// contentKeyPrefix sets keys made of content apart from those that clients choose.
-const contentKeyPrefix = "sha256:"
-
-// ContentKey is the idempotency key of a message whose sender named none: a hash of sender, receiver and content.
-func (d Draft) ContentKey(sender string) string {
-	h := sha256.New()
-	for _, s := range [...]string{sender, d.ReceiverID, d.Content, string(d.Encrypted)} {
-		sum := sha256.Sum256([]byte(s))
-		h.Write(sum[:])
-	}
-	return contentKeyPrefix + hex.EncodeToString(h.Sum(nil))
-}
-
-// Message makes the event of a draft. Where the draft names its clientMessageId the id follows from it; else the key is
-// the content's hash and the id is a new UUIDv7, or firstID where a copy was sent before.
-func (d Draft) Message(sender, firstID string) *Event {
-	key := ConversationKey(sender, d.ReceiverID)
-	m := Meta{Source: SourceOf(sender), Type: TypeMessage}
-	switch {
-	case d.ClientMessageID != "":
-		m.IdempotencyKey = d.ClientMessageID
-		m.NexusID = EventID(key, m.Type, m.Source, m.IdempotencyKey)
-	case firstID != "":
-		m.IdempotencyKey, m.NexusID = d.ContentKey(sender), firstID
-	default:
-		m.IdempotencyKey, m.NexusID = d.ContentKey(sender), NewID()
-	}
-	o := newObject()
-	o.text("id", m.NexusID)
-	o.text("senderId", sender)
-	o.text("receiverId", d.ReceiverID)
-	if len(d.Encrypted) > 0 {
-		o.raw("encrypted", d.Encrypted)
-	} else {
-		o.text("content", d.Content)
-	}
-	if d.ClientMessageID != "" {
-		o.text("clientMessageId", d.ClientMessageID)
-	}
-	return New(Messages, key, m, o.bytes())
 }
 
 // New makes an event that Nexus appends; ce_id is the idempotency key or else the id.

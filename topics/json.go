@@ -45,6 +45,9 @@ func (b Body) Text(name string) string {
 	return unquote(raw)
 }
 
+// True reports whether a member is true.
+func (b Body) True(name string) bool { return string(b.Raw(name)) == "true" }
+
 // Int is the value of a number member; 0 if there is none or it is no whole number within int64.
 func (b Body) Int(name string) int64 {
 	n, _ := strconv.ParseInt(string(b.Raw(name)), 10, 64)

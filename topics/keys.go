@@ -1,8 +1,6 @@
 package topics
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,20 +12,62 @@ type Prekey struct {
 	Key string `json:"key"`
 }
 
-// Bounds of what a device publishes at once.
+// DeviceKeys are the keys that a device of a user's publishes, for others to begin encrypted conversations with.
+type DeviceKeys struct {
+	DeviceID    string
+	IdentityKey string
+	Prekeys     []Prekey
+	// Removed: the device is no more; it has no keys then.
+	Removed bool
+}
+
+// KeyTaken says that a user was handed out another's one-time key. The first in the log that names a key has it.
+type KeyTaken struct {
+	DeviceID, PrekeyID string
+	// By is who has it.
+	By string
+}
+
+// The types of keys' events.
+const (
+	TypeKeyPublished = "key.published"
+	TypeKeyTaken     = "key.taken"
+)
+
+// Bounds of what a device publishes at once, and of a device's and a key's id.
 const (
 	maxKey     = 256
+	maxKeyID   = 64
 	MaxPrekeys = 100
 )
 
-// Prekeys reads the one-time keys of a key.published.
-func Prekeys(e *Event) (list []Prekey) {
-	_ = json.Unmarshal(e.Body.Raw("prekeys"), &list) // absent: none
-	return list
+var keyPublishedKind = Kind{
+	Type: TypeKeyPublished, Doc: "a device has published keys, or is no more",
+	In: []In{{Topic: Control, Keys: []AudienceKind{User}}},
+	Fields: []Field{
+		{Name: "deviceId", Required: true, Chars: Bounds{1, maxKeyID}, Doc: "the device, a name of the client's"},
+		{Name: "identityKey", Chars: Bounds{1, maxKey}, Doc: "its long-lived key; another one begins the device anew"},
+		{Name: "prekeys", Kind: AnArray, Of: AnObject, Doc: "one-time keys, at most 100 at once", Items: []Field{
+			{Name: "id", Required: true, Bytes: Bounds{1, maxKeyID}, Doc: "a name that no other of the device has"},
+			{Name: "key", Required: true, Bytes: Bounds{1, maxKey}, Doc: "the key"}}},
+		{Name: "removed", Kind: ABool, Doc: "true: the device is no more"},
+		timestamp},
+	Check: checkKeys, Sender: byKeyUser,
+}
+
+var keyTakenKind = Kind{
+	Type: TypeKeyTaken, Doc: "a user was handed out another's one-time key",
+	In: []In{{Topic: Control, Keys: []AudienceKind{User}}},
+	Fields: []Field{
+		{Name: "deviceId", Required: true, Chars: Bounds{1, maxKeyID}, Doc: "whose key it is: a device of the key's user"},
+		{Name: "prekeyId", Required: true, Chars: Bounds{1, maxKeyID}, Doc: "the key's id"},
+		{Name: "by", Required: true, Format: UserID, Doc: "who has it"},
+		timestamp},
+	Sender: byMember("by"), Actor: "by",
 }
 
 func checkKeys(e *Event) error {
-	removed := string(e.Body.Raw("removed")) == "true"
+	removed := e.Body.True("removed")
 	if e.Body.Has("identityKey") == removed {
 		return errors.New("a device has an identityKey, unless it is removed")
 	}
@@ -44,21 +84,37 @@ func checkKeys(e *Event) error {
 	}
 	seen := make(map[string]bool, len(list))
 	for _, k := range list {
-		if k.ID == "" || len(k.ID) > 64 || k.Key == "" || len(k.Key) > maxKey || seen[k.ID] {
-			return fmt.Errorf("a prekey has an id of 1 to 64 bytes that no other has, and a key of 1 to %d", maxKey)
+		if k.ID == "" || len(k.ID) > maxKeyID || k.Key == "" || len(k.Key) > maxKey || seen[k.ID] {
+			return fmt.Errorf("a prekey has an id of 1 to %d bytes that no other has, and a key of 1 to %d", maxKeyID, maxKey)
 		}
 		seen[k.ID] = true
 	}
 	return nil
 }
 
-// DeviceKey is what a device token is found by in stores: tokens are longer than their indexes take.
-func DeviceKey(token string) string {
-	sum := sha256.Sum256([]byte(token))
-	return hex.EncodeToString(sum[:])
+// ReadDeviceKeys reads a valid event.
+func ReadDeviceKeys(e *Event) DeviceKeys {
+	k := DeviceKeys{DeviceID: e.Body.Text("deviceId"), IdentityKey: e.Body.Text("identityKey"), Removed: e.Body.True("removed")}
+	_ = json.Unmarshal(e.Body.Raw("prekeys"), &k.Prekeys) // absent: none
+	return k
 }
 
-// DeviceHash stands for a device token where it is to be recognised and not shown.
-func DeviceHash(token string) string {
-	return DeviceKey(token)[:16]
+// Event makes the event that a user's device has published them.
+func (k DeviceKeys) Event(user string) *Event {
+	m := Meta{Type: TypeKeyPublished, Source: SourceOf(user), ID: NewID()}
+	if k.Removed {
+		return New(Control, UserKey(user), m, Fields("deviceId", k.DeviceID, "removed", true))
+	}
+	return New(Control, UserKey(user), m, Fields("deviceId", k.DeviceID, "identityKey", k.IdentityKey, "prekeys", k.Prekeys))
+}
+
+// ReadKeyTaken reads a valid event.
+func ReadKeyTaken(e *Event) KeyTaken {
+	return KeyTaken{DeviceID: e.Body.Text("deviceId"), PrekeyID: e.Body.Text("prekeyId"), By: e.Body.Text("by")}
+}
+
+// Event makes the event; user is whose key it is.
+func (k KeyTaken) Event(user string) *Event {
+	return New(Control, UserKey(user), Meta{Type: TypeKeyTaken, Source: SourceOf(k.By), ID: NewID()},
+		Fields("deviceId", k.DeviceID, "prekeyId", k.PrekeyID, "by", k.By))
 }

@@ -331,21 +331,20 @@ func TestReasons(t *testing.T) {
 // Golden: what clients receive of a record.
 func TestData(t *testing.T) {
 	for _, tc := range []struct {
-		e      *topics.Event
-		withID bool
-		want   string
+		e    *topics.Event
+		want string
 	}{
-		{event(topics.Notifications, "user:a", "", ` {"title":"t","body":"b","type":"SYSTEM" } `), true,
+		{event(topics.Notifications, "user:a", "", ` {"title":"t","body":"b","type":"SYSTEM" } `),
 			`{"title":"t","body":"b","type":"SYSTEM" ,"id":"n3-42","priority":"normal","data":{},"timestamp":"2025-12-01T10:00:00.000Z"}`},
-		{event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","priority":"low","data":{"x":1},"timestamp":"2020-01-01T00:00:00.000Z"}`), true,
+		{event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","priority":"low","data":{"x":1},"timestamp":"2020-01-01T00:00:00.000Z"}`),
 			`{"title":"t","body":"b","type":"SYSTEM","priority":"low","data":{"x":1},"timestamp":"2020-01-01T00:00:00.000Z","id":"n3-42"}`},
-		{event(topics.Broadcasts, "all", "", `{"title":"t","body":"b"}`), true, `{"title":"t","body":"b","id":"b3-42","timestamp":"2025-12-01T10:00:00.000Z"}`},
-		{by("/users/a", event(topics.Signals, "dm:a:b", "typing.start", `{"userId":"a","isTyping":true}`)), false, `{"userId":"a","isTyping":true,"timestamp":"2025-12-01T10:00:00.000Z"}`},
+		{event(topics.Broadcasts, "all", "", `{"title":"t","body":"b"}`), `{"title":"t","body":"b","id":"b3-42","timestamp":"2025-12-01T10:00:00.000Z"}`},
+		{by("/users/a", event(topics.Signals, "dm:a:b", "typing.start", `{"userId":"a","isTyping":true}`)), `{"userId":"a","isTyping":true,"timestamp":"2025-12-01T10:00:00.000Z"}`},
 	} {
 		if err := topics.Valid(tc.e); err != nil {
 			t.Fatal(err)
 		}
-		if got := string(tc.e.Data(tc.withID)); got != tc.want {
+		if got := string(tc.e.Data()); got != tc.want {
 			t.Errorf("Data = %s\nwant   %s", got, tc.want)
 		}
 	}
@@ -397,7 +396,7 @@ func FuzzValid(f *testing.F) {
 			if err := json.Unmarshal(value, &m); err != nil {
 				t.Fatalf("valid, but encoding/json says %v", err)
 			}
-			if err := json.Unmarshal(e.Data(true), &m); err != nil {
+			if err := json.Unmarshal(e.Data(), &m); err != nil {
 				t.Fatalf("Data is not JSON: %v", err)
 			}
 			if len(e.EventID()) > 64 {

@@ -50,7 +50,7 @@ func (f *Fold) publish(e *topics.Event) {
 		d = &device{identityKey: e.Body.Text("identityKey"), gone: make(map[string]bool)}
 		all[id] = d
 	}
-	for _, k := range topics.Prekeys(e) {
+	for _, k := range topics.ReadDeviceKeys(e).Prekeys {
 		known := slices.ContainsFunc(d.prekeys, func(old topics.Prekey) bool { return old.ID == k.ID })
 		if !known && !d.gone[k.ID] && len(d.prekeys) < maxStored {
 			d.prekeys = append(d.prekeys, k)

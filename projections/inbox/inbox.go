@@ -169,19 +169,20 @@ func (f *fold) add(e *topics.Event) {
 	part := int64(e.Partition)
 	switch e.Type {
 	case topics.TypeMessage:
-		id, data := e.EventID(), e.Data(true)
-		f.insert(intoMessages, id, string(e.Key), e.Body.Text("senderId"), e.Body.Text("receiverId"), part, f.pos(e), e.Time, data)
+		id, data, sender := e.EventID(), e.Data(), e.Actor()
+		f.insert(intoMessages, id, string(e.Key), sender, e.Audience.Other(sender), part, f.pos(e), e.Time, data)
 		f.feed(e, id, data)
 		f.messages = append(f.messages, e)
 	case topics.TypeMessageRead:
+		read := topics.ReadMessageRead(e)
 		// IS TRUE: the row is found by its id alone, never by an index of all that is unread in the conversation.
 		which := `id=$4 AND (conversation=$5) IS TRUE AND (receiver=$6) IS TRUE`
-		if string(e.Body.Raw("upTo")) == "true" {
+		if read.UpTo {
 			which = upTo + ` AND conversation=$5 AND receiver=$6`
 		}
 		f.change(e, `UPDATE messages SET read_at=$1 WHERE `+which+` AND read_at IS NULL AND `+before,
-			e.Time, part, f.pos(e), e.Body.Text("messageId"), string(e.Key), e.Body.Text("userId"))
-		f.feed(e, "", e.Data(false))
+			e.Time, part, f.pos(e), read.MessageID, string(e.Key), read.UserID)
+		f.feed(e, "", e.Data())
 	case topics.TypeNotification, topics.TypeActivity, topics.TypeAnnouncement:
 		f.addNotice(e, part)
 	case topics.TypeNotificationRead:
@@ -189,7 +190,7 @@ func (f *fold) add(e *topics.Event) {
 	case topics.TypeNotificationDeleted:
 		f.mark(e, "deleted_at", "deleted_to")
 	case topics.TypeDeviceRegistered:
-		f.device(e, e.Body.Text("token"), e.Body.Text("platform"))
+		f.device(e, topics.ReadDevice(e))
 	case topics.TypeDeviceUnregistered:
 		f.unregister(e, part)
 	}
@@ -214,7 +215,7 @@ func (f *fold) touched(fresh map[int64]bool) (rows [][]any) {
 }
 
 func (f *fold) addNotice(e *topics.Event, part int64) {
-	id, data := e.EventID(), e.Data(true)
+	id, data := e.EventID(), e.Data()
 	f.feed(e, id, data)
 	switch {
 	case e.Type == topics.TypeAnnouncement:
@@ -252,7 +253,8 @@ var upTo = `EXISTS (SELECT 1 FROM messages t WHERE t.id=$4 AND t.conversation=$5
 // come later.
 func (f *fold) mark(e *topics.Event, column, upTo string) {
 	user, part := e.Audience.A, int64(e.Partition)
-	if id := e.Body.Text("notificationId"); id != "" {
+	m := topics.ReadNotificationMark(e)
+	if id := m.NotificationID; id != "" {
 		f.change(e, `UPDATE notifications SET `+column+`=$1 WHERE user_id=$4 AND id=$5 AND `+column+` IS NULL AND `+before, e.Time, part, f.pos(e), user, id)
 		f.change(e, `INSERT INTO announcement_states (user_id, id, `+column+`)
 			SELECT CAST($1 AS TEXT), CAST($2 AS TEXT), CAST($3 AS BIGINT)
@@ -260,29 +262,27 @@ func (f *fold) mark(e *topics.Event, column, upTo string) {
 			ON CONFLICT (user_id, id) DO UPDATE SET `+column+`=COALESCE(announcement_states.`+column+`, excluded.`+column+`)`, user, id, e.Time)
 		return
 	}
-	t, _ := time.Parse(time.RFC3339Nano, e.Body.Text("upTo"))
-	ms := t.UnixMilli()
-	f.change(e, `UPDATE notifications SET `+column+`=$1 WHERE user_id=$4 AND at<=$5 AND `+column+` IS NULL AND `+before, e.Time, part, f.pos(e), user, ms)
+	f.change(e, `UPDATE notifications SET `+column+`=$1 WHERE user_id=$4 AND at<=$5 AND `+column+` IS NULL AND `+before, e.Time, part, f.pos(e), user, m.UpTo)
 	f.change(e, `INSERT INTO marks (user_id, read_to, deleted_to) VALUES ($1,-1,-1) ON CONFLICT DO NOTHING`, user)
-	f.change(e, `UPDATE marks SET `+upTo+`=$1 WHERE user_id=$2 AND `+upTo+`<$3`, ms, user, ms)
+	f.change(e, `UPDATE marks SET `+upTo+`=$1 WHERE user_id=$2 AND `+upTo+`<$3`, m.UpTo, user, m.UpTo)
 }
 
 // device notes that a user registered a token. There is a row for each user who ever did: their records stand in different
 // partitions, and the outcome must not depend on which is read first. The token is his who registered it last, as long as his
 // own last record on it is a registration (view registered_devices).
-func (f *fold) device(e *topics.Event, token, platform string) {
+func (f *fold) device(e *topics.Event, d topics.Device) {
 	f.change(e, `INSERT INTO devices (hash, user_id, token, platform, registered, at, part, pos, reg_at, reg_part, reg_pos)
 		VALUES ($1,$2,$3,$4,1,$5,$6,$7,$5,$6,$7)
 		ON CONFLICT (hash, user_id) DO UPDATE SET platform=excluded.platform, registered=1, at=excluded.at, part=excluded.part, pos=excluded.pos,
 			reg_at=excluded.reg_at, reg_part=excluded.reg_part, reg_pos=excluded.reg_pos
 		WHERE (devices.at, devices.part, devices.pos) < (excluded.at, excluded.part, excluded.pos)`,
-		topics.DeviceKey(token), e.Audience.A, token, platform, e.Time, int64(e.Partition), f.pos(e))
+		topics.DeviceKey(d.Token), e.Audience.A, d.Token, d.Platform, e.Time, int64(e.Partition), f.pos(e))
 }
 
 func (f *fold) unregister(e *topics.Event, part int64) {
 	where := `user_id=$1 AND (at, part, pos) < ($2, $3, $4)`
 	args := []any{e.Audience.A, e.Time, part, f.pos(e)}
-	if token := e.Body.Text("token"); token != "" {
+	if token := topics.ReadDevice(e).Token; token != "" {
 		where += ` AND hash=$5`
 		args = append(args, topics.DeviceKey(token))
 	}

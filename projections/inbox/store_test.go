@@ -452,8 +452,8 @@ func testBytes(t *testing.T, s *store) {
 	e := &topics.Event{Key: []byte("user:ü"), Meta: topics.Meta{Type: topics.TypeNotification}, Value: []byte(value)}
 	s.fold(topics.Notifications, e)
 	list, _, err := s.in.Notifications(t.Context(), "ü", false, 5, "")
-	if err != nil || len(list) != 1 || string(list[0].Value) != string(e.Data(true)) {
-		t.Errorf("got %v, %v; want %s", list, err, e.Data(true))
+	if err != nil || len(list) != 1 || string(list[0].Value) != string(e.Data()) {
+		t.Errorf("got %v, %v; want %s", list, err, e.Data())
 	}
 }
 

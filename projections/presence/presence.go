@@ -5,7 +5,6 @@ package presence
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"maps"
 	"slices"
 	"sync"
@@ -235,23 +234,24 @@ func (f *Fold) fold(e *topics.Event) (notices []Notice) {
 	}
 	f.now = max(f.now, e.Time)
 	f.prune()
-	id, name := e.Body.Text("node"), e.Body.Text("name")
-	if f.ended[id] {
+	of := topics.ReadHeartbeat(e)
+	if f.ended[of.Node] {
 		return nil
 	}
-	notices = f.alive(e, id, name)
+	notices = f.alive(e, of.Node, of.Name)
 	if e.Type == topics.TypeNodeHeartbeat {
-		return append(notices, f.heartbeat(e, id)...)
+		return append(notices, f.heartbeat(e, of.Node)...)
 	}
-	n := Notice{Node: id, Session: e.Body.Text("session"), Namespace: topics.Namespace(e.Body.Text("namespace")), User: e.Body.Text("userId")}
+	s := topics.ReadSession(e)
+	n := Notice{Node: s.Node, Session: s.ID, Namespace: s.Namespace, User: s.UserID}
 	switch e.Type {
 	case topics.TypeConnected:
-		notices = append(notices, f.connect(e, n, name)...)
+		notices = append(notices, f.connect(e, n, s)...)
 	case topics.TypeDisconnected:
 		f.disconnect(n.Session, e.Time)
 		notices = append(notices, n.of(Left))
 	case topics.TypeSessionChannels:
-		notices = append(notices, f.correct(e, n)...)
+		notices = append(notices, f.correct(n, s)...)
 	}
 	return notices
 }
@@ -260,11 +260,6 @@ func (f *Fold) fold(e *topics.Event) (notices []Notice) {
 func (n Notice) of(k Kind) Notice {
 	n.Kind = k
 	return n
-}
-
-func channels(e *topics.Event) (names []string) {
-	_ = json.Unmarshal(e.Body.Raw("channels"), &names) // absent: none
-	return names
 }
 
 // alive notes a record of a node; the first of a new boot ends the earlier ones of its name.
@@ -307,13 +302,13 @@ func (f *Fold) end(id string, at int64) {
 
 // connect gives a session its slot, or does not: every fold judges alike, from the log alone. One that is said again has
 // its slot already; what is said of it holds from now on.
-func (f *Fold) connect(e *topics.Event, n Notice, name string) (notices []Notice) {
+func (f *Fold) connect(e *topics.Event, n Notice, said topics.Session) (notices []Notice) {
 	if f.sessions[n.Session] != nil {
-		return f.correct(e, n)
+		return f.correct(n, said)
 	}
 	p := place{n.Namespace, n.User}
-	if !e.Body.Has("repeated") {
-		notices = f.succeed(p, e)
+	if !said.Repeated {
+		notices = f.succeed(p, said.PID, e.Time)
 		n.Verdict = Admitted
 		if e.Time >= f.judgesAt {
 			var evicted []Notice
@@ -325,31 +320,31 @@ func (f *Fold) connect(e *topics.Event, n Notice, name string) (notices []Notice
 			return notices
 		}
 	}
-	f.enter(n.Session, &session{node: n.Node, name: name, at: p, since: e.Time, order: e.Offset})
+	f.enter(n.Session, &session{node: n.Node, name: said.Name, at: p, since: e.Time, order: e.Offset})
 	f.touch(p, e.Time)
-	return append(notices, f.correct(e, n)...)
+	return append(notices, f.correct(n, said)...)
 }
 
 // correct notes what a record says of a session that the fold has.
-func (f *Fold) correct(e *topics.Event, n Notice) []Notice {
+func (f *Fold) correct(n Notice, said topics.Session) []Notice {
 	s := f.sessions[n.Session]
 	if s == nil {
 		return nil
 	}
-	s.channels = channels(e)
-	f.name(n.Session, e.Body.Text("pid"))
+	s.channels = said.Channels
+	f.name(n.Session, said.PID)
 	n.PID, n.Channels = s.pid, s.channels
 	return []Notice{n.of(Said)}
 }
 
 // succeed ends the session that a new one claims by its pid, and gives its slot back: it is the same client's, whose
 // connection broke and was not missed yet.
-func (f *Fold) succeed(p place, e *topics.Event) []Notice {
-	t := f.traces[e.Body.Text("pid")]
+func (f *Fold) succeed(p place, pid string, at int64) []Notice {
+	t := f.traces[pid]
 	if t == nil || t.gone != 0 || t.at != p {
 		return nil
 	}
-	return []Notice{f.evict(t.id, e.Time)}
+	return []Notice{f.evict(t.id, at)}
 }
 
 func (f *Fold) judge(p place, at int64) (Verdict, []Notice) {

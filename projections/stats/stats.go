@@ -48,8 +48,8 @@ func (e Ends) reached(positions Ends) bool {
 
 // The details that Counts are made of, and the two sides of a message.
 const (
-	detailConnection = "CONNECTION_ACCEPTED"
-	detailPost       = "post_created"
+	detailConnection = topics.NotificationConnectionAccepted
+	detailPost       = topics.ActivityPostCreated
 	detailSent       = "sent"
 	detailReceived   = "received"
 )
@@ -85,44 +85,47 @@ func rowsOf(b pipeline.Batch) (rows []row) {
 
 func rowsOfEvent(e *topics.Event) []row {
 	r := row{typ: e.Type, topic: string(e.Topic), part: e.Partition, pos: e.Offset, at: e.Time}
-	switch e.Type {
-	case topics.TypeMessage:
-		sent, received := r, r
-		sent.user, sent.detail = e.Body.Text("senderId"), detailSent
-		received.user, received.detail = e.Body.Text("receiverId"), detailReceived
-		if sent.user == received.user {
-			return []row{sent}
-		}
-		return []row{sent, received}
-	case topics.TypeNotification, topics.TypeActivity:
-		r.detail = e.Body.Text("type")
-	case topics.TypeDeliveryWebSocket, topics.TypeDeliveryPush:
-		r.detail, r.refTopic = e.Body.Text("event"), e.Body.Text("topic")
-		r.refPart, r.refPos = int32(e.Body.Int("partition")), e.Body.Int("offset")
-		r.sessions, r.delay = e.Body.Int("sessions"), e.Body.Int("latencyMs")
-	case topics.TypeConnected, topics.TypeDisconnected, topics.TypeSessionChannels:
-		r.detail = e.Body.Text("namespace")
+	if e.Type == topics.TypeMessage {
+		return messageRows(r, e)
 	}
-	if r.user = e.Body.Text("userId"); e.Audience.Kind == topics.User {
+	if r.detail = e.Detail(); e.Topic == topics.Deliveries {
+		d := topics.ReadDelivery(e)
+		r.refTopic, r.refPart, r.refPos = string(d.Topic), d.Partition, d.Offset
+		r.sessions, r.delay = d.Sessions, d.LatencyMs
+	}
+	switch e.Audience.Kind {
+	case topics.User:
 		r.user = e.Audience.A
-	}
-	if e.Audience.Kind == topics.Channel { // an activity's userId is who acted, not whom it is for
-		r.user = ""
+	case topics.Channel: // who acted is not whom it is for
+	default:
+		r.user = e.Actor()
 	}
 	return []row{r}
+}
+
+// messageRows: a message is one event of its sender's and one of its receiver's.
+func messageRows(r row, e *topics.Event) []row {
+	sent, received := r, r
+	sent.user, sent.detail = e.Actor(), detailSent
+	received.user, received.detail = e.Audience.Other(sent.user), detailReceived
+	if sent.user == received.user {
+		return []row{sent}
+	}
+	return []row{sent, received}
 }
 
 func clip(s string) string { return s[:min(len(s), 64)] }
 
 // Affects lists the users whose Counts an event changes.
 func Affects(e *topics.Event) []string {
-	switch {
-	case e.Type == topics.TypeMessage && e.Audience.A != e.Audience.B:
-		return []string{e.Audience.A, e.Audience.B}
-	case e.Type == topics.TypeMessage,
-		e.Type == topics.TypeNotification && e.Audience.Kind == topics.User && e.Body.Text("type") == detailConnection,
-		e.Type == topics.TypeActivity && e.Audience.Kind == topics.User && e.Body.Text("type") == detailPost:
-		return []string{e.Audience.A}
+	c := e.Kind().Counter
+	switch a := e.Audience; {
+	case c == nil, c.Detail != "" && e.Detail() != c.Detail:
+		return nil
+	case a.Kind == topics.Conversation && a.A != a.B:
+		return []string{a.A, a.B}
+	case a.Kind == topics.User, a.Kind == topics.Conversation:
+		return []string{a.A}
 	}
 	return nil
 }

@@ -18,9 +18,9 @@ func Largest(seed uint64) ([]*topics.Event, error) {
 	m := maker{r: rand.New(rand.NewPCG(seed, 0))}
 	m.long = m.text(topics.MaxValue)
 	var all []*topics.Event
-	for _, s := range topics.Shapes() {
-		for _, t := range s.Topics {
-			made, err := m.ofTopic(s, t)
+	for _, s := range topics.Kinds() {
+		for _, in := range s.In {
+			made, err := m.ofTopic(s, in)
 			if err != nil {
 				return nil, err
 			}
@@ -37,7 +37,7 @@ type maker struct {
 
 // draft is an event under construction: values by field, in the order of the schema.
 type draft struct {
-	shape  topics.Shape
+	shape  *topics.Kind
 	topic  topics.Topic
 	key    string
 	id     string
@@ -74,18 +74,11 @@ func (d draft) event() *topics.Event {
 
 func (d draft) valid() bool { return topics.Valid(d.event()) == nil }
 
-func (m maker) ofTopic(s topics.Shape, t topics.Topic) (list []*topics.Event, err error) {
-	kinds := s.Keys
-	if len(kinds) == 0 {
-		kinds = []topics.AudienceKind{topics.User, topics.Conversation, topics.Channel, topics.Everyone}
-	}
-	for _, kind := range kinds {
-		base, ok := m.base(s, t, kind)
-		if !ok && len(s.Keys) > 0 {
-			return nil, fmt.Errorf("no candidate makes a %s in %s valid", s.Type, t)
-		}
+func (m maker) ofTopic(s *topics.Kind, in topics.In) (list []*topics.Event, err error) {
+	for _, key := range in.Keys {
+		base, ok := m.base(s, in.Topic, key)
 		if !ok {
-			continue
+			return nil, fmt.Errorf("no candidate makes a %s in %s valid", s.Type, in.Topic)
 		}
 		base.source, base.signed = base.event().Source, true
 		made, err := m.ofBase(base)
@@ -94,14 +87,11 @@ func (m maker) ofTopic(s topics.Shape, t topics.Topic) (list []*topics.Event, er
 		}
 		list = append(list, made...)
 	}
-	if len(list) == 0 {
-		return nil, fmt.Errorf("no kind of key makes a %s in %s valid", s.Type, t)
-	}
 	return list, nil
 }
 
 // base is a valid event of a kind of key: the required fields, and an optional one where the schema wants one of several.
-func (m maker) base(s topics.Shape, t topics.Topic, kind topics.AudienceKind) (draft, bool) {
+func (m maker) base(s *topics.Kind, t topics.Topic, kind topics.AudienceKind) (draft, bool) {
 	d := draft{shape: s, topic: t, key: m.key(kind), id: topics.NewID()}
 	for _, f := range s.Fields {
 		if f.Required {
@@ -142,10 +132,10 @@ func (m maker) complete(d draft) (draft, bool) {
 }
 
 // candidates are values of a field, small ones.
-func (m maker) candidates(d draft, f topics.ShapeField) []any {
+func (m maker) candidates(d draft, f topics.Field) []any {
 	aud, _ := topics.ParseAudience(d.key)
 	switch f.Kind {
-	case "a string":
+	case topics.AString:
 		switch f.Name { // ids that the key's have to equal, where it has any
 		case "userId", "senderId", "by":
 			if aud.Kind == topics.Channel || aud.A == "" {
@@ -156,11 +146,11 @@ func (m maker) candidates(d draft, f topics.ShapeField) []any {
 			return []any{aud.B}
 		}
 		return []any{m.text(8), topics.NotificationTypes()[0], "high", "/dashboard", "9999-12-31T23:59:59.999999999Z"}
-	case "true or false":
+	case topics.ABool:
 		return []any{json.RawMessage("true"), json.RawMessage("false")}
-	case "a number":
+	case topics.ANumber:
 		return []any{json.RawMessage("9223372036854775807"), json.RawMessage("1.7976931348623157e308")}
-	case "an array":
+	case topics.AnArray:
 		return []any{m.prekeys(), json.RawMessage(`["` + m.text(topics.MaxID) + `"]`)}
 	}
 	return []any{json.RawMessage(topics.Fields("k", m.text(8)))}
@@ -172,7 +162,7 @@ func (m maker) ofBase(base draft) (list []*topics.Event, err error) {
 	for _, f := range base.shape.Fields {
 		n := len(list)
 		for _, c := range m.candidates(base, f) {
-			if f.Kind == "a string" && len(list) > n {
+			if f.Kind == topics.AString && len(list) > n {
 				break // the first that fits has grown to what others would
 			}
 			if d, ok := m.fit(base.with(f.Name, c), f.Name); ok {
@@ -215,12 +205,12 @@ func (m maker) fit(d draft, kept string) (draft, bool) {
 }
 
 // grow makes a field as large as it may be, where it is a text that may be any.
-func (m maker) grow(d draft, f topics.ShapeField) draft {
+func (m maker) grow(d draft, f topics.Field) draft {
 	wrap := func(s string) any { return s }
 	switch f.Kind {
-	case "an object", "any value":
+	case topics.AnObject, topics.Anything:
 		wrap = func(s string) any { return json.RawMessage(topics.Fields("k", s)) }
-	case "a string":
+	case topics.AString:
 	default:
 		return d
 	}

@@ -32,7 +32,7 @@ func TestLargest(t *testing.T) {
 			longest[e.Type+"."+name] = max(longest[e.Type+"."+name], len(s), 1)
 		}
 	}
-	for _, s := range topics.Shapes() {
+	for _, s := range topics.Kinds() {
 		for _, f := range s.Fields {
 			if longest[s.Type+"."+f.Name] == 0 {
 				t.Errorf("no event has field %s of a %s", f.Name, s.Type)
