@@ -3,7 +3,6 @@ package pipeline
 import (
 	"encoding/binary"
 	"hash/crc32"
-	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -15,7 +14,7 @@ import (
 )
 
 func TestOneBrokerForADirectory(t *testing.T) {
-	o := BrokerOptions{Dir: t.TempDir(), Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	o := BrokerOptions{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
 	b, err := StartBroker(o)
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +100,7 @@ func FuzzStampBatch(f *testing.F) {
 // An append to a log that is away is answered, as unknown, within its time.
 func TestAppendIsBounded(t *testing.T) {
 	t.Parallel()
-	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	quiet := slog.New(slog.DiscardHandler)
 	b, err := StartBroker(BrokerOptions{Dir: t.TempDir(), Log: quiet})
 	if err != nil {
 		t.Fatal(err)

@@ -3,7 +3,6 @@ package pipeline
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"testing"
 
@@ -24,7 +23,7 @@ func (ahead) Apply(context.Context, Batch) error { return nil }
 
 // TestNoWorkersAreLeft has a consumer end while it takes its partitions over: the workers of those it had already end with it.
 func TestNoWorkersAreLeft(t *testing.T) {
-	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	quiet := slog.New(slog.DiscardHandler)
 	broker, err := StartBroker(BrokerOptions{Dir: t.TempDir(), Log: quiet})
 	if err != nil {
 		t.Fatal(err)

@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"testing"
 	"time"
@@ -17,7 +16,7 @@ import (
 // TestGarbageIsRefused has a client send batches whose records nobody can read. Kafka refuses them; in the embedded log they
 // would stand before every reader for ever.
 func TestGarbageIsRefused(t *testing.T) {
-	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	quiet := slog.New(slog.DiscardHandler)
 	broker, err := StartBroker(BrokerOptions{Dir: t.TempDir(), Log: quiet})
 	if err != nil {
 		t.Fatal(err)

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -23,7 +22,7 @@ import (
 // lookLog opens a log with a topic of two partitions at this broker.
 func lookLog(t testing.TB, addrs ...string) *Log {
 	t.Helper()
-	l, err := OpenLog(Kafka{Brokers: addrs, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Names: topics.Names{Prefix: "look."}})
+	l, err := OpenLog(Kafka{Brokers: addrs, Log: slog.New(slog.DiscardHandler), Names: topics.Names{Prefix: "look."}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +155,7 @@ func TestLookFallsBack(t *testing.T) {
 
 // BenchmarkVerify verifies points of two partitions that memory does not know, in an embedded log, by 32 clients at once.
 func BenchmarkVerify(b *testing.B) {
-	broker, err := StartBroker(BrokerOptions{Dir: b.TempDir(), Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	broker, err := StartBroker(BrokerOptions{Dir: b.TempDir(), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package pipeline
 
 import (
-	"io"
 	"log/slog"
 	"testing"
 	"time"
@@ -20,7 +19,7 @@ func TestSlowLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cluster.Close()
-	l, err := OpenLog(Kafka{Brokers: cluster.ListenAddrs(), Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Names: topics.Names{Prefix: "slow."}})
+	l, err := OpenLog(Kafka{Brokers: cluster.ListenAddrs(), Log: slog.New(slog.DiscardHandler), Names: topics.Names{Prefix: "slow."}})
 	if err != nil {
 		t.Fatal(err)
 	}

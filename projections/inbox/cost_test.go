@@ -4,7 +4,6 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -26,7 +25,7 @@ func onEach(t *testing.T, test func(*testing.T, *Inbox)) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { db.Close() })
-		in, err := Open(t.Context(), db, time.Hour, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		in, err := Open(t.Context(), db, time.Hour, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
