@@ -98,12 +98,26 @@ type Options struct {
 	// it asks nothing of those excluded.
 	Parts    []string
 	Problems func(ctx context.Context, exclude []string) map[string]string
+	// Build is which build serves, for /healthz.
+	Build Build
 	// Metrics takes in what is shown to Prometheus.
 	Metrics prometheus.Registerer
 	// Handlers are served beside REST, by path: the edge's.
 	Handlers map[string]http.Handler
 	// MaxBody bounds a request's body, in bytes.
 	MaxBody int64
+}
+
+// Build is which build of Nexus runs. It holds nothing of the machine.
+type Build struct {
+	// Version is a tag, or what Go says of a commit without one; "devel" where neither is known.
+	Version string `json:"version" doc:"a tag, or what Go says of a commit without one"`
+	// Commit is the whole hash of the commit; "unknown" where the build did not know it. Dirty: files were changed since.
+	Commit string `json:"commit" doc:"the whole hash of the commit; unknown where the build did not know it"`
+	Dirty  bool   `json:"dirty" doc:"files were changed since the commit"`
+	// GoVersion is the compiler's; Platform is GOOS/GOARCH.
+	GoVersion string `json:"goVersion" doc:"the compiler's version"`
+	Platform  string `json:"platform" doc:"system and architecture"`
 }
 
 // API is the HTTP server. Make it with New, then Serve.
@@ -130,42 +144,8 @@ func New(o Options) *API {
 	for path, h := range o.Handlers {
 		e.Any(path, echo.WrapHandler(h), a.cors)
 	}
-	for _, prefix := range []string{"", "/api"} {
-		a.routes(e.Group(prefix, a.cors, a.bounded))
-	}
-	get(e, "/healthz", func(c echo.Context) error { return c.JSON(http.StatusOK, map[string]string{"status": "ok"}) })
-	get(e, "/readyz", a.ready)
+	a.register(e)
 	return a
-}
-
-func (a *API) routes(g *echo.Group) {
-	user, service, admin := a.authenticated(""), a.authenticated(ScopePublish), a.authenticated(ScopeAdmin)
-	g.POST("/notifications/device-token", a.registerDevice, user)
-	g.DELETE("/notifications/device-token", a.unregisterDevice, user)
-	get(g, "/notifications", a.listNotifications, user, a.read)
-	get(g, "/notifications/unread-count", a.unreadCount, user, a.read)
-	g.POST("/notifications/read-all", a.readAll, user)
-	g.POST("/notifications/:id/read", a.markNotification(topics.TypeNotificationRead), user)
-	g.DELETE("/notifications/:id", a.markNotification(topics.TypeNotificationDeleted), user)
-	get(g, "/conversations", a.listConversations, user, a.read)
-	get(g, "/messages", a.listMessages, user, a.read)
-	g.POST("/messages", a.sendMessage, user)
-	g.PUT("/keys", a.putKeys, user)
-	get(g, "/keys", a.ownKeys, user, a.read)
-	g.DELETE("/keys/:deviceId", a.deleteKeys, user)
-	get(g, "/users/:userId/keys", a.keysOf, user, a.read)
-	get(g, "/presence", a.presence, user, a.read)
-	get(g, "/presence/:userId", a.presenceOf, user, a.read)
-	get(g, "/stats", a.stats, user, a.read)
-
-	g.POST("/notifications", a.publishNotification, service)
-	g.POST("/activities", a.publishActivity, service)
-	g.POST("/announcements", a.publishAnnouncement, service)
-	g.POST("/events", a.publishEvents, service)
-
-	g.POST("/revocations", a.revoke, admin)
-	get(g, "/diagnostics/:userId", a.diagnose, admin, a.read)
-	g.OPTIONS("/*", func(c echo.Context) error { return c.NoContent(http.StatusNoContent) })
 }
 
 // ServeHTTP answers one request (http.Handler).
@@ -191,13 +171,6 @@ func (a *API) Serve(ctx context.Context, ln net.Listener, grace time.Duration) e
 	}
 	<-failed
 	return err
-}
-
-// get registers a route for GET, and for HEAD, which net/http answers without the body (RFC 9110, section 9.3.2).
-func get(g interface {
-	Match(methods []string, path string, h echo.HandlerFunc, m ...echo.MiddlewareFunc) []*echo.Route
-}, path string, h echo.HandlerFunc, m ...echo.MiddlewareFunc) {
-	g.Match([]string{http.MethodGet, http.MethodHead}, path, h, m...)
 }
 
 // escaped has the routes found by the path as it was sent, so that param decodes every id alike: %2F is no end of a segment.
@@ -347,10 +320,13 @@ func (a *API) ready(c echo.Context) error {
 	}
 	problems := a.o.Problems(c.Request().Context(), exclude)
 	if len(problems) > 0 {
-		return c.JSON(http.StatusServiceUnavailable, map[string]any{"status": "not ready", "problems": problems})
+		return c.JSON(http.StatusServiceUnavailable, Readiness{Problems: problems, Status: "not ready"})
 	}
-	return c.JSON(http.StatusOK, map[string]any{"status": "ready"})
+	return c.JSON(http.StatusOK, Readiness{Status: "ready"})
 }
+
+// healthy answers as long as the process serves, with which build it is.
+func (a *API) healthy(c echo.Context) error { return c.JSON(http.StatusOK, Health{"ok", a.o.Build}) }
 
 // counted counts requests and their time, by route: a path may name a user.
 func (a *API) counted(reg prometheus.Registerer) echo.MiddlewareFunc {

@@ -4,10 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -117,7 +122,7 @@ func (w *world) Send(_ context.Context, sender string, d topics.Draft) (topics.R
 	if d.Content == "" {
 		return topics.Receipt{}, apierr.Invalid("a message has either content or encrypted")
 	}
-	return topics.Receipt{ID: sender + ">" + d.ReceiverID + ":" + d.ClientMessageID, Duplicate: d.ClientMessageID == "again"}, nil
+	return topics.Receipt{ID: sender + "-" + d.ReceiverID + ":" + d.ClientMessageID, Duplicate: d.ClientMessageID == "again"}, nil
 }
 
 func (w *world) Online(ns topics.Namespace, user string) bool {
@@ -210,6 +215,7 @@ func TestRoutes(t *testing.T) {
 			devices:       []inbox.Device{{Token: "known", Platform: "web"}},
 			keys:          []control.Device{{ID: "phone", IdentityKey: "ik", Prekeys: 1, Next: &topics.Prekey{ID: "p", Key: "k"}}}}
 	}
+	var answers golden
 	for _, tc := range []struct {
 		line, token, body string
 		header            []string
@@ -234,7 +240,7 @@ func TestRoutes(t *testing.T) {
 		{"GET /messages?with=bob", "alice", "", nil, 200, `"newer":"new"`, ""},
 		{"GET /messages", "alice", "", nil, 400, "with:", ""},
 		{"GET /messages?with=bob&cursor=a&after=b", "alice", "", nil, 400, "either cursor or after", ""},
-		{"POST /messages", "alice", `{"receiverId":"bob","content":"x"}`, []string{"Idempotency-Key", "k"}, 202, `{"id":"alice>bob:k"}`, ""},
+		{"POST /messages", "alice", `{"receiverId":"bob","content":"x"}`, []string{"Idempotency-Key", "k"}, 202, `{"id":"alice-bob:k"}`, ""},
 		{"POST /messages", "alice", `{"receiverId":"bob","content":"x","clientMessageId":"again"}`, nil, 202, `"duplicate":true`, ""},
 		{"POST /messages", "alice", `{"receiverId":"bob"}`, nil, 400, "content", ""},
 
@@ -245,6 +251,11 @@ func TestRoutes(t *testing.T) {
 		{"DELETE /notifications/device-token", "alice", `{"token":null}`, nil, 400, "only an empty body", ""},
 		{"DELETE /notifications/device-token", "alice", `{}`, nil, 400, "only an empty body", ""},
 		{"DELETE /notifications/device-token", "alice", `null`, nil, 400, "only an empty body", ""},
+
+		{"DELETE /notifications/device-token", "alice", `{"token":""}`, nil, 400, "only an empty body", ""},
+		{"POST /notifications/device-token", "alice", `{"token":"t","platform":""}`, nil, 400, "platform", ""},
+		{"POST /notifications/device-token", "alice", `{"token":""}`, nil, 400, "token", ""},
+		{"GET /users/bob/keys?prekeys=no", "alice", "", nil, 400, "true or false", ""},
 
 		{"PUT /keys", "alice", `{"deviceId":"phone","identityKey":"aWs=","prekeys":[]}`, nil, 202, `"id"`, "control user:alice key.published"},
 		{"GET /keys", "alice", "", nil, 200, `{"devices":[{"deviceId":"phone","prekeys":1}]}`, ""},
@@ -283,7 +294,26 @@ func TestRoutes(t *testing.T) {
 		{"POST /activities", service, `{"userId":"alice","type":"x","message":"m","timestamp":"2025-12-01T10:00:00Z"}`, nil, 202, `{"id":`, `"timestamp":"2025-12-01T10:00:00Z"`},
 		{"POST /announcements", service, `{"title":"T","body":"B","timestamp":"2025-12-01T10:00:00Z"}`, nil, 202, `{"id":`, `broadcasts all announcement`},
 
+		{"POST /activities", service, `{"userIds":["alice","bob"],"userId":"","type":"x","message":"m","data":{"a":1}}`, nil, 202, `{"ids":`, `activity {"id":`},
+		{"POST /activities", service, `{"channel":"c","userId":"eve","type":"x","message":"m"}`, nil, 202, `{"id":`, `"userId":"eve"`},
+		{"POST /activities", service, `{"channel":"c","type":"x","message":"m"}`, nil, 202, `{"id":`, `"userId":"svc"`},
+		{"POST /activities", service, `{"userId":"a:b","type":"x","message":"m"}`, nil, 400, `userId:`, ""},
+		{"POST /activities", service, `{"userId":"a","type":"","message":"m"}`, nil, 400, `field type`, ""},
+		{"POST /notifications", service, `{"userId":"alice","title":"T","body":"B","type":"SYSTEM","priority":"high","data":{"x":"<b>"},"icon":"i","badge":"b"}`, nil, 202, `{"id":`, `"priority":"high","data":{"x":"<b>"},"icon":"i","badge":"b"}`},
+		{"POST /notifications", service, `{"userId":"alice","title":"T","body":"B","type":"NEWS"}`, nil, 400, `must be one of`, ""},
+		{"POST /notifications", service, `{"userId":"alice","title":"T","body":"B","type":"SYSTEM","data":[]}`, nil, 400, `field data`, ""},
+		{"POST /notifications", service, `{"userId":"alice","title":1}`, nil, 400, `field title must be a string`, ""},
+		{"POST /notifications", service, `{"userId":"alice","Title":"T","body":"B","type":"SYSTEM"}`, nil, 202, `{"id":`, `"title":"T"`},
+		{"POST /notifications", service, `{"userId":"alice","title":"T","type":"SYSTEM"}`, nil, 202, `{"id":`, `"body":""`},
+		{"POST /notifications", service, `{"userIds":["a"],"userId":"b","title":"T","body":"B","type":"SYSTEM"}`, nil, 400, `either userId or userIds`, ""},
+		{"POST /notifications", service, `{"channel":"c d","title":"T","body":"B","type":"SYSTEM"}`, nil, 400, `channel:`, ""},
+		{"POST /notifications", service, `{"channel":"c","title":"T","body":"B","type":"SYSTEM"}`, nil, 202, `{"id":`, `broadcasts channel:c`},
+		{"POST /announcements", service, `{"title":"T","body":"B","userId":"a"}`, nil, 400, `unknown field`, ""},
+		{"POST /announcements", service, `{"title":"","body":"B"}`, nil, 400, `field title`, ""},
+		{"POST /announcements", service, `null`, nil, 400, `field title`, ""},
+
 		{"POST /revocations", admin, `{"userId":"alice","tokenId":"t"}`, nil, 202, `"id"`, `control user:alice session.revoked {"tokenId":"t"}`},
+		{"POST /revocations", admin, `{"userId":"alice","tokenId":""}`, nil, 400, "tokenId", ""},
 		{"POST /revocations", admin, `{"userId":"a:b"}`, nil, 400, "userId:", ""},
 		{"POST /revocations", service, `{"userId":"alice"}`, nil, 403, "scope admin", ""},
 		{"GET /diagnostics/a%40b", admin, "", nil, 200, `"userId":"a@b"`, ""},
@@ -303,11 +333,48 @@ func TestRoutes(t *testing.T) {
 		if a.Code != tc.status || !strings.Contains(a.Body.String(), tc.says) {
 			t.Errorf("%s %s: %d %s, want %d and %s", tc.line, clip(tc.body), a.Code, a.Body, tc.status, tc.says)
 		}
+		answers.note(tc.line, tc.body, a)
 		if got := w.shown(); tc.appends == "" && got != "" || !strings.Contains(got, tc.appends) {
 			t.Errorf("%s %s: appended %q, want %q", tc.line, clip(tc.body), got, tc.appends)
 		}
 	}
+	answers.compare(t, "answers.txt")
 }
+
+// golden is what clients see of answers, byte by byte.
+type golden struct{ strings.Builder }
+
+// minted are ids that differ each time.
+var minted = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[78][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}`)
+
+func (g *golden) note(line, body string, a *httptest.ResponseRecorder) {
+	fmt.Fprintf(g, "%s %s\n  %d %s\n  %q\n", line, clip(body), a.Code, a.Header().Get("Content-Type"), minted.ReplaceAllString(a.Body.String(), "ID"))
+}
+
+// compare holds the answers against a file of testdata; with -update it writes the file.
+func (g *golden) compare(t *testing.T, file string) {
+	t.Helper()
+	path := filepath.Join("testdata", file)
+	if *update {
+		if err := os.WriteFile(path, []byte(g.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, got := range strings.SplitAfter(g.String(), "\n") {
+		if line, rest, _ := strings.Cut(string(want), "\n"); strings.TrimSuffix(got, "\n") != line {
+			t.Fatalf("%s:%d: got %swant %s\n(go test ./api -update writes the file)", path, i+1, got, line)
+		} else {
+			want = []byte(rest)
+		}
+	}
+}
+
+var update = flag.Bool("update", false, "write the files of testdata that answers are held against")
 
 func clip(s string) string { return s[:min(len(s), 100)] }
 

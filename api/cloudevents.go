@@ -52,9 +52,9 @@ func (a *API) publishEvents(c echo.Context) error {
 		return err
 	}
 	if batch {
-		return c.JSON(http.StatusAccepted, map[string]any{"ids": ids})
+		return c.JSON(http.StatusAccepted, Published{IDs: ids})
 	}
-	return c.JSON(http.StatusAccepted, map[string]any{"id": ids[0]})
+	return c.JSON(http.StatusAccepted, Published{ID: ids[0]})
 }
 
 func cloudEvents(r *http.Request) (events []cloudEvent, batch bool, err error) {
@@ -245,8 +245,13 @@ func (ce cloudEvent) event(user, idem string) (*topics.Event, error) {
 	if at["subject"] == "" {
 		return nil, problem("the attribute subject is missing: it is the audience key, like user:alice, channel:news or all")
 	}
-	if typ := at["type"]; typ != topics.TypeNotification && typ != topics.TypeActivity && typ != topics.TypeAnnouncement {
-		return nil, problem("type must be notification, activity or announcement")
+	kind := topics.KindOf(at["type"])
+	if kind == nil || kind.Ingest == "" {
+		return nil, problem("type must be " + orList(ingested()))
+	}
+	topic, err := topicOf(kind, at["subject"])
+	if err != nil {
+		return nil, err
 	}
 	if at["idempotencykey"] != "" {
 		idem = at["idempotencykey"]
@@ -261,7 +266,49 @@ func (ce cloudEvent) event(user, idem string) (*topics.Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	return topics.New(topicOf(at["subject"]), at["subject"], m, value), nil
+	return topics.New(topic, at["subject"], m, value), nil
+}
+
+// topicOf is the topic that an event of a kind goes to, by its audience key.
+func topicOf(kind *topics.Kind, key string) (topics.Topic, error) {
+	to, err := topics.ParseAudience(key)
+	if err != nil {
+		return "", problem("subject: " + err.Error())
+	}
+	topic, ok := kind.TopicFor(to.Kind)
+	if !ok {
+		return "", problem("subject: " + kind.Type + " is for " + orList(shapes(kind)))
+	}
+	return topic, nil
+}
+
+// ingested are the types of event that product services may hand in.
+func ingested() (types []string) {
+	for _, k := range topics.Kinds() {
+		if k.Ingest != "" {
+			types = append(types, k.Type)
+		}
+	}
+	return types
+}
+
+// shapes are what the keys of a kind's events look like.
+func shapes(k *topics.Kind) (list []string) {
+	for _, in := range k.In {
+		for _, key := range in.Keys {
+			list = append(list, key.Shape())
+		}
+	}
+	return list
+}
+
+// orList writes a list as people do: a, b or c.
+func orList(list []string) string {
+	last := len(list) - 1
+	if last < 1 {
+		return strings.Join(list, "")
+	}
+	return strings.Join(list[:last], ", ") + " or " + list[last]
 }
 
 // withID puts an id in front of an object's members.

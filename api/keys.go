@@ -23,11 +23,7 @@ type Keys interface {
 
 // putKeys publishes a device's keys: its identity key, and further one-time keys.
 func (a *API) putKeys(c echo.Context) error {
-	var body struct {
-		DeviceID    string          `json:"deviceId"`
-		IdentityKey string          `json:"identityKey"`
-		Prekeys     []topics.Prekey `json:"prekeys"`
-	}
+	var body PublishedKeys
 	if err := read(c, &body); err != nil {
 		return err
 	}
@@ -36,8 +32,7 @@ func (a *API) putKeys(c echo.Context) error {
 	if len(devices) >= control.MaxDevices && !known {
 		return apierr.Invalid("this user has keys of as many devices as are allowed; remove one")
 	}
-	ev := own(c, topics.Control, topics.TypeKeyPublished, topics.Fields("deviceId", body.DeviceID, "identityKey", body.IdentityKey, "prekeys", body.Prekeys))
-	return a.publishKeys(c, ev)
+	return a.publishKeys(c, topics.DeviceKeys{DeviceID: body.DeviceID, IdentityKey: body.IdentityKey, Prekeys: body.Prekeys}.Event(userOf(c)))
 }
 
 func (a *API) deleteKeys(c echo.Context) error {
@@ -45,7 +40,7 @@ func (a *API) deleteKeys(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return a.publishKeys(c, own(c, topics.Control, topics.TypeKeyPublished, topics.Fields("deviceId", device, "removed", true)))
+	return a.publishKeys(c, topics.DeviceKeys{DeviceID: device, Removed: true}.Event(userOf(c)))
 }
 
 func (a *API) publishKeys(c echo.Context, ev *topics.Event) error {
@@ -57,27 +52,17 @@ func (a *API) publishKeys(c echo.Context, ev *topics.Event) error {
 
 // ownKeys tells a user which devices have keys, and how many one-time keys each has left.
 func (a *API) ownKeys(c echo.Context) error {
-	type device struct {
-		DeviceID string `json:"deviceId"`
-		Prekeys  int    `json:"prekeys"`
-	}
-	list := []device{}
+	list := []DeviceWithKeys{}
 	for _, d := range a.o.Keys.Devices(userOf(c)) {
-		list = append(list, device{d.ID, d.Prekeys})
+		list = append(list, DeviceWithKeys{d.ID, d.Prekeys})
 	}
-	return c.JSON(http.StatusOK, map[string]any{"devices": list})
-}
-
-type deviceKeys struct {
-	DeviceID    string         `json:"deviceId"`
-	IdentityKey string         `json:"identityKey"`
-	Prekey      *topics.Prekey `json:"prekey"`
+	return c.JSON(http.StatusOK, OwnKeys{list})
 }
 
 // keysOf hands out the keys of a user's devices, a one-time key of each, which nobody else gets; ?prekeys=false leaves
 // those alone.
 func (a *API) keysOf(c echo.Context) error {
-	user, err := userParam(c)
+	user, err := param(c, pathUser.Name)
 	if err != nil {
 		return err
 	}
@@ -85,9 +70,9 @@ func (a *API) keysOf(c echo.Context) error {
 		return err
 	}
 	hand := c.QueryParam("prekeys") != "false" && c.Request().Method != http.MethodHead // nobody sees what HEAD would use up
-	list := []deviceKeys{}
+	list := []DeviceKeys{}
 	for _, d := range a.o.Keys.Devices(user) {
-		k := deviceKeys{DeviceID: d.ID, IdentityKey: d.IdentityKey}
+		k := DeviceKeys{DeviceID: d.ID, IdentityKey: d.IdentityKey}
 		if hand {
 			if k.Prekey, err = a.takePrekey(c, user, d.ID); err != nil {
 				return err
@@ -95,7 +80,7 @@ func (a *API) keysOf(c echo.Context) error {
 		}
 		list = append(list, k)
 	}
-	return c.JSON(http.StatusOK, map[string]any{"userId": user, "devices": list})
+	return c.JSON(http.StatusOK, UserKeys{list, user})
 }
 
 // takePrekey takes the next one-time key of a device; nil where none is left, or where others are always faster.
@@ -125,8 +110,7 @@ func (a *API) takePrekey(c echo.Context, user, deviceID string) (*topics.Prekey,
 const takenWait = 5 * time.Second
 
 func (a *API) tryTake(c echo.Context, user, deviceID, prekeyID string) (bool, error) {
-	ev := topics.New(topics.Control, topics.UserKey(user), topics.Meta{Type: topics.TypeKeyTaken, Source: topics.SourceOf(userOf(c)), ID: topics.NewID()},
-		topics.Fields("deviceId", deviceID, "prekeyId", prekeyID, "by", userOf(c)))
+	ev := topics.KeyTaken{DeviceID: deviceID, PrekeyID: prekeyID, By: userOf(c)}.Event(user)
 	answer := a.o.Keys.Expect(ev.ID)
 	defer a.o.Keys.Forget(ev.ID)
 	ctx, cancel := context.WithTimeout(c.Request().Context(), takenWait)

@@ -67,8 +67,17 @@ func (o Origin) lets(in Origin) bool {
 	return o.host == in.host
 }
 
-// MarshalText writes the origin as the operator did.
-func (o Origin) MarshalText() ([]byte, error) { return []byte(o.text), nil }
+// texts are the origins as the operator wrote them, or any.
+func (all Origins) texts() []string {
+	if all == nil {
+		return []string{"any"}
+	}
+	list := make([]string, len(all))
+	for i, o := range all {
+		list[i] = o.text
+	}
+	return list
+}
 
 // allows tells whether a page may use the server: any page where no origins are named, else one of the server's own
 // origin or of one that is named.

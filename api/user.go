@@ -20,16 +20,6 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-func message(c echo.Context, text string) error {
-	return c.JSON(http.StatusOK, map[string]string{"message": text})
-}
-
-// own makes an event of the request's user about itself.
-func own(c echo.Context, t topics.Topic, typ string, value []byte) *topics.Event {
-	user := userOf(c)
-	return topics.New(t, topics.UserKey(user), topics.Meta{Type: typ, Source: topics.SourceOf(user), ID: topics.NewID()}, value)
-}
-
 // append appends an event and waits until this node has read it, so that what the user reads next can wait for it.
 func (a *API) append(c echo.Context, ev *topics.Event) error {
 	if err := topics.Valid(ev); err != nil {
@@ -47,7 +37,7 @@ func (a *API) accept(c echo.Context, ev *topics.Event) error {
 	if err := a.o.Producer.Append(c.Request().Context(), ev); err != nil {
 		return err
 	}
-	return c.JSON(http.StatusAccepted, map[string]string{"id": ev.ID})
+	return c.JSON(http.StatusAccepted, ID{ev.ID})
 }
 
 // settled waits until the inbox has what this node has read of a key's partition. One that is further behind is read
@@ -79,28 +69,26 @@ const keyStale = "stale"
 const settleWait = 2 * time.Second
 
 func (a *API) registerDevice(c echo.Context) error {
-	var body struct {
-		Token    string  `json:"token"`
-		Platform *string `json:"platform"`
-	}
+	var body DeviceRegistration
 	if err := read(c, &body); err != nil {
 		return err
+	}
+	d := topics.Device{Token: body.Token}
+	if body.Platform != nil {
+		if d.Platform = *body.Platform; d.Platform == "" {
+			return apierr.Invalid("field platform must not be empty; leave it out")
+		}
 	}
 	if err := a.o.AllowPublish(userOf(c)); err != nil {
 		return err
 	}
-	if err := reading(c, func() error { return a.roomForDevice(c, body.Token) }); err != nil {
+	if err := reading(c, func() error { return a.roomForDevice(c, d.Token) }); err != nil {
 		return err
 	}
-	var platform any
-	if body.Platform != nil {
-		platform = *body.Platform
-	}
-	ev := own(c, topics.Devices, topics.TypeDeviceRegistered, topics.Fields("token", body.Token, "platform", platform))
-	if err := a.append(c, ev); err != nil {
+	if err := a.append(c, d.Registered(userOf(c))); err != nil {
 		return err
 	}
-	return message(c, "Device token registered successfully")
+	return told(c, "Device token registered successfully")
 }
 
 // maxDevices bounds the device tokens of a user.
@@ -125,31 +113,32 @@ func (a *API) unregisterDevice(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	var token any
+	var d topics.Device
 	if len(bytes.TrimSpace(text)) > 0 {
-		if token, err = oneToken(text); err != nil {
+		if d.Token, err = oneToken(text); err != nil {
 			return err
 		}
 	}
 	if err := a.o.AllowPublish(userOf(c)); err != nil {
 		return err
 	}
-	if err := a.append(c, own(c, topics.Devices, topics.TypeDeviceUnregistered, topics.Fields("token", token))); err != nil {
+	if err := a.append(c, d.Unregistered(userOf(c), topics.SourceOf(userOf(c)))); err != nil {
 		return err
 	}
-	return message(c, "Device token unregistered successfully")
+	return told(c, "Device token unregistered successfully")
 }
 
 // oneToken reads which device is meant; a client that has lost its token must not log all of the user's out.
 func oneToken(text []byte) (string, error) {
-	var body struct {
-		Token *string `json:"token"`
-	}
+	var body DeviceRemoval
 	if err := decode(text, &body); err != nil {
 		return "", err
 	}
-	if body.Token == nil {
+	switch {
+	case body.Token == nil:
 		return "", apierr.Invalid("field token is missing; only an empty body means all devices")
+	case *body.Token == "":
+		return "", apierr.Invalid("field token must not be empty; only an empty body means all devices")
 	}
 	return *body.Token, nil
 }
@@ -163,35 +152,28 @@ func (a *API) settledNotifications(c echo.Context) error {
 }
 
 func (a *API) listNotifications(c echo.Context) error {
-	limit, err := limitOf(c)
-	if err != nil {
-		return err
-	}
-	unread := c.QueryParam("unread")
-	if unread != "" && unread != "true" && unread != "false" {
-		return apierr.Invalid("unread must be true or false")
-	}
 	if err := a.settledNotifications(c); err != nil {
 		return err
 	}
-	list, next, err := a.o.Inbox.Notifications(c.Request().Context(), userOf(c), unread == "true", limit, c.QueryParam("cursor"))
+	list, next, err := a.o.Inbox.Notifications(c.Request().Context(), userOf(c), c.QueryParam("unread") == "true", limitParam.number(c),
+		c.QueryParam(cursor.Name))
 	if err != nil {
 		return err
 	}
-	out := make([]json.RawMessage, 0, len(list))
+	page := NotificationPage{Notifications: make([]InboxNotification, 0, len(list)), Next: orNull(next), Stale: isStale(c)}
 	for _, n := range list {
-		out = append(out, notificationItem(n))
+		page.Notifications = append(page.Notifications, notificationItem(n))
 	}
-	return page(c, "notifications", out, next)
+	return compact(c, http.StatusOK, page)
 }
 
 // notificationItem is a notification as clients got it, and whether it is read. An announcement is one of type SYSTEM.
-func notificationItem(n inbox.Notification) json.RawMessage {
+func notificationItem(n inbox.Notification) InboxNotification {
 	more := `,"read":` + strconv.FormatBool(n.Read) + `}`
 	if n.Announcement {
 		more = `,"type":"SYSTEM","priority":"normal","data":{}` + more
 	}
-	return spliced(n.Value, more)
+	return InboxNotification{spliced(n.Value, more)}
 }
 
 // spliced puts more before an object's last brace.
@@ -199,29 +181,8 @@ func spliced(object []byte, more string) json.RawMessage {
 	return append(append(make([]byte, 0, len(object)+len(more)), object[:len(object)-1]...), more...)
 }
 
-// orNull is a cursor, or null where there is none.
-func orNull(cursor string) any {
-	if cursor == "" {
-		return json.RawMessage("null")
-	}
-	return cursor
-}
-
-func page(c echo.Context, name string, items []json.RawMessage, next string) error {
-	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, topics.Fields(name, items, "next", orNull(next), keyStale, c.Get(keyStale)))
-}
-
-func limitOf(c echo.Context) (int, error) {
-	text := c.QueryParam("limit")
-	if text == "" {
-		return 50, nil
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 || n > 200 {
-		return 0, apierr.Invalid("limit must be a number from 1 to 200")
-	}
-	return n, nil
-}
+// isStale tells whether the store was further behind than the request has waited.
+func isStale(c echo.Context) bool { return c.Get(keyStale) != nil }
 
 func (a *API) unreadCount(c echo.Context) error {
 	if err := a.settledNotifications(c); err != nil {
@@ -231,33 +192,39 @@ func (a *API) unreadCount(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, topics.Fields("count", n, keyStale, c.Get(keyStale)))
+	return compact(c, http.StatusOK, Count{n, isStale(c)})
 }
 
-// markNotification appends that the user read or deleted one of its notifications.
-func (a *API) markNotification(typ string) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		id, err := param(c, "id")
-		if err != nil {
-			return err
-		}
-		err = reading(c, func() error {
-			if err := a.settledNotifications(c); err != nil {
-				return err
-			}
-			return a.o.Inbox.HasNotification(c.Request().Context(), userOf(c), id)
-		})
-		if errors.Is(err, inbox.ErrNotFound) {
-			return apierr.NotFound("notification") // the same for another's
-		}
-		if err != nil {
-			return err
-		}
-		if err := a.append(c, own(c, topics.Notifications, typ, topics.Fields("notificationId", id))); err != nil {
-			return err
-		}
-		return c.JSON(http.StatusOK, map[string]string{"id": id})
+func (a *API) markRead(c echo.Context) error {
+	return a.mark(c, func(m topics.NotificationMark) *topics.Event { return m.Read(userOf(c)) })
+}
+
+func (a *API) markDeleted(c echo.Context) error {
+	return a.mark(c, func(m topics.NotificationMark) *topics.Event { return m.Deleted(userOf(c)) })
+}
+
+// mark appends that the user read or deleted one of its notifications.
+func (a *API) mark(c echo.Context, event func(topics.NotificationMark) *topics.Event) error {
+	id, err := param(c, "id")
+	if err != nil {
+		return err
 	}
+	err = reading(c, func() error {
+		if err := a.settledNotifications(c); err != nil {
+			return err
+		}
+		return a.o.Inbox.HasNotification(c.Request().Context(), userOf(c), id)
+	})
+	if id == "" || errors.Is(err, inbox.ErrNotFound) {
+		return apierr.NotFound("notification") // the same for another's
+	}
+	if err != nil {
+		return err
+	}
+	if err := a.append(c, event(topics.NotificationMark{NotificationID: id})); err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, ID{id})
 }
 
 // readAll marks everything that the inbox has at this moment.
@@ -271,31 +238,23 @@ func (a *API) readAll(c echo.Context) error {
 		return err
 	})
 	if errors.Is(err, inbox.ErrNotFound) {
-		return c.JSON(http.StatusOK, map[string]int{"count": 0})
+		return c.JSON(http.StatusOK, Count{})
 	}
 	if err != nil {
 		return err
 	}
-	ev := own(c, topics.Notifications, topics.TypeNotificationRead, topics.Fields("upTo", topics.FormatTime(newest)))
-	if err := a.append(c, ev); err != nil {
+	if err := a.append(c, topics.NotificationMark{UpTo: newest}.Read(userOf(c))); err != nil {
 		return err
 	}
 	return reading(c, func() error { return a.unreadCount(c) })
 }
 
 func (a *API) listMessages(c echo.Context) error {
-	limit, err := limitOf(c)
-	if err != nil {
-		return err
-	}
 	with := c.QueryParam("with")
-	if err := topics.CheckUserID(with); err != nil {
-		return apierr.Invalid("with: " + err.Error())
-	}
 	if err := a.settled(c, topics.Messages, topics.ConversationKey(userOf(c), with)); err != nil {
 		return err
 	}
-	p := inbox.Page{Limit: limit, Before: c.QueryParam("cursor"), After: c.QueryParam("after")}
+	p := inbox.Page{Limit: limitParam.number(c), Before: c.QueryParam(cursor.Name), After: c.QueryParam("after")}
 	if p.Before != "" && p.After != "" {
 		return apierr.Invalid("name either cursor or after")
 	}
@@ -303,35 +262,31 @@ func (a *API) listMessages(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	out := make([]json.RawMessage, 0, len(list))
+	page := MessagePage{Messages: make([]InboxMessage, 0, len(list)), Next: orNull(older), Newer: orNull(newer), Stale: isStale(c)}
 	for _, m := range list {
-		out = append(out, messageItem(m))
+		page.Messages = append(page.Messages, messageItem(m))
 	}
-	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, topics.Fields("messages", out, "next", orNull(older), "newer", orNull(newer), keyStale, c.Get(keyStale)))
+	return compact(c, http.StatusOK, page)
 }
 
 // messageItem is a message as clients got it, and whether its receiver has read it.
-func messageItem(m inbox.Message) json.RawMessage {
-	return spliced(m.Value, `,"read":`+strconv.FormatBool(m.Read)+`}`)
+func messageItem(m inbox.Message) InboxMessage {
+	return InboxMessage{spliced(m.Value, `,"read":`+strconv.FormatBool(m.Read)+`}`)}
 }
 
 func (a *API) listConversations(c echo.Context) error {
-	limit, err := limitOf(c)
-	if err != nil {
-		return err
-	}
 	if err := a.settledAll(c, topics.Messages); err != nil {
 		return err
 	}
-	list, next, err := a.o.Inbox.Conversations(c.Request().Context(), userOf(c), limit, c.QueryParam("cursor"))
+	list, next, err := a.o.Inbox.Conversations(c.Request().Context(), userOf(c), limitParam.number(c), c.QueryParam(cursor.Name))
 	if err != nil {
 		return err
 	}
-	out := make([]json.RawMessage, 0, len(list))
+	page := ConversationPage{Conversations: make([]Conversation, 0, len(list)), Next: orNull(next), Stale: isStale(c)}
 	for _, v := range list {
-		out = append(out, topics.Fields("userId", v.Other, "unread", v.Unread, "lastMessage", messageItem(v.Last)))
+		page.Conversations = append(page.Conversations, Conversation{v.Other, v.Unread, messageItem(v.Last)})
 	}
-	return page(c, "conversations", out, next)
+	return compact(c, http.StatusOK, page)
 }
 
 func (a *API) sendMessage(c echo.Context) error {
@@ -339,18 +294,14 @@ func (a *API) sendMessage(c echo.Context) error {
 	if err := read(c, &d); err != nil {
 		return err
 	}
-	if key := c.Request().Header.Get("Idempotency-Key"); d.ClientMessageID == "" {
+	if key := c.Request().Header.Get(idempotent.Name); d.ClientMessageID == "" {
 		d.ClientMessageID = key
 	}
 	r, err := a.o.Messages.Send(c.Request().Context(), userOf(c), d)
 	if err != nil {
 		return err
 	}
-	var duplicate any
-	if r.Duplicate {
-		duplicate = true
-	}
-	return c.Blob(http.StatusAccepted, echo.MIMEApplicationJSON, topics.Fields("id", r.ID, "duplicate", duplicate))
+	return compact(c, http.StatusAccepted, Sent{r.ID, r.Duplicate})
 }
 
 const maxPresence = 500
@@ -358,14 +309,14 @@ const maxPresence = 500
 func (a *API) presence(c echo.Context) error {
 	list := c.QueryParam("userIds")
 	if list == "" {
-		return c.JSON(http.StatusOK, map[string]int{"online": a.o.Presence.OnlineUsers(topics.Dashboard),
-			"dashboard": a.o.Presence.OnlineUsers(topics.Dashboard), "messaging": a.o.Presence.OnlineUsers(topics.Messaging)})
+		dashboard := a.o.Presence.OnlineUsers(topics.Dashboard)
+		return c.JSON(http.StatusOK, OnlineUsers{Dashboard: dashboard, Messaging: a.o.Presence.OnlineUsers(topics.Messaging), Online: dashboard})
 	}
 	users := strings.Split(list, ",")
 	if len(users) > maxPresence {
 		return apierr.Invalid("userIds: at most " + strconv.Itoa(maxPresence))
 	}
-	out := make(map[string]any, len(users))
+	out := make(map[string]UserStatus, len(users))
 	for _, u := range users {
 		if err := topics.CheckUserID(u); err != nil {
 			return apierr.Invalid("userIds: " + err.Error())
@@ -376,28 +327,16 @@ func (a *API) presence(c echo.Context) error {
 }
 
 func (a *API) presenceOf(c echo.Context) error {
-	user, err := userParam(c)
+	user, err := param(c, pathUser.Name)
 	if err != nil {
 		return err
 	}
 	return c.JSON(http.StatusOK, a.statusOf(user))
 }
 
-// userParam is the user that a path names.
-func userParam(c echo.Context) (string, error) {
-	user, err := param(c, "userId")
-	if err != nil {
-		return "", err
-	}
-	if err := topics.CheckUserID(user); err != nil {
-		return "", apierr.Invalid("userId: " + err.Error())
-	}
-	return user, nil
-}
-
-func (a *API) statusOf(user string) map[string]any {
-	dashboard, messaging := a.o.Presence.Online(topics.Dashboard, user), a.o.Presence.Online(topics.Messaging, user)
-	return map[string]any{"userId": user, "online": dashboard, "dashboard": dashboard, "messaging": messaging}
+func (a *API) statusOf(user string) UserStatus {
+	dashboard := a.o.Presence.Online(topics.Dashboard, user)
+	return UserStatus{Dashboard: dashboard, Messaging: a.o.Presence.Online(topics.Messaging, user), Online: dashboard, UserID: user}
 }
 
 func (a *API) stats(c echo.Context) error {
@@ -410,12 +349,12 @@ func (a *API) stats(c echo.Context) error {
 		}
 		stale = true // the store is away
 	}
-	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, topics.Fields("connections", s.Connections, "messages", s.Messages, "posts", s.Posts, keyStale, stale))
+	return compact(c, http.StatusOK, Numbers{s.Connections, s.Messages, s.Posts, stale})
 }
 
-func (a *API) countsOf(c echo.Context, user string) (s stats.Counts, stale any, err error) {
+func (a *API) countsOf(c echo.Context, user string) (s stats.Counts, stale bool, err error) {
 	if stale, err = a.statsBehind(c); err != nil {
-		return s, nil, err
+		return s, false, err
 	}
 	ctx, cancel := context.WithTimeout(c.Request().Context(), settleWait)
 	defer cancel()
@@ -424,7 +363,7 @@ func (a *API) countsOf(c echo.Context, user string) (s stats.Counts, stale any, 
 }
 
 // statsBehind waits until the statistics have what this node has read; it is true where they take too long.
-func (a *API) statsBehind(c echo.Context) (stale any, err error) {
+func (a *API) statsBehind(c echo.Context) (stale bool, err error) {
 	request := c.Request().Context()
 	ctx, cancel := context.WithTimeout(request, settleWait)
 	defer cancel()
@@ -433,13 +372,13 @@ func (a *API) statsBehind(c echo.Context) (stale any, err error) {
 		reached, err := a.o.Stats.Reached(ctx, ends)
 		switch {
 		case reached:
-			return nil, nil
+			return false, nil
 		case request.Err() != nil:
-			return nil, request.Err()
+			return false, request.Err()
 		case ctx.Err() != nil:
 			return true, nil
 		case err != nil:
-			return nil, err
+			return false, err
 		}
 		select {
 		case <-ctx.Done():

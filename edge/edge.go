@@ -47,7 +47,7 @@ type Stats interface {
 	Last(user string) (c stats.Counts, known bool)
 }
 
-// Options are what an edge needs. The limits' defaults are the guide's; zero values are not replaced.
+// Options are what an edge needs.
 type Options struct {
 	Kafka    pipeline.Kafka
 	Producer *pipeline.Producer
@@ -66,16 +66,8 @@ type Options struct {
 	// NodeName is the same at every start of this node.
 	NodeName string
 
-	Limits                            presence.Limits
-	RateLimit                         int
-	RateWindow                        time.Duration
-	ContentWindow                     time.Duration
-	PingInterval, PingTimeout         time.Duration
-	ConnectTimeout, StatsInterval     time.Duration
-	PresenceGrace                     time.Duration
-	CompressionThreshold              int
-	MaxMessageBytes, MaxContentBytes  int
-	MaxQueueBytes                     int
+	Settings
+	// HeartbeatInterval is how often this node tells the log that it lives, RepeatInterval how often it tells all its sessions anew.
 	HeartbeatInterval, RepeatInterval time.Duration
 }
 

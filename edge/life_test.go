@@ -176,7 +176,7 @@ func newWorld(t *testing.T, rnd *rand.Rand) *world {
 	w := &world{t: t, l: &faultyLog{rnd: rnd, more: make(chan struct{})}, revoked: make(map[string]bool), alive: make(map[*session]bool), leaving: make(chan struct{}),
 		metrics: prometheus.NewRegistry()}
 	limits := presence.Limits{PerUser: modelLimit, PerNamespace: 100, EvictOldest: w.l.chance(2)}
-	w.e = newEdge(Options{Limits: limits, NodeName: "A", Logger: slog.New(slog.DiscardHandler), Inbox: noInbox{}, Stats: stats.Remember(noStats{}), Metrics: w.metrics,
+	w.e = newEdge(Options{NodeName: "A", Logger: slog.New(slog.DiscardHandler), Inbox: noInbox{}, Stats: stats.Remember(noStats{}), Metrics: w.metrics,
 		Verify: func(token string) (Identity, error) {
 			user, _, _ := strings.Cut(token, "-")
 			id := Identity{User: user, TokenID: token, Expires: time.Now().Add(time.Hour)}
@@ -185,9 +185,9 @@ func newWorld(t *testing.T, rnd *rand.Rand) *world {
 			}
 			return id, nil
 		},
-		Revoked:   func(id Identity) bool { return w.isRevoked(id.TokenID) },
-		RateLimit: 1000, RateWindow: time.Minute, ContentWindow: time.Minute, PingInterval: time.Hour, PingTimeout: time.Hour, ConnectTimeout: time.Minute,
-		PresenceGrace: 2 * time.Second, CompressionThreshold: 1024, MaxMessageBytes: 1 << 20, MaxQueueBytes: 1 << 20}, w.l)
+		Revoked: func(id Identity) bool { return w.isRevoked(id.TokenID) },
+		Settings: Settings{Limits: limits, RateLimit: 1000, RateWindow: time.Minute, ContentWindow: time.Minute, PingInterval: time.Hour, PingTimeout: time.Hour, ConnectTimeout: time.Minute,
+			PresenceGrace: 2 * time.Second, CompressionThreshold: 1024, MaxMessageBytes: 1 << 20, MaxQueueBytes: 1 << 20}}, w.l)
 	w.e.tail, w.e.live = &pipeline.Tail{}, func() bool { return true }
 	w.e.fold = w.e.newFold(func(context.Context) (int64, bool, error) { return 0, true, nil }, func(context.Context) (int64, error) { return 0, nil })
 	if _, err := w.e.fold.Position(t.Context(), topics.Presence, 0); err != nil {

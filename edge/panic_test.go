@@ -87,9 +87,10 @@ func runningOn(t *testing.T, settings ...func(*Options)) (*Edge, *httptest.Serve
 			}
 			return Identity{User: token, Expires: time.Now().Add(time.Hour)}, nil
 		},
-		Revoked: func(Identity) bool { return false }, Limits: presence.Limits{PerUser: 5, PerNamespace: 100}, RateLimit: 100, RateWindow: time.Minute,
-		Windows: pipeline.NewWindows(time.Minute), ContentWindow: time.Minute, PingInterval: time.Minute, PingTimeout: time.Minute, ConnectTimeout: time.Minute,
-		StatsInterval: time.Minute, CompressionThreshold: 1024, MaxMessageBytes: 1 << 20, MaxContentBytes: 1 << 15, MaxQueueBytes: 1 << 20,
+		Revoked: func(Identity) bool { return false }, Windows: pipeline.NewWindows(time.Minute),
+		Settings: Settings{Limits: presence.Limits{PerUser: 5, PerNamespace: 100}, RateLimit: 100, RateWindow: time.Minute, ContentWindow: time.Minute,
+			PingInterval: time.Minute, PingTimeout: time.Minute, ConnectTimeout: time.Minute,
+			StatsInterval: time.Minute, CompressionThreshold: 1024, MaxMessageBytes: 1 << 20, MaxContentBytes: 1 << 15, MaxQueueBytes: 1 << 20},
 		HeartbeatInterval: time.Second, RepeatInterval: time.Minute}
 	for _, set := range settings {
 		set(&o)

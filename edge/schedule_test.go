@@ -159,7 +159,7 @@ func TestHeartbeats(t *testing.T) {
 	for name, connect := range map[string]func(t *testing.T, e *Edge) beats{"raw": beatsOfRaw, "Engine.IO by WebSocket": beatsOfWebSocket, "Engine.IO by long-polling": beatsOfPolling} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				e := bare(t, Options{PingInterval: interval, PingTimeout: timeout})
+				e := bare(t, Options{Settings: Settings{PingInterval: interval, PingTimeout: timeout}})
 				began := time.Now()
 				client := connect(t, e)
 				near := func(what string, since time.Time, want time.Duration) {
@@ -308,7 +308,7 @@ func TestPollsThatEndTheSession(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				do := polled(t, bare(t, Options{PingInterval: time.Minute, PingTimeout: time.Minute}))
+				do := polled(t, bare(t, Options{Settings: Settings{PingInterval: time.Minute, PingTimeout: time.Minute}}))
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				answer := make(chan string, 1)

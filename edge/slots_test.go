@@ -274,7 +274,7 @@ func TestRenewOrExpire(t *testing.T) {
 
 // A poller whose packets are being handled may send no pong meanwhile: a challenge does not count that as silence.
 func TestBusyPollerIsNotSilent(t *testing.T) {
-	n := bare(t, Options{PingInterval: time.Hour}).newEngine(nil, newPolling(1<<20))
+	n := bare(t, Options{Settings: Settings{PingInterval: time.Hour}}).newEngine(nil, newPolling(1<<20))
 	n.handling.Lock() // the handler takes its time
 	taken := make(chan bool)
 	go func() { taken <- n.takeAll([]byte{socketio.EnginePong}) }()

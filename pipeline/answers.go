@@ -2,14 +2,15 @@ package pipeline
 
 import "sync"
 
-// Answers hands what a fold says to an event to whoever appended it and waits. The zero value is ready; it is safe for
-// concurrent use.
+// Answers hands the answer of a projection to whoever appended an event and waits until the projection has applied it. The zero value is
+// ready. It is safe for concurrent use.
 type Answers[V any] struct {
 	mu      sync.Mutex
 	waiting map[string]chan V // by the event's id
 }
 
-// Expect begins to wait for the answer to an event; call it before the event is appended, and Forget afterwards.
+// Expect returns the channel that the answer to the event of this id comes on. Call it before the event is appended, and Forget when the
+// answer is there or nobody waits any more.
 func (a *Answers[V]) Expect(id string) <-chan V {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -21,14 +22,14 @@ func (a *Answers[V]) Expect(id string) <-chan V {
 	return c
 }
 
-// Forget ends the wait.
+// Forget ends the wait for an event's answer. Without it what Expect made stays for ever.
 func (a *Answers[V]) Forget(id string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.waiting, id)
 }
 
-// Give answers; only the first answer counts, and one that nobody waits for is dropped.
+// Give is called by the projection with its answer. Only the first one counts; one that nobody waits for is dropped. It never blocks.
 func (a *Answers[V]) Give(id string, v V) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -26,7 +26,7 @@ func (c *Consumer) offsets(ctx context.Context, fetched map[string]map[int32]kgo
 		if !ok {
 			continue
 		}
-		starts, err := c.take(ctx, t, sorted(ps))
+		starts, err := c.takeOver(ctx, t, sorted(ps))
 		if err != nil {
 			return nil, err
 		}
@@ -35,11 +35,11 @@ func (c *Consumer) offsets(ctx context.Context, fetched map[string]map[int32]kgo
 	return out, nil
 }
 
-// take starts a worker for each partition and returns where to read from: far enough back to warm the dedup window.
+// takeOver starts a worker for each partition and returns where to read from: far enough back to warm the dedup window.
 // It does not give up while ctx lives, unless the sink's store remembers another log: then Run ends.
-func (c *Consumer) take(ctx context.Context, t topics.Topic, ids []int32) (map[int32]kgo.Offset, error) {
+func (c *Consumer) takeOver(ctx context.Context, t topics.Topic, ids []int32) (map[int32]kgo.Offset, error) {
 	for failures := 0; ; failures++ {
-		starts, err := c.tryTake(ctx, t, ids)
+		starts, err := c.tryTakeOver(ctx, t, ids)
 		var wrong *WrongLogError
 		switch {
 		case err == nil:
@@ -57,7 +57,7 @@ func (c *Consumer) take(ctx context.Context, t topics.Topic, ids []int32) (map[i
 	}
 }
 
-func (c *Consumer) tryTake(ctx context.Context, t topics.Topic, ids []int32) (map[int32]kgo.Offset, error) {
+func (c *Consumer) tryTakeOver(ctx context.Context, t topics.Topic, ids []int32) (map[int32]kgo.Offset, error) {
 	positions, all, err := c.positions(ctx, t, ids)
 	if err != nil {
 		return nil, err
@@ -65,7 +65,7 @@ func (c *Consumer) tryTake(ctx context.Context, t topics.Topic, ids []int32) (ma
 	next := make(map[int32]int64)
 	for _, id := range ids {
 		next[id] = positions[id].Next
-		if forgets(t) || positions[id] == (Position{}) { // what a new store can have of the log, or a late one of what is left
+		if expires(t) || positions[id] == (Position{}) { // what a new store can have of the log, or a late one of what is left
 			next[id] = max(next[id], all[partition{t, id}].start)
 		}
 	}
@@ -107,26 +107,26 @@ func (c *Consumer) positions(ctx context.Context, t topics.Topic, ids []int32) (
 		}
 		positions[id], next[partition{t, id}] = at, at.Next
 	}
-	all, err := c.log.extents(ctx, next, isJudged(t))
+	all, err := c.cluster.extents(ctx, next, isDeduplicated(t))
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, id := range ids {
-		if why := positions[id].misfit(c.identities[t], all[partition{t, id}], forgets(t)); why != "" {
+		if why := positions[id].misfit(c.identities[t], all[partition{t, id}], expires(t)); why != "" {
 			return nil, nil, c.wrongLog(partition{t, id}, why)
 		}
 	}
 	return positions, all, nil
 }
 
-// attach gives each partition its place in the dedup window; there are none where the topic is not judged. The former
-// workers still have theirs: what they know is kept.
+// attach gives each partition a reader of its dedup window; there are none where the topic is not deduplicated. The former workers
+// close theirs only afterwards, so a window that they have warmed is kept.
 func (c *Consumer) attach(ctx context.Context, t topics.Topic, next map[int32]int64, all map[partition]extent) (map[int32]*Reader, error) {
-	if !isJudged(t) {
+	if !isDeduplicated(t) {
 		return nil, nil
 	}
 	return c.Windows.Attach(t, next, func(at map[int32]int64) (map[int32]int64, error) {
-		return c.log.rewind(ctx, t, at, all, c.Windows.span)
+		return c.cluster.rewind(ctx, t, at, all, c.Windows.span)
 	})
 }
 
@@ -134,15 +134,17 @@ func (c *Consumer) attach(ctx context.Context, t topics.Topic, next map[int32]in
 type Misfit struct {
 	Topic     topics.Topic
 	Partition int32
-	Why       string
-	// To is where the store may go on if it takes this log on: from the beginning of a log that it has nothing of, from the
-	// end of one that has lost records. End is the end.
-	To  Position
+	// Why is a sentence for the operator.
+	Why string
+	// To is where the store may go on if it takes this log on: at the beginning of a log that it has nothing of, at the end of one
+	// that has lost records.
+	To Position
+	// End is the offset after the log's last record.
 	End int64
 }
 
-// Misfits lists, before Run, where the sink's store remembers another log. It asks about every partition, also those that
-// other members of the group will have.
+// Misfits lists where the sink's store remembers another log, in the order of topics and partitions. Call it before Run. It asks about
+// every partition, also those that other members of the group will have. An error means that the store or the log could not be asked.
 func (c *Consumer) Misfits(ctx context.Context, l *Log) (list []Misfit, err error) {
 	identities, stored, next := make(map[topics.Topic]string), make(map[partition]Position), make(map[partition]int64)
 	for _, t := range c.Topics {
@@ -164,9 +166,9 @@ func (c *Consumer) Misfits(ctx context.Context, l *Log) (list []Misfit, err erro
 		return nil, err
 	}
 	for of, at := range stored {
-		if why := at.misfit(identities[of.topic], all[of], forgets(of.topic)); why != "" {
+		if why := at.misfit(identities[of.topic], all[of], expires(of.topic)); why != "" {
 			m := Misfit{Topic: of.topic, Partition: of.id, Why: why}
-			if err := l.mend(ctx, &m, at, all[of], identities[of.topic]); err != nil {
+			if err := l.resumeAt(ctx, &m, at, all[of], identities[of.topic]); err != nil {
 				return nil, err
 			}
 			list = append(list, m)
@@ -178,8 +180,8 @@ func (c *Consumer) Misfits(ctx context.Context, l *Log) (list []Misfit, err erro
 	return list, nil
 }
 
-// mend finds where the store may go on.
-func (l *Log) mend(ctx context.Context, m *Misfit, stored Position, x extent, identity string) error {
+// resumeAt finds where a store that does not fit may go on: Misfit.To and Misfit.End.
+func (l *Log) resumeAt(ctx context.Context, m *Misfit, stored Position, x extent, identity string) error {
 	ends, err := l.Ends(ctx, m.Topic)
 	if err != nil {
 		return err
@@ -195,31 +197,31 @@ func (l *Log) mend(ctx context.Context, m *Misfit, stored Position, x extent, id
 	return err
 }
 
-// Check makes sure, before Run, that the sink's store remembers the log that is there: a *WrongLogError for the first
-// partition of each topic where it does not, joined.
+// Check makes sure that the sink's store remembers the log that is there. Call it before Run. It returns a *WrongLogError for the first
+// partition of each topic that does not fit, joined; or the error of Misfits.
 func (c *Consumer) Check(ctx context.Context, l *Log) error {
 	list, err := c.Misfits(ctx, l)
 	if err != nil {
 		return err
 	}
-	told := make(map[topics.Topic]bool)
+	reported := make(map[topics.Topic]bool)
 	var problems []error
 	for _, m := range list {
-		if !told[m.Topic] {
-			told[m.Topic] = true
+		if !reported[m.Topic] {
+			reported[m.Topic] = true
 			problems = append(problems, c.wrongLog(partition{m.Topic, m.Partition}, m.Why))
 		}
 	}
 	return errors.Join(problems...)
 }
 
-// forgets tells that a topic's records are removed in time: a consumer that comes late goes on with what is left.
-func forgets(t topics.Topic) bool {
+// expires tells that a topic's records are removed in time: a consumer that comes late goes on with what is left.
+func expires(t topics.Topic) bool {
 	s, _ := topics.Of(t)
 	return s.Retention != topics.Forever
 }
 
-func isJudged(t topics.Topic) bool {
+func isDeduplicated(t topics.Topic) bool {
 	s, _ := topics.Of(t)
 	return s.Judged
 }
@@ -227,7 +229,8 @@ func isJudged(t topics.Topic) bool {
 // replace starts w in the place of the partition's former worker, whose pause is over with it.
 func (c *Consumer) replace(ctx context.Context, w *worker) {
 	c.stop(w.of)
-	// Not ctx: a group's ends with the call of offsets. The worker lives until revoked or stopAll stops it.
+	// Not ctx: with a group this is called from offsets, whose ctx ends when it returns. The worker lives until onRevoked or stopAll
+	// stops it.
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	w.cancel = cancel
 	c.mu.Lock()
@@ -250,9 +253,9 @@ func (c *Consumer) setPaused(of partition, on bool) {
 	}
 }
 
-// joined notes what the group has given this member, which may be nothing (kgo.OnPartitionsAssigned). The offsets are asked
+// onAssigned notes what the group has given this member, which may be nothing (kgo.OnPartitionsAssigned). The offsets are asked
 // for afterwards.
-func (c *Consumer) joined(_ context.Context, _ *kgo.Client, given map[string][]int32) {
+func (c *Consumer) onAssigned(_ context.Context, _ *kgo.Client, given map[string][]int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.assigned == nil {
@@ -266,7 +269,7 @@ func (c *Consumer) joined(_ context.Context, _ *kgo.Client, given map[string][]i
 	}
 }
 
-func (c *Consumer) revoked(_ context.Context, _ *kgo.Client, lost map[string][]int32) {
+func (c *Consumer) onRevoked(_ context.Context, _ *kgo.Client, lost map[string][]int32) {
 	for name, ids := range lost {
 		t, _ := c.Kafka.Names.Topic(name)
 		for _, id := range ids {

@@ -32,9 +32,9 @@ type Broker struct {
 type BrokerOptions struct {
 	// Dir holds the log; it is made where it is missing.
 	Dir string
-	// Port on loopback; 0 takes a free one.
+	// Port is the port on loopback (EMBEDDED_KAFKA_PORT); 0 takes a free one.
 	Port int
-	// Fsync makes every append wait for the disk.
+	// Fsync has every append wait for the disk (DURABILITY=fsync): the log then survives a loss of power. Default: it does not.
 	Fsync bool
 	// KeepTimes leaves records the times that their producers gave them: for nexus repartition alone.
 	KeepTimes bool
@@ -45,7 +45,8 @@ type BrokerOptions struct {
 // brokerSegmentBytes keeps segments small: kfake drops and compacts whole ones.
 const brokerSegmentBytes = 8 << 20
 
-// StartBroker opens the log in o.Dir and serves it. It fails where another process holds the directory.
+// StartBroker opens the log in o.Dir and serves it; Close ends it. Errors are sentences for the operator: another process holds the
+// directory, the port is in use, or the log cannot be read.
 func StartBroker(o BrokerOptions) (*Broker, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("embedded Kafka: %w", err)
@@ -69,7 +70,8 @@ func StartBroker(o BrokerOptions) (*Broker, error) {
 	if err != nil {
 		lock.Close()
 		if errors.Is(err, syscall.EADDRINUSE) {
-			return nil, fmt.Errorf("embedded Kafka: port %d is in use; stop what listens there or set EMBEDDED_KAFKA_PORT to another port: %w", o.Port, err)
+			return nil, fmt.Errorf("embedded Kafka: port %d is in use; stop what listens there or set EMBEDDED_KAFKA_PORT to another port: %w",
+				o.Port, err)
 		}
 		return nil, fmt.Errorf("embedded Kafka in %s: %w", o.Dir, err)
 	}
@@ -90,16 +92,17 @@ func StartBroker(o BrokerOptions) (*Broker, error) {
 	return &Broker{cluster: cluster, lock: lock, addr: cluster.ListenAddrs()[0]}, nil
 }
 
-// Addr is the broker's host and port.
+// Addr is the broker's address, host:port.
 func (b *Broker) Addr() string { return b.addr }
 
-// Close saves the broker's state and lets go of the directory. Nothing acknowledged is lost without it.
+// Close saves the broker's state, so that the next start is fast, and releases the directory. Nothing that was acknowledged is lost
+// without it.
 func (b *Broker) Close() error {
 	b.cluster.Close()
 	return b.lock.Close()
 }
 
-// FreePort reports whether nothing listens on the port of loopback yet.
+// FreePort reports whether nothing listens on this port of loopback now.
 func FreePort(port int) bool {
 	ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err != nil {
@@ -119,7 +122,8 @@ func lockDir(dir string) (*os.File, error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		holder, _ := os.ReadFile(path)
 		f.Close()
-		return nil, fmt.Errorf("embedded Kafka: %s is in use by process %s; stop it or choose another DATA_DIR", dir, strings.TrimSpace(string(holder)))
+		return nil, fmt.Errorf("embedded Kafka: %s is in use by process %s; stop it or choose another DATA_DIR", dir,
+			strings.TrimSpace(string(holder)))
 	}
 	if err := f.Truncate(0); err != nil {
 		return nil, fmt.Errorf("embedded Kafka: %w", err)
@@ -144,8 +148,9 @@ func newStamper(now func() time.Time) (*stamper, error) {
 		return nil, err
 	}
 	s := &stamper{now: now, decompressor: d.inner, compressors: make(map[kgo.CompressionCodecType]kgo.Compressor)}
-	for codec, c := range map[kgo.CompressionCodecType]kgo.CompressionCodec{kgo.CodecGzip: kgo.GzipCompression(), kgo.CodecSnappy: kgo.SnappyCompression(),
-		kgo.CodecLz4: kgo.Lz4Compression(), kgo.CodecZstd: kgo.ZstdCompression()} {
+	for codec, c := range map[kgo.CompressionCodecType]kgo.CompressionCodec{kgo.CodecGzip: kgo.GzipCompression(),
+		kgo.CodecSnappy: kgo.SnappyCompression(),
+		kgo.CodecLz4:    kgo.Lz4Compression(), kgo.CodecZstd: kgo.ZstdCompression()} {
 		if s.compressors[codec], err = kgo.DefaultCompressor(c); err != nil {
 			return nil, err
 		}
@@ -268,11 +273,12 @@ func levelRecords(b []byte) (level []byte, changed bool) {
 // kfakeLogger passes kfake's warnings and errors on; its infos are of no use to an operator.
 type kfakeLogger struct{ log *slog.Logger }
 
+// Logf implements kfake.Logger.
 func (l kfakeLogger) Logf(level kfake.LogLevel, msg string, args ...any) {
 	switch level {
 	case kfake.LogLevelError:
-		l.log.Error("embedded Kafka", "msg", fmt.Sprintf(msg, args...))
+		l.log.Error("embedded Kafka", "says", fmt.Sprintf(msg, args...))
 	case kfake.LogLevelWarn:
-		l.log.Warn("embedded Kafka", "msg", fmt.Sprintf(msg, args...))
+		l.log.Warn("embedded Kafka", "says", fmt.Sprintf(msg, args...))
 	}
 }

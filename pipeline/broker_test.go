@@ -42,7 +42,8 @@ func batch(first, last int64, attrs int16) []byte {
 func batchOf(records []byte, attrs int16) []byte { return batchWith(1, 1, attrs, records) }
 
 func batchWith(first, last int64, attrs int16, records []byte) []byte {
-	b := kmsg.RecordBatch{Magic: 2, Attributes: attrs, FirstTimestamp: first, MaxTimestamp: last, NumRecords: 1, ProducerID: -1, ProducerEpoch: -1, FirstSequence: -1,
+	b := kmsg.RecordBatch{Magic: 2, Attributes: attrs, FirstTimestamp: first, MaxTimestamp: last, NumRecords: 1, ProducerID: -1,
+		ProducerEpoch: -1, FirstSequence: -1,
 		Records: records}
 	raw := b.AppendTo(nil)
 	binary.BigEndian.PutUint32(raw[8:], uint32(len(raw)-12))

@@ -14,41 +14,44 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// Sink is where a consumer's events go. It owns the positions: they move with what was folded or not at all.
+// Sink handles what a consumer reads. It owns the positions: a position moves together with what was applied, or not at all.
 type Sink interface {
-	// Position is where the sink stands. A partition never seen before begins where the sink wants it to, and is
-	// remembered from then on.
+	// Position returns where the sink stands in a partition. The consumer asks when it takes the partition over, and again after
+	// ErrMoved. A partition that was never seen before begins where the sink wants it to, and is remembered from then on. An error
+	// has the consumer ask again after a while.
 	Position(ctx context.Context, t topics.Topic, partition int32) (Position, error)
-	// Apply folds a batch and moves the position from b.From to b.After() in one step. Calls for one partition come in
-	// order, for several at the same time. ErrMoved says that somebody else has moved the position; Permanent that no
-	// repeat can mend it; any other error has the same batch offered again after a while.
+	// Apply applies a batch and moves the position from b.From to b.After() in one step. The calls for one partition come in order;
+	// those for several partitions come at the same time. Errors: ErrMoved, where the position is not b.From any more (the consumer
+	// reads it again and begins anew from there); Permanent, where no repeat can help (the record is found and set aside); any other
+	// is transient, and the same batch is offered again after a while.
 	Apply(ctx context.Context, b Batch) error
 }
 
-// Warmer is a sink that wants to know of records before its position that were read to warm the dedup window: where they
-// stand and their record time, in Unix milliseconds. They come in order, before the first Apply.
+// Warmer is a Sink that wants to know the records before its position which are read to warm the dedup window. The consumer calls Warm
+// for each of them, in order, before the first Apply of the partition. time is the record time, in Unix milliseconds.
 type Warmer interface {
 	Warm(t topics.Topic, partition int32, offset, time int64)
 }
 
-// Batch is what was read of one partition: every event from From on and below To, duplicates and strays marked. It may be
-// empty: offsets that no consumer is given (transaction markers, aborted records) move the position as well.
+// Batch is what was read of one partition: every event from From on and below To. Duplicates and misrouted events are in it, marked.
+// It may have no events: offsets that no consumer is given (transaction markers, aborted records) move the position as well.
 type Batch struct {
 	Topic     topics.Topic
 	Partition int32
-	From, To  int64
-	Log       string // the topic's identity
-	Mark      int64  // record time of the last record below To, Unix milliseconds
-	Events    []*topics.Event
-	Records   []*kgo.Record // as they came, one for each event
-	// Skipped are records that nobody can read: their batch decompresses to more than is allowed.
+	From, To  int64           // offsets: From is the sink's position, To the one after this batch
+	Log       string          // the topic's identity (Log.Identity)
+	Mark      int64           // record time of the last record below To, in Unix milliseconds; 0: none is known
+	Events    []*topics.Event // not validated yet: topics.Valid, or Live
+	Records   []*kgo.Record   // as Kafka gave them, one for each event
+	// Skipped are offsets of records that nobody can read: their batch decompresses to more than 32 MiB. The intake makes one dead
+	// letter of each span; all others pass over them.
 	Skipped []Span
 }
 
-// Span is offsets of a partition: from From on and below To.
+// Span is a range of offsets of a partition: From is in it, To is not.
 type Span struct{ From, To int64 }
 
-// After is the position once the batch is applied.
+// After is the position to store together with what was applied.
 func (b Batch) After() Position { return Position{Next: b.To, Log: b.Log, Mark: b.Mark} }
 
 // markBelow is the record time of the batch's last event below an offset; 0 where there is none.
@@ -61,7 +64,8 @@ func (b Batch) markBelow(offset int64) (mark int64) {
 	return mark
 }
 
-// Live yields the events that count: valid, in their own partition, no duplicates.
+// Live yields the events that count (iter.Seq): valid, not misrouted, no duplicates. Projections use it; the intake, which tells what
+// does not count, reads Events.
 func (b Batch) Live(yield func(*topics.Event) bool) {
 	for _, e := range b.Events {
 		if e.Duplicate || e.Stray || topics.Valid(e) != nil {
@@ -73,27 +77,41 @@ func (b Batch) Live(yield func(*topics.Event) bool) {
 	}
 }
 
-// Consumer reads topics in order, one worker per partition, and hands them to a sink. With a Group it shares the
-// partitions with the group's other members; without one it reads all of them. Either way the offsets come from the
-// sink, never from Kafka. Fill it in, then Run it once.
+// Consumer reads topics in the order of their offsets, with one worker for each partition, and hands them to a Sink. Where to begin,
+// the sink says, never Kafka. Fill in the exported fields, then call Run once.
+//
+// How a partition is taken over, and catches up:
+//
+//	assigned ── Sink.Position, the log's extent ──▶ checked ── Windows.Attach ──▶ warming ── Next reached ──▶ applying
+//	   ▲            │ any other error:                 │ the position is of             records below            │ Behind() is 0
+//	   │            │ again, with growing pauses       │ another log: Run ends          the position only        ▼ the first time
+//	   │            ▼                                  ▼ (*WrongLogError)               warm the window       caught up
+//	   └── ErrMoved, ErrForgotten, offset out of range: Consumer.reset, from any state on
+//
+// Without a Group all partitions are assigned when Run begins. With one the group assigns them, and revoking one ends its worker.
 type Consumer struct {
-	Name     string // in metrics and messages
-	Kafka    Kafka
-	Log      *slog.Logger
-	Topics   []topics.Topic
-	Group    string
-	Instance string // static group member id (KIP-345)
+	Name  string // in metrics and messages
+	Kafka Kafka  // how the log is reached
+	Log   *slog.Logger
+	// Topics are read whole, each partition on its own.
+	Topics []topics.Topic
+	// Group is the Kafka consumer group whose members share the partitions. Empty: this consumer reads all of them.
+	Group string
+	// Instance is the static member id in the group (KIP-345): a process that comes back within 10 s has its partitions back at
+	// once. Empty: a dynamic member.
+	Instance string
 	Sink     Sink
-	// Windows are the dedup windows of topics that are judged, shared by the consumers of this process.
+	// Windows are the dedup windows of this process, which its consumers share. Required where a topic is deduplicated.
 	Windows *Windows
-	// Watch tells where the log ends, for Problem. nil: what stood in the log when Run began is all that counts.
+	// Watch tells where the log ends now, for Problem. nil: only what stood in the log when Run began counts as behind.
 	Watch *Watch
-	// WayOut tells an operator what to do where the sink's store remembers another log; it ends the error's sentence.
+	// WayOut ends the sentence of a *WrongLogError: what an operator can do where the sink's store remembers another log.
 	WayOut string
-	// SetAside keeps a record that the sink can never apply, with the reason. nil: it is logged and counted only.
+	// SetAside keeps a record that the sink can never apply, with the reason (Producer.SetAside). An error has it tried again.
+	// nil: the record is logged and counted only.
 	SetAside func(ctx context.Context, e *topics.Event, r *kgo.Record, reason error) error
 
-	log     *Log
+	cluster *Log
 	cl      *kgo.Client
 	started chan struct{} // closed once cl is there: a group's callbacks may come before
 	wake    func()        // ends the poll under way
@@ -115,20 +133,21 @@ type partition struct {
 
 const sessionTimeout = 10 * time.Second
 
-// Run reads until ctx ends; then it returns nil once its workers have stopped. An error means that it cannot go on.
+// Run reads until ctx ends; then it returns nil, once its workers have stopped. An error means that it cannot go on: a *WrongLogError,
+// another live process of the same Instance, or a log that cannot be asked at the start.
 func (c *Consumer) Run(ctx context.Context) error {
 	var err error
-	if c.log, err = OpenLog(c.Kafka); err != nil {
+	if c.cluster, err = OpenLog(c.Kafka); err != nil {
 		return err
 	}
-	defer c.log.Close()
+	defer c.cluster.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if err := c.begin(ctx); err != nil {
 		return ignoreEnd(ctx, err)
 	}
 	defer c.stopAll()
-	opts, err := c.options(ctx) // starts workers where there is no group
+	opts, err := c.options(ctx) // without a group this takes all partitions over
 	if err != nil {
 		return ignoreEnd(ctx, err)
 	}
@@ -155,11 +174,11 @@ func (c *Consumer) Run(ctx context.Context) error {
 func (c *Consumer) begin(ctx context.Context) error {
 	partitions, identities, goal := make(map[topics.Topic]int32), make(map[topics.Topic]string), make(map[partition]int64)
 	for _, t := range c.Topics {
-		identity, n, err := c.log.describe(ctx, t)
+		identity, n, err := c.cluster.describe(ctx, t)
 		if err != nil {
 			return err
 		}
-		ends, err := c.log.Ends(ctx, t)
+		ends, err := c.cluster.Ends(ctx, t)
 		if err != nil {
 			return err
 		}
@@ -193,9 +212,9 @@ func (c *Consumer) options(ctx context.Context) ([]kgo.Opt, error) {
 			// worker the records of an earlier one.
 			kgo.BlockRebalanceOnPoll(),
 			kgo.AdjustFetchOffsetsFn(c.offsets),
-			kgo.OnPartitionsAssigned(c.joined),
-			kgo.OnPartitionsRevoked(c.revoked),
-			kgo.OnPartitionsLost(c.revoked),
+			kgo.OnPartitionsAssigned(c.onAssigned),
+			kgo.OnPartitionsRevoked(c.onRevoked),
+			kgo.OnPartitionsLost(c.onRevoked),
 		)
 		if c.Instance != "" {
 			opts = append(opts, kgo.InstanceID(c.Instance))
@@ -212,7 +231,7 @@ func (c *Consumer) options(ctx context.Context) ([]kgo.Opt, error) {
 		for p := range c.partitions[t] {
 			ids = append(ids, p)
 		}
-		starts, err := c.take(ctx, t, ids)
+		starts, err := c.takeOver(ctx, t, ids)
 		if err != nil {
 			return nil, err
 		}
@@ -237,7 +256,7 @@ func (c *Consumer) poll(ctx context.Context) error {
 		}
 		fs := c.cl.PollRecords(polling, maxPolled)
 		cancel()
-		err := c.hand(ctx, fs)
+		err := c.dispatch(ctx, fs)
 		if err == nil {
 			err = c.seek(ctx)
 		}
@@ -263,8 +282,8 @@ func (c *Consumer) fail(err error) {
 	}
 }
 
-// hand gives polled records to their workers.
-func (c *Consumer) hand(ctx context.Context, fs kgo.Fetches) error {
+// dispatch gives polled records to their workers.
+func (c *Consumer) dispatch(ctx context.Context, fs kgo.Fetches) error {
 	fs.EachPartition(func(p kgo.FetchTopicPartition) {
 		if w := c.workerOf(p.Topic, p.Partition); w != nil && len(p.Records) > 0 {
 			w.offer(items(p.Records)...)
@@ -303,7 +322,7 @@ func (c *Consumer) fetchFailed(ctx context.Context, fe kgo.FetchError) error {
 	default:
 		c.Log.Warn("reading failed, the client tries again", "topic", fe.Topic, "partition", fe.Partition, "err", fe.Err)
 	}
-	return nil
+	return nil //nolint:nilerr // the others were told, or mean nothing: reading goes on
 }
 
 // stepOver goes on behind a batch that is too large to be decompressed. The sink is told of it.
@@ -318,18 +337,20 @@ func (c *Consumer) stepOver(of partition, large *kgo.ErrDecompressTooLarge) {
 
 // outOfRange begins anew where retention overtook the consumer, and ends it where the log is not the one that it read.
 func (c *Consumer) outOfRange(ctx context.Context, of partition) error {
-	all, err := c.log.extents(ctx, map[partition]int64{of: 0}, false)
+	all, err := c.cluster.extents(ctx, map[partition]int64{of: 0}, false)
 	if err != nil {
-		c.Log.Warn("reading failed: the offset is out of range, and the log cannot be asked why", "topic", of.topic, "partition", of.id, "err", err)
+		c.Log.Warn("reading failed: the offset is out of range, and the log cannot be asked why", "topic", of.topic, "partition", of.id, "err",
+			err)
 		c.reset(of)
 		return nil
 	}
 	next := c.nextOf(of)
-	if x := all[of]; forgets(of.topic) && next < x.start {
-		c.Log.Warn("the topic's retention overtook the consumer; it goes on with what is left", "topic", of.topic, "partition", of.id, "from", next, "to", x.start)
+	if x := all[of]; expires(of.topic) && next < x.start {
+		c.Log.Warn("the topic's retention overtook the consumer; it goes on with what is left", "topic", of.topic, "partition", of.id, "from",
+			next, "to", x.start)
 		c.reset(of)
 		return nil
-	} else if why := (Position{Next: next}).misfit("", x, forgets(of.topic)); why != "" {
+	} else if why := (Position{Next: next}).misfit("", x, expires(of.topic)); why != "" {
 		return c.wrongLog(of, why)
 	}
 	c.reset(of) // it was so for a moment: a leader that was behind
@@ -353,7 +374,7 @@ func (c *Consumer) seek(ctx context.Context) error {
 		if !ours {
 			continue
 		}
-		offsets, err := c.take(ctx, of.topic, []int32{of.id})
+		offsets, err := c.takeOver(ctx, of.topic, []int32{of.id})
 		if err != nil {
 			return err
 		}
@@ -375,7 +396,7 @@ func (c *Consumer) reset(of partition) {
 // ignoreEnd turns the error of a context that ended on purpose into none.
 func ignoreEnd(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // that is what it is for
 	}
 	return err
 }

@@ -38,7 +38,8 @@ func TestNoWorkersAreLeft(t *testing.T) {
 	if err := l.EnsureTopics(t.Context(), TopicOptions{Partitions: 2}); err != nil {
 		t.Fatal(err)
 	}
-	c := &Consumer{Name: "c", Kafka: k, Log: quiet, Topics: []topics.Topic{topics.Devices, topics.Signals, topics.Control}, Sink: ahead{topics.Control}}
+	c := &Consumer{Name: "c", Kafka: k, Log: quiet, Topics: []topics.Topic{topics.Devices, topics.Signals, topics.Control},
+		Sink: ahead{topics.Control}}
 	var wrong *WrongLogError
 	if err := c.Run(t.Context()); !errors.As(err, &wrong) {
 		t.Errorf("Run on another log: %v", err)

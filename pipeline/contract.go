@@ -14,7 +14,7 @@ import (
 // Contract is what every node must believe of a log for as long as the log lives: with another window or another number of
 // partitions the same records would mean something else. Topic control holds it.
 type Contract struct {
-	// Window is the dedup window.
+	// Window is the dedup window (DEDUP_WINDOW).
 	Window time.Duration
 	// Partitions is how many partitions each topic has.
 	Partitions map[topics.Topic]int32
@@ -51,7 +51,7 @@ func AgreeContract(ctx context.Context, l *Log, wanted time.Duration, set bool) 
 	}
 	c.Window, c.Partitions = recorded.Window, recorded.Partitions
 	if set && c.Window != wanted {
-		return c, fmt.Errorf("DEDUP_WINDOW is %s, but this log was begun with %s, and a change would judge its records anew: "+
+		return c, fmt.Errorf("DEDUP_WINDOW is %s, but this log was begun with %s, and a change would tell other records to be duplicates: "+
 			"set DEDUP_WINDOW=%s (or unset it), or begin a new log with another NEXUS_TOPIC_PREFIX", wanted, c.Window, c.Window)
 	}
 	return c, l.compare(c, counts)
@@ -77,7 +77,8 @@ func (l *Log) compare(c Contract, counts map[topics.Topic]int32) error {
 
 // differs is the sentence on a topic that has not the partitions of the contract.
 func (l *Log) differs(t topics.Topic, have, want int32) string {
-	return fmt.Sprintf("topic %s has %d partitions, and this log was begun with %d: keys now belong to other partitions than their earlier events. "+
+	return fmt.Sprintf("topic %s has %d partitions, and this log was begun with %d: keys now belong to other partitions than their earlier "+
+		"events. "+
 		"Ways out: copy the log to the number that you want with nexus repartition, which keeps order and identity; "+
 		"or, where nothing of the topic is needed any more, delete it and make it anew with %d", l.nameOf(t), have, want, want)
 }
@@ -137,7 +138,7 @@ func (l *Log) recordedContract(ctx context.Context) (Contract, error) {
 }
 
 // learn takes in what a record of control says first. The topic's first record must tell the window: all that stands in the
-// log is judged by it.
+// log is deduplicated by it.
 func (c *Contract) learn(r *kgo.Record) error {
 	e := EventOf(topics.Control, r)
 	if e.Type != topics.TypeLogContract && e.Type != topics.TypeDedupWindow || topics.Valid(e) != nil {

@@ -103,9 +103,11 @@ func TestContract(t *testing.T) {
 			b.widen(topics.Messages, 5)
 			b.widen(topics.Devices, 4)
 			// Neither time nor a later record, whoever wrote it, makes it good.
-			b.raw(topics.Control, 0, "all", `{"window":"1s","partitions":{"messages":5,"devices":4}}`, kgo.RecordHeader{Key: "ce_type", Value: []byte("log.contract")})
+			b.raw(topics.Control, 0, "all", `{"window":"1s","partitions":{"messages":5,"devices":4}}`,
+				kgo.RecordHeader{Key: "ce_type", Value: []byte("log.contract")})
 			_, err := b.agree(time.Minute, false)
-			for _, part := range []string{"messages has 5 partitions", "devices has 4 partitions", "begun with 3", "nexus repartition", "make it anew with 3"} {
+			for _, part := range []string{"messages has 5 partitions", "devices has 4 partitions", "begun with 3", "nexus repartition",
+				"make it anew with 3"} {
 				if err == nil || !strings.Contains(err.Error(), part) {
 					t.Errorf("got %v, want an error with %q", err, part)
 				}
@@ -121,7 +123,8 @@ func TestContract(t *testing.T) {
 		t.Run("behind a transaction", func(t *testing.T) {
 			b := newBench(t, addr)
 			b.raw(topics.Control, 0, "all", `{"window":"7m0s"}`, kgo.RecordHeader{Key: "ce_type", Value: []byte("dedup.window")})
-			b.inTransaction(kgo.TryAbort, &kgo.Record{Topic: b.Kafka.Names.Name(topics.Control), Key: []byte("all"), Value: []byte(`{"window":"9m"}`)})
+			b.inTransaction(kgo.TryAbort, &kgo.Record{Topic: b.Kafka.Names.Name(topics.Control), Key: []byte("all"),
+				Value: []byte(`{"window":"9m"}`)})
 			if c, err := b.agree(time.Minute, false); err != nil || c.Window != 7*time.Minute {
 				t.Errorf("got %v, %v", c, err)
 			}
@@ -169,9 +172,12 @@ func TestWatch(t *testing.T) {
 			missing time.Duration
 			says    string
 		}{
-			"partitions added":   {func(b *bench) { b.widen(topics.Notifications, 5) }, time.Minute, "notifications has 5 partitions, and this log was begun with 3"},
-			"deleted":            {func(b *bench) { b.remove(topics.Signals) }, 300 * time.Millisecond, "signals was deleted while this node was running"},
-			"deleted, made anew": {func(b *bench) { b.remove(topics.Messages); b.makeAnew() }, time.Minute, "messages was deleted and made again while this node was running"},
+			"partitions added": {func(b *bench) { b.widen(topics.Notifications, 5) }, time.Minute,
+				"notifications has 5 partitions, and this log was begun with 3"},
+			"deleted": {func(b *bench) { b.remove(topics.Signals) }, 300 * time.Millisecond,
+				"signals was deleted while this node was running"},
+			"deleted, made anew": {func(b *bench) { b.remove(topics.Messages); b.makeAnew() }, time.Minute,
+				"messages was deleted and made again while this node was running"},
 		} {
 			t.Run(name, func(t *testing.T) {
 				b := newBench(t, addr)
@@ -376,7 +382,8 @@ func TestTopicsThatCannotKeep(t *testing.T) {
 		adm := b.admin()
 		set := func(topic topics.Topic, setting, value string) {
 			t.Helper()
-			rs, err := adm.AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: setting, Value: kadm.StringPtr(value)}}, b.Kafka.Names.Name(topic))
+			rs, err := adm.AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: setting, Value: new(value)}},
+				b.Kafka.Names.Name(topic))
 			if err == nil {
 				err = rs[0].Err
 			}

@@ -15,7 +15,7 @@ func (p *Producer) SetAside(ctx context.Context, e *topics.Event, r *kgo.Record,
 	if e.Topic == topics.DeadLetters {
 		return nil
 	}
-	return p.produce(ctx, p.deadLetter(e, r, reason))
+	return p.produceRecord(ctx, p.deadLetter(e, r, reason))
 }
 
 // maxDead bounds how much is kept of a refused record's value, and of its key and headers.

@@ -17,13 +17,15 @@ import (
 // client has appended is there once there is room.
 func TestDiskFull(t *testing.T) {
 	var free atomic.Uint64
-	b, err := StartBroker(BrokerOptions{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler), free: func() (uint64, error) { return free.Load(), nil }})
+	b, err := StartBroker(BrokerOptions{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler),
+		free: func() (uint64, error) { return free.Load(), nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer b.Close()
 	client := func(opts ...kgo.Opt) *kgo.Client {
-		cl, err := kgo.NewClient(append(opts, kgo.SeedBrokers(b.Addr()), kgo.DefaultProduceTopic("t"), kgo.MetadataMinAge(10*time.Millisecond), kgo.RetryBackoffFn(func(int) time.Duration { return 10 * time.Millisecond }))...)
+		cl, err := kgo.NewClient(append(opts, kgo.SeedBrokers(b.Addr()), kgo.DefaultProduceTopic("t"), kgo.MetadataMinAge(10*time.Millisecond),
+			kgo.RetryBackoffFn(func(int) time.Duration { return 10 * time.Millisecond }))...)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -37,7 +37,7 @@ func (l *Log) describe(ctx context.Context, t topics.Topic) (identity string, pa
 	return name + "@" + ds[name].ID.String(), int32(len(ds[name].Partitions)), nil
 }
 
-// TopicHash is four bytes that identify a topic: another topic of the same name, made anew, has others.
+// TopicHash is four bytes of a hash of Identity: another topic of the same name, made anew, has others. Clients' offsets carry it.
 func (l *Log) TopicHash(ctx context.Context, t topics.Topic) (h [4]byte, err error) {
 	id, err := l.Identity(ctx, t)
 	if err != nil {
@@ -116,10 +116,11 @@ func (l *Log) listed(list kadm.ListedOffsets, err error) (map[partition]int64, e
 	return out, nil
 }
 
-// Rewind tells where to start reading so that everything within span before each position is seen: the first offset
+// Rewind returns, by partition, where to start reading so that everything within span before each position is seen: the first offset
 // whose time is at least that of the record before the position, less span. Positions at a partition's start stay.
 //
-// The dedup window is warmed so. Starting too early costs time and changes no verdict; starting too late would.
+// The dedup window is warmed from there. To start too early costs time and changes nothing; to start too late would change what is a
+// duplicate.
 func (l *Log) Rewind(ctx context.Context, t topics.Topic, positions map[int32]int64, span time.Duration) (map[int32]int64, error) {
 	all, err := l.extents(ctx, ofTopic(t, positions), true)
 	if err != nil {
@@ -128,7 +129,8 @@ func (l *Log) Rewind(ctx context.Context, t topics.Topic, positions map[int32]in
 	return l.rewind(ctx, t, positions, all, span)
 }
 
-func (l *Log) rewind(ctx context.Context, t topics.Topic, positions map[int32]int64, all map[partition]extent, span time.Duration) (map[int32]int64, error) {
+func (l *Log) rewind(ctx context.Context, t topics.Topic, positions map[int32]int64, all map[partition]extent,
+	span time.Duration) (map[int32]int64, error) {
 	out, from := maps.Clone(positions), make(map[int32]int64)
 	for p, next := range positions {
 		switch x := all[partition{t, p}]; {
@@ -198,13 +200,13 @@ func (l *Log) scan(ctx context.Context, positions, starts map[partition]int64, b
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		if err := lasting(fs); err != nil {
+		if err := fatalFetchError(fs); err != nil {
 			return nil, err
 		}
-		switch any := l.scanned(cl, fs, positions, found, done); {
-		case any:
+		switch progress := l.scanned(cl, fs, positions, found, done); {
+		case progress:
 			came = time.Now()
-			answers.again()
+			answers.reset()
 		case quiet:
 			return found, nil // nobody is given anything more below the positions
 		case time.Since(came) >= readStall:
@@ -242,7 +244,7 @@ func (a *fetchAnswers) OnBrokerThrottle(b kgo.BrokerMetadata, _ time.Duration, _
 	delete(a.since, b.NodeID)
 }
 
-func (a *fetchAnswers) again() {
+func (a *fetchAnswers) reset() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	clear(a.since)
@@ -267,9 +269,10 @@ func (l *Log) answered(cl *kgo.Client, a *fetchAnswers, positions map[partition]
 
 // scanned takes in what a scan was given, and tells whether that was anything. done are the partitions that are read up to
 // their positions; they are not read on.
-func (l *Log) scanned(cl *kgo.Client, fs kgo.Fetches, positions map[partition]int64, found map[partition]record, done map[partition]bool) (any bool) {
+func (l *Log) scanned(cl *kgo.Client, fs kgo.Fetches, positions map[partition]int64, found map[partition]record,
+	done map[partition]bool) (progress bool) {
 	reached := func(of partition, next int64) {
-		any = true
+		progress = true
 		if next >= positions[of] && !done[of] {
 			done[of] = true
 			cl.PauseFetchPartitions(map[string][]int32{l.nameOf(of.topic): {of.id}})
@@ -286,7 +289,7 @@ func (l *Log) scanned(cl *kgo.Client, fs kgo.Fetches, positions map[partition]in
 		}
 		reached(of, r.Offset+1)
 	})
-	return any
+	return progress
 }
 
 // steppedOver has a client that reads partitions go on behind batches that are too large to be decompressed, and tells where
@@ -294,8 +297,7 @@ func (l *Log) scanned(cl *kgo.Client, fs kgo.Fetches, positions map[partition]in
 func (l *Log) steppedOver(cl *kgo.Client, fs kgo.Fetches) map[partition]int64 {
 	next := make(map[partition]int64)
 	for _, fe := range fs.Errors() {
-		var large *kgo.ErrDecompressTooLarge
-		if errors.As(fe.Err, &large) {
+		if large, ok := errors.AsType[*kgo.ErrDecompressTooLarge](fe.Err); ok {
 			t, _ := l.kafka.Names.Topic(fe.Topic)
 			next[partition{t, fe.Partition}] = large.NextOffset
 			cl.SetOffsets(map[string]map[int32]kgo.EpochOffset{fe.Topic: {fe.Partition: {Epoch: large.Epoch, Offset: large.NextOffset}}})
@@ -304,11 +306,12 @@ func (l *Log) steppedOver(cl *kgo.Client, fs kgo.Fetches) map[partition]int64 {
 	return next
 }
 
-// lasting is the first error of a poll that reading on will not mend.
-func lasting(fs kgo.Fetches) error {
+// fatalFetchError is the first error of a poll that reading on will not mend.
+func fatalFetchError(fs kgo.Fetches) error {
 	for _, fe := range fs.Errors() {
 		var large *kgo.ErrDecompressTooLarge
-		if errors.As(fe.Err, &large) || errors.Is(fe.Err, errFetchFull) || errors.Is(fe.Err, context.DeadlineExceeded) || errors.Is(fe.Err, context.Canceled) {
+		if errors.As(fe.Err, &large) || errors.Is(fe.Err, errFetchFull) || errors.Is(fe.Err, context.DeadlineExceeded) ||
+			errors.Is(fe.Err, context.Canceled) {
 			continue
 		}
 		return fmt.Errorf("read %s/%d: %w", fe.Topic, fe.Partition, fe.Err)

@@ -159,9 +159,11 @@ func (b *bench) remake(topic topics.Topic) {
 func eventIn(topic topics.Topic, n int) *topics.Event {
 	switch topic {
 	case topics.Devices:
-		return &topics.Event{Topic: topic, Key: []byte("user:a"), Meta: topics.Meta{Type: topics.TypeDeviceRegistered}, Value: topics.Fields("token", fmt.Sprint(n))}
+		return &topics.Event{Topic: topic, Key: []byte("user:a"), Meta: topics.Meta{Type: topics.TypeDeviceRegistered},
+			Value: topics.Fields("token", fmt.Sprint(n))}
 	case topics.Signals:
-		return &topics.Event{Topic: topic, Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.TypeTypingStart}, Value: topics.Fields("userId", "a", "isTyping", true)}
+		return &topics.Event{Topic: topic, Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.TypeTypingStart},
+			Value: topics.Fields("userId", "a", "isTyping", true)}
 	}
 	return note("a", "", fmt.Sprint(n))
 }
@@ -476,8 +478,9 @@ func testBomb(t *testing.T, b *bench) {
 func testPoints(t *testing.T, b *bench) {
 	p := topics.Partition([]byte("user:a"), 3)
 	newTail := func() *pipeline.Tail {
-		tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.Kafka, Producer: b.Producer, Log: b.Log, Logger: quiet, Windows: pipeline.NewWindows(b.window),
-			Topics: []topics.Topic{topics.Notifications}, Route: func(pipeline.Batch) {}})
+		tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.Kafka, Producer: b.Producer, Log: b.Log, Logger: quiet,
+			Windows: pipeline.NewWindows(b.window),
+			Topics:  []topics.Topic{topics.Notifications}, Route: func(pipeline.Batch) {}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -19,40 +19,40 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// Gate reads every topic but dead-letters. It alone tells what is not valid: a dead letter, a count, a line in the log. And it
-// appends strays, records that a foreign partitioner put into another partition than their key's, once more where they belong.
-// Everybody else skips both kinds.
+// Gate is the intake: the consumer that reads every topic but dead-letters for what outsiders wrote wrongly. It alone tells what is not
+// valid: a dead letter, a count, a line in the log. And it re-routes misrouted records: those that a foreign partitioner put into another
+// partition than their key's it appends once more where they belong. All other consumers pass over both kinds.
 type Gate struct {
 	consumer Consumer
-	sink     *gateSink
+	handler  *intakeHandler
 }
 
-// GateOptions are what a gate needs.
+// GateOptions are what an intake needs.
 type GateOptions struct {
 	Kafka    Kafka
-	Producer *Producer
-	// Group shares the work with the gates of other nodes; empty: this gate reads everything.
+	Producer *Producer // appends dead letters and re-routed records
+	// Group shares the work with the intakes of other nodes; empty: this one reads everything. Instance is as in Consumer.
 	Group, Instance string
-	// Positions names where the positions are kept.
+	// Positions is the name under which the positions are kept, as offsets of the Kafka group <Positions>.positions.
 	Positions string
 	Windows   *Windows
 	Log       *slog.Logger
-	// WayOut and Watch are the consumer's.
+	// WayOut and Watch are as in Consumer.
 	WayOut string
 	Watch  *Watch
 }
 
-// NewGate makes a gate; Run works until ctx ends.
+// NewGate makes an intake; Run works, Close releases it.
 func NewGate(o GateOptions) *Gate {
-	sink := &gateSink{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + positionsSuffix, now: time.Now,
-		written: make(map[partition]map[int64]bool), lines: make(map[count]*line)}
-	return &Gate{sink: sink, consumer: Consumer{
+	handler := &intakeHandler{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + positionsSuffix, now: time.Now,
+		written: make(map[partition]map[int64]bool), lines: make(map[count]*lastWarning)}
+	return &Gate{handler: handler, consumer: Consumer{
 		Name: "gate", Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, Windows: o.Windows, WayOut: o.WayOut, Watch: o.Watch,
-		Topics: gateTopics(), Sink: sink}}
+		Topics: intakeTopics(), Sink: handler}}
 }
 
-// gateTopics are all but dead-letters, whose records are there because they are not valid.
-func gateTopics() (list []topics.Topic) {
+// intakeTopics are all but dead-letters, whose records are there because they are not valid.
+func intakeTopics() (list []topics.Topic) {
 	for _, s := range topics.Specs() {
 		if s.Topic != topics.DeadLetters {
 			list = append(list, s.Topic)
@@ -61,19 +61,20 @@ func gateTopics() (list []topics.Topic) {
 	return list
 }
 
-// Run works until ctx ends.
+// Run works until ctx ends; then it returns nil. Its errors are those of Consumer.Run.
 func (g *Gate) Run(ctx context.Context) error { return g.consumer.Run(ctx) }
 
-// Close releases the connection to the positions, which the first look at them opens.
-func (g *Gate) Close() { g.sink.close() }
+// Close releases the connection to the positions, if one was opened. Call it after Run has returned.
+func (g *Gate) Close() { g.handler.close() }
 
-// Consumer is what reads for the gate, for its progress.
+// Consumer is what reads for the intake: for readiness, metrics and Misfits.
 func (g *Gate) Consumer() *Consumer { return &g.consumer }
 
-// gateSink keeps its positions as the offsets of a consumer group without members: it has no store of its own, and the
+// intakeHandler applies what the intake reads. It keeps its positions as the offsets of a consumer group without members: it has no store
+// of its own, and the
 // members' group would accept commits from its members only. An append that is repeated because the commit was lost
 // carries the identity of the first.
-type gateSink struct {
+type intakeHandler struct {
 	kafka    Kafka
 	producer *Producer
 	log      *slog.Logger
@@ -87,16 +88,16 @@ type gateSink struct {
 
 	mu      sync.Mutex
 	written map[partition]map[int64]bool // offsets of batches under way whose dead letter or copy the log has
-	lines   map[count]*line
+	lines   map[count]*lastWarning
 }
 
 // Reasons of dead letters beside those of topics.Valid.
 const (
 	reasonUnreadable topics.Reason = "unreadable" // its batch decompresses to more than is allowed
-	reasonStray      topics.Reason = "stray"      // it cannot be carried to its own partition
+	reasonMisrouted  topics.Reason = "stray"      // it cannot be re-routed to its own partition
 )
 
-func (s *gateSink) open() error {
+func (s *intakeHandler) open() error {
 	s.once.Do(func() {
 		if s.cl, s.err = s.kafka.Client(); s.err == nil {
 			s.adm = kadm.NewClient(s.cl)
@@ -105,13 +106,14 @@ func (s *gateSink) open() error {
 	return s.err
 }
 
-func (s *gateSink) close() {
+func (s *intakeHandler) close() {
 	if s.cl != nil {
 		s.cl.Close()
 	}
 }
 
-func (s *gateSink) Position(ctx context.Context, t topics.Topic, p int32) (at Position, err error) {
+// Position is the offset committed to the group without members (Sink).
+func (s *intakeHandler) Position(ctx context.Context, t topics.Topic, p int32) (at Position, err error) {
 	if err := s.open(); err != nil {
 		return at, err
 	}
@@ -132,8 +134,8 @@ func (s *gateSink) Position(ctx context.Context, t topics.Topic, p int32) (at Po
 	return readMetadata(o.At, o.Metadata), nil
 }
 
-// Adopt goes on from these positions.
-func (s *gateSink) Adopt(ctx context.Context, to map[topics.Topic]map[int32]Position) error {
+// Adopt sets the positions, for nexus adopt: the intake goes on from there. No intake of the log may run meanwhile.
+func (s *intakeHandler) Adopt(ctx context.Context, to map[topics.Topic]map[int32]Position) error {
 	if err := s.open(); err != nil {
 		return err
 	}
@@ -148,15 +150,15 @@ func (s *gateSink) Adopt(ctx context.Context, to map[topics.Topic]map[int32]Posi
 		err = rs.Error()
 	}
 	if err != nil {
-		return fmt.Errorf("commit the gate's positions: %w", err)
+		return fmt.Errorf("commit the intake's positions: %w", err)
 	}
 	return nil
 }
 
-// Apply judges a batch and appends what it gives rise to, many at a time, before the position moves. It notes how far it came
-// also where it is stopped or fails amid the batch: what it has written is not written twice, neither when the batch is tried
-// again nor by whoever goes on.
-func (s *gateSink) Apply(ctx context.Context, b Batch) error {
+// Apply validates a batch, appends dead letters and re-routed records, many at a time, and then moves the position (Sink). Where it is
+// stopped or fails in the middle, it stores how far it came: what is written is not written twice, neither when the batch is offered
+// again nor by the node that goes on.
+func (s *intakeHandler) Apply(ctx context.Context, b Batch) error {
 	finish := context.WithoutCancel(ctx)
 	next, err := s.write(ctx, b)
 	if commitErr := s.commit(finish, b, next); commitErr != nil {
@@ -172,7 +174,7 @@ func (s *gateSink) Apply(ctx context.Context, b Batch) error {
 type output struct {
 	e      *topics.Event
 	record *kgo.Record
-	reason topics.Reason // of a dead letter; none: a stray's copy
+	reason topics.Reason // of a dead letter; none: a re-routed record
 	why    error
 	answer chan error
 }
@@ -181,7 +183,7 @@ type output struct {
 const maxUnanswered = 1 << 20
 
 // write appends what a batch gives rise to, and returns the offset below which all of that is written.
-func (s *gateSink) write(ctx context.Context, b Batch) (next int64, err error) {
+func (s *intakeHandler) write(ctx context.Context, b Batch) (next int64, err error) {
 	var waiting []output
 	weight := 0
 	for _, o := range s.outputs(b) {
@@ -190,7 +192,7 @@ func (s *gateSink) write(ctx context.Context, b Batch) (next int64, err error) {
 			return next, errors.Join(err, ctx.Err())
 		}
 		o.answer = make(chan error, 1)
-		s.producer.tryProduce(o.record, func(_ *kgo.Record, err error) { o.answer <- err })
+		s.producer.produceRecordAsync(o.record, func(_ *kgo.Record, err error) { o.answer <- err })
 		waiting = append(waiting, o)
 		if weight += sizeOf(o.record); weight < maxUnanswered {
 			continue
@@ -203,16 +205,17 @@ func (s *gateSink) write(ctx context.Context, b Batch) (next int64, err error) {
 	return s.await(ctx, waiting, b.To)
 }
 
-// await waits for the answers, also while the gate is being stopped. It returns the offset of the first that failed, or else
+// await waits for the answers, also while the intake is being stopped. It returns the offset of the first that failed, or else
 // next.
-func (s *gateSink) await(ctx context.Context, list []output, next int64) (int64, error) {
+func (s *intakeHandler) await(ctx context.Context, list []output, next int64) (int64, error) {
 	finish := context.WithoutCancel(ctx)
 	var failed error
 	for _, o := range list {
 		err := await(finish, o.answer)
 		if err != nil && TooLarge(err) && o.reason == "" { // its copy is larger than the log takes: it was as large as it may be
-			o.reason, o.why = reasonStray, errors.New("the record stands in another partition than its key's, and is too large to be carried over")
-			err = s.producer.produce(finish, s.producer.deadLetter(o.e, o.record, o.why))
+			o.reason, o.why = reasonMisrouted, errors.New(
+				"the record stands in another partition than its key's, and is too large to be re-routed")
+			err = s.producer.produceRecord(finish, s.producer.deadLetter(o.e, o.record, o.why))
 		}
 		if err != nil {
 			if failed == nil {
@@ -225,8 +228,8 @@ func (s *gateSink) await(ctx context.Context, list []output, next int64) (int64,
 	return next, failed
 }
 
-// outputs judges a batch: in the order of its offsets, what is not written yet.
-func (s *gateSink) outputs(b Batch) (list []output) {
+// outputs lists what a batch gives rise to and what is not written yet, in the order of its offsets.
+func (s *intakeHandler) outputs(b Batch) (list []output) {
 	done := s.writtenOf(partition{b.Topic, b.Partition})
 	for _, hole := range b.Skipped {
 		e := &topics.Event{Topic: b.Topic, Partition: b.Partition, Offset: hole.From}
@@ -244,21 +247,21 @@ func (s *gateSink) outputs(b Batch) (list []output) {
 		case errors.As(err, &refusal):
 			list = append(list, output{e: e, record: s.producer.deadLetter(e, b.Records[i], err), reason: refusal.Reason, why: err})
 		case e.Stray:
-			list = append(list, output{e: e, record: carryOver(e, b.Records[i])})
+			list = append(list, output{e: e, record: reroute(e, b.Records[i])})
 		}
 	}
 	slices.SortStableFunc(list, func(a, b output) int { return cmp.Compare(a.e.Offset, b.e.Offset) })
 	return list
 }
 
-func (s *gateSink) writtenOf(of partition) map[int64]bool {
+func (s *intakeHandler) writtenOf(of partition) map[int64]bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return maps.Clone(s.written[of])
 }
 
 // wrote notes, counts and tells what the log has taken.
-func (s *gateSink) wrote(o output) {
+func (s *intakeHandler) wrote(o output) {
 	of := partition{o.e.Topic, o.e.Partition}
 	s.mu.Lock()
 	if s.written[of] == nil {
@@ -267,14 +270,14 @@ func (s *gateSink) wrote(o output) {
 	s.written[of][o.e.Offset] = true
 	s.mu.Unlock()
 	if o.reason == "" {
-		s.kafka.Metrics.stray()
+		s.kafka.Metrics.rerouted()
 		return
 	}
 	s.refused(o.e, o.reason, o.why)
 }
 
 // forget drops what is below the position.
-func (s *gateSink) forget(of partition, next int64) {
+func (s *intakeHandler) forget(of partition, next int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.written[of], func(offset int64, _ bool) bool { return offset < next })
@@ -286,26 +289,26 @@ type count struct {
 	reason topics.Reason
 }
 
-type line struct {
+type lastWarning struct {
 	at     time.Time
 	silent int
 }
 
-// lineEvery is how often dead letters of one topic and reason are logged.
-const lineEvery = time.Second
+// warnEvery is how often dead letters of one topic and reason are logged.
+const warnEvery = time.Second
 
-// refused counts a dead letter and logs it, at most one a second of each topic and reason. The line has what finds the record
-// and whoever wrote it: never its contents.
-func (s *gateSink) refused(e *topics.Event, reason topics.Reason, why error) {
+// refused counts a dead letter and logs it, at most one a second for each topic and reason. The line names what finds the record and its
+// writer, and never its contents.
+func (s *intakeHandler) refused(e *topics.Event, reason topics.Reason, why error) {
 	s.kafka.Metrics.deadLetter(e.Topic, reason)
 	s.mu.Lock()
 	l := s.lines[count{e.Topic, reason}]
 	if l == nil {
-		l = &line{}
+		l = &lastWarning{}
 		s.lines[count{e.Topic, reason}] = l
 	}
 	now, silent := s.now(), l.silent
-	if now.Sub(l.at) < lineEvery {
+	if now.Sub(l.at) < warnEvery {
 		l.silent++
 		s.mu.Unlock()
 		return
@@ -347,10 +350,10 @@ func sizeOf(r *kgo.Record) int {
 // positionsSuffix makes the name of the group without members that holds the positions.
 const positionsSuffix = ".positions"
 
-// commitFor bounds a commit, also while the gate is being stopped.
+// commitFor bounds a commit, also while the intake is being stopped.
 const commitFor = 3 * time.Second
 
-func (s *gateSink) commit(ctx context.Context, b Batch, next int64) error {
+func (s *intakeHandler) commit(ctx context.Context, b Batch, next int64) error {
 	if next == b.From {
 		return nil
 	}
@@ -368,14 +371,14 @@ func (s *gateSink) commit(ctx context.Context, b Batch, next int64) error {
 		err = rs.Error()
 	}
 	if err != nil {
-		return fmt.Errorf("commit the gate's position: %w", err)
+		return fmt.Errorf("commit the intake's position: %w", err)
 	}
 	return nil
 }
 
-// carryOver appends all headers as they are, so the record keeps its identity; one without any gets the place where it
-// stood.
-func carryOver(e *topics.Event, r *kgo.Record) *kgo.Record {
+// reroute is the copy of a misrouted record that is appended once more; the producer places it by its key. It has all headers as they
+// are, so it keeps its identity. A record without one gets its topic, partition and offset as its idempotency key.
+func reroute(e *topics.Event, r *kgo.Record) *kgo.Record {
 	c := &kgo.Record{Topic: r.Topic, Key: r.Key, Value: r.Value, Headers: r.Headers}
 	if e.IdempotencyKey == "" && e.ID == "" {
 		c.Headers = append(slices.Clone(r.Headers), kgo.RecordHeader{Key: topics.HeaderIdempotencyKey, Value: []byte(origin(e))})

@@ -87,12 +87,18 @@ func testGateTopics(t *testing.T, b *bench) {
 	put(topics.Notifications, "user:a", good, "ce_time", head("ce_time", "noon")...)
 	put(topics.Notifications, "user:a", `{"specversion":"1.0","id":"1","source":"s","type":"notification","subject":"user:a","data":`+good+`}`,
 		"binary mode", head("content-type", "application/cloudevents+json")...)
-	put(topics.Notifications, "user:a", `{"id":"n0-0","title":"t","body":"b","type":"SYSTEM"}`, "nexus-id", head("nexus-id", "n0-0", "ce_id", "n0-0")...)
+	put(topics.Notifications, "user:a", `{"id":"n0-0","title":"t","body":"b","type":"SYSTEM"}`, "nexus-id",
+		head("nexus-id", "n0-0", "ce_id", "n0-0")...)
 	put(topics.Notifications, "user:a", good, "")
 
 	dead := b.letters()
 	stop := b.run(b.gate().Run)
-	dead.until(t, fmt.Sprintf("%d dead letters", len(want)), func() bool { dead.mu.Lock(); defer dead.mu.Unlock(); return len(dead.all) >= len(want) })
+	dead.until(t, fmt.Sprintf("%d dead letters", len(want)), func() bool {
+		dead.mu.Lock()
+		defer dead.mu.Unlock()
+		return len(dead.all) >= len(
+			want)
+	})
 
 	tx, err := b.Kafka.Client(kgo.TransactionalID(b.Kafka.Names.Prefix + "gate-tx"))
 	if err != nil {
@@ -139,7 +145,8 @@ func testGateTopics(t *testing.T, b *bench) {
 			counted[m.GetLabel()[1].GetValue()+" "+m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
 		}
 	}
-	some := map[string]float64{"messages sender": 2, "messages type": 2, "signals sender": 1, "devices sender": 1, "presence sender": 1, "control sender": 1,
+	some := map[string]float64{"messages sender": 2, "messages type": 2, "signals sender": 1, "devices sender": 1, "presence sender": 1,
+		"control sender":  1,
 		"deliveries type": 1, "notifications header": 2, "notifications structured": 1, "notifications id": 1, "notifications json": 1}
 	for what, times := range some {
 		if counted[what] != times {
@@ -157,7 +164,8 @@ func testGateOnce(t *testing.T, b *bench) {
 	defer cl.Close()
 	limit := func(bytes string) {
 		t.Helper()
-		rs, err := kadm.NewClient(cl).AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "max.message.bytes", Value: kadm.StringPtr(bytes)}},
+		rs, err := kadm.NewClient(cl).AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "max.message.bytes",
+			Value: new(bytes)}},
 			b.Kafka.Names.Name(topics.DeadLetters))
 		if err != nil || rs[0].Err != nil {
 			t.Fatal(err, rs)

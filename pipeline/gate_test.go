@@ -20,10 +20,11 @@ func TestRefusalsAreTold(t *testing.T) {
 	var text bytes.Buffer
 	reg, now := prometheus.NewRegistry(), time.Unix(1_764_583_200, 0)
 	g := NewGate(GateOptions{Producer: &Producer{}, Kafka: Kafka{Metrics: NewMetrics(reg)}, Log: slog.New(slog.NewTextHandler(&text, nil))})
-	s := g.sink
+	s := g.handler
 	s.now = func() time.Time { return now }
 	refuse := func(topic topics.Topic, value string) {
-		e := &topics.Event{Topic: topic, Partition: 2, Offset: 7, Key: []byte("user:s3cret"), Value: []byte(value), Meta: topics.Meta{Source: strings.Repeat("shop", 100)}}
+		e := &topics.Event{Topic: topic, Partition: 2, Offset: 7, Key: []byte("user:s3cret"), Value: []byte(value),
+			Meta: topics.Meta{Source: strings.Repeat("shop", 100)}}
 		for _, o := range s.outputs(Batch{Topic: topic, Partition: 2, Events: []*topics.Event{e}, Records: []*kgo.Record{{}}}) {
 			s.wrote(o)
 		}
@@ -34,7 +35,7 @@ func TestRefusalsAreTold(t *testing.T) {
 	}
 	refuse(topics.Notifications, `{"title":"s3cret"}`)
 	refuse(topics.Devices, "s3cret")
-	now = now.Add(lineEvery)
+	now = now.Add(warnEvery)
 	refuse(topics.Notifications, "s3cret")
 	lines := strings.Split(strings.TrimSpace(text.String()), "\n")
 	for i, want := range []string{
@@ -70,7 +71,7 @@ func TestRefusalsAreTold(t *testing.T) {
 // Records that nobody can read become one dead letter, which says how many they are and where.
 func TestUnreadableIsTold(t *testing.T) {
 	g := NewGate(GateOptions{Producer: &Producer{}, Log: slog.New(slog.DiscardHandler)})
-	list := g.sink.outputs(Batch{Topic: topics.Messages, Partition: 1, From: 5, To: 90, Skipped: []Span{{From: 10, To: 80}}})
+	list := g.handler.outputs(Batch{Topic: topics.Messages, Partition: 1, From: 5, To: 90, Skipped: []Span{{From: 10, To: 80}}})
 	if len(list) != 1 || list[0].reason != reasonUnreadable || !strings.Contains(list[0].why.Error(), "70 records") {
 		t.Fatalf("got %+v", list)
 	}
@@ -90,7 +91,8 @@ func BenchmarkGate(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if g.sink.outputs(Batch{Topic: topics.Messages, Events: []*topics.Event{EventOf(topics.Messages, r)}, Records: []*kgo.Record{r}}) != nil {
+		if g.handler.outputs(Batch{Topic: topics.Messages, Events: []*topics.Event{EventOf(topics.Messages, r)},
+			Records: []*kgo.Record{r}}) != nil {
 			b.Fatal("not valid")
 		}
 	}

@@ -23,20 +23,25 @@ import (
 
 // Kafka says how the log is reached and what its topics are called.
 type Kafka struct {
+	// Brokers are host:port of some brokers (KAFKA_BROKERS); the others are learned from them.
 	Brokers []string
-	Names   topics.Names
-	TLS     bool
-	// SASLMechanism is PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, or empty for none.
+	// Names maps topics to their names in Kafka (NEXUS_TOPIC_PREFIX).
+	Names topics.Names
+	// TLS has connections encrypted, and the broker's certificate checked by the system's roots (KAFKA_TLS).
+	TLS bool
+	// SASLMechanism is PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, or empty for none (KAFKA_SASL_MECHANISM).
 	SASLMechanism, SASLUsername, SASLPassword string
-	Log                                       *slog.Logger
-	// Partitions are the counts of the log's contract, by which keys are placed. Of a topic that is missing here Kafka's own
-	// count is taken.
+	// Log is told of lost producer state and of topics that are badly set up. Required.
+	Log *slog.Logger
+	// Partitions are the counts of the log's contract (AgreeContract). Keys are placed by them. Where a topic is missing here,
+	// Kafka's own count holds.
 	Partitions map[topics.Topic]int32
-	// Metrics may be nil.
+	// Metrics count what producers and consumers do. May be nil.
 	Metrics *Metrics
 }
 
-// Client opens a franz-go client on the log with the options of ours that hold everywhere and those given.
+// Client opens a franz-go client on the log, with our options that hold everywhere and then those given. It does not connect yet. The
+// caller closes it. An error means that an option or the SASL mechanism is not valid.
 func (k Kafka) Client(more ...kgo.Opt) (*kgo.Client, error) {
 	d, err := newDecompressor()
 	if err != nil {
@@ -79,7 +84,8 @@ func (k Kafka) mechanism() (sasl.Mechanism, error) {
 	return nil, fmt.Errorf("SASL mechanism %q is not PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", k.SASLMechanism)
 }
 
-// Log asks the cluster about topics and offsets. It is safe for concurrent use.
+// Log is the admin client: it asks the cluster about topics and offsets, makes topics, and looks up single records. All methods return
+// Kafka's errors with the topic's name. It is safe for concurrent use.
 type Log struct {
 	kafka Kafka
 	cl    *kgo.Client
@@ -87,7 +93,8 @@ type Log struct {
 	small batchDecompressor // of what timesAt looks at
 }
 
-// OpenLog connects to the cluster; Close releases it.
+// OpenLog makes the admin client; Close releases it. It connects with the first question. An error means that k is not a usable
+// configuration.
 func OpenLog(k Kafka) (*Log, error) {
 	// Answers on topics come from the client's cache: it must not outlive what EnsureTopics has just made.
 	cl, err := k.Client(kgo.MetadataMinAge(10 * time.Millisecond))
@@ -105,10 +112,10 @@ func OpenLog(k Kafka) (*Log, error) {
 // Close releases the connections.
 func (l *Log) Close() { l.cl.Close() }
 
-// Ping answers whether a broker can be reached.
+// Ping returns nil where a broker answers.
 func (l *Log) Ping(ctx context.Context) error { return l.cl.Ping(ctx) }
 
-// Partitions is how many partitions a topic has.
+// Partitions is how many partitions a topic has in Kafka now.
 func (l *Log) Partitions(ctx context.Context, t topics.Topic) (int32, error) {
 	name := l.kafka.Names.Name(t)
 	ds, err := l.adm.ListTopics(ctx, name)
@@ -122,7 +129,8 @@ func (l *Log) Partitions(ctx context.Context, t topics.Topic) (int32, error) {
 	return int32(len(d.Partitions)), nil
 }
 
-// Members are the instances, or else the client addresses, of a group's members. A group that does not exist has none.
+// Members lists the members of a consumer group, in order: by their static ids, or else by their client's address. A group that does
+// not exist has none.
 func (l *Log) Members(ctx context.Context, group string) (names []string, err error) {
 	gs, err := l.adm.DescribeGroups(ctx, group)
 	if err == nil {
@@ -145,12 +153,12 @@ func (l *Log) Members(ctx context.Context, group string) (names []string, err er
 	return names, nil
 }
 
-// Ends is the offset after the last committed record of every partition of a topic.
+// Ends returns, by partition, the offset after the last record that a read_committed consumer is given (Kafka: the last stable offset).
 func (l *Log) Ends(ctx context.Context, t topics.Topic) (map[int32]int64, error) {
 	return l.offsets(l.adm.ListCommittedOffsets(ctx, l.kafka.Names.Name(t)))
 }
 
-// Starts is the first offset that every partition of a topic still has.
+// Starts returns, by partition, the first offset that a topic still has.
 func (l *Log) Starts(ctx context.Context, t topics.Topic) (map[int32]int64, error) {
 	return l.offsets(l.adm.ListStartOffsets(ctx, l.kafka.Names.Name(t)))
 }

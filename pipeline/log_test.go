@@ -42,7 +42,8 @@ func newBench(t *testing.T, addr string) *bench {
 }
 
 func note(user, key, text string) *topics.Event {
-	return &topics.Event{Topic: topics.Notifications, Key: []byte(topics.UserKey(user)), Meta: topics.Meta{Type: topics.TypeNotification, IdempotencyKey: key},
+	return &topics.Event{Topic: topics.Notifications, Key: []byte(topics.UserKey(user)),
+		Meta:  topics.Meta{Type: topics.TypeNotification, IdempotencyKey: key},
 		Value: topics.Fields("title", text, "body", "b", "type", "SYSTEM")}
 }
 
@@ -63,7 +64,8 @@ func (b *bench) raw(topic topics.Topic, partition int32, key, value string, head
 		b.t.Fatal(err)
 	}
 	defer cl.Close()
-	r := &kgo.Record{Topic: b.Kafka.Names.Name(topic), Partition: partition, Value: []byte(value), Headers: headers, Timestamp: time.UnixMilli(86400000)}
+	r := &kgo.Record{Topic: b.Kafka.Names.Name(topic), Partition: partition, Value: []byte(value), Headers: headers,
+		Timestamp: time.UnixMilli(86400000)}
 	if key != "" {
 		r.Key = []byte(key)
 	}
@@ -225,15 +227,17 @@ func testBrokerTime(t *testing.T, b *bench) {
 // too.
 func testOneTime(t *testing.T, b *bench) {
 	now := time.Now()
-	for codec, c := range map[string]kgo.CompressionCodec{"none": kgo.NoCompression(), "gzip": kgo.GzipCompression(), "snappy": kgo.SnappyCompression(),
-		"lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression()} {
+	for codec, c := range map[string]kgo.CompressionCodec{"none": kgo.NoCompression(), "gzip": kgo.GzipCompression(),
+		"snappy": kgo.SnappyCompression(),
+		"lz4":    kgo.Lz4Compression(), "zstd": kgo.ZstdCompression()} {
 		cl, err := b.Kafka.Client(kgo.ProducerBatchCompression(c), kgo.ProducerLinger(100*time.Millisecond))
 		if err != nil {
 			t.Fatal(err)
 		}
 		var rs []*kgo.Record
 		for i, ahead := range []time.Duration{0, time.Second, -time.Hour, 20 * time.Minute} {
-			rs = append(rs, &kgo.Record{Topic: b.Kafka.Names.Name(topics.Broadcasts), Key: []byte("all"), Value: fmt.Appendf(nil, `{"title":"%s-%d","body":"%s"}`, codec, i, strings.Repeat("b", 200)),
+			rs = append(rs, &kgo.Record{Topic: b.Kafka.Names.Name(topics.Broadcasts), Key: []byte("all"),
+				Value:     fmt.Appendf(nil, `{"title":"%s-%d","body":"%s"}`, codec, i, strings.Repeat("b", 200)),
 				Timestamp: now.Add(ahead)})
 		}
 		err = cl.ProduceSync(t.Context(), rs...).FirstErr()
@@ -265,7 +269,8 @@ func testOneTime(t *testing.T, b *bench) {
 	if err != nil {
 		return
 	}
-	out, err := exec.Command(kcat, "-C", "-b", b.Kafka.Brokers[0], "-t", b.Kafka.Names.Name(topics.Broadcasts), "-e", "-q", "-f", "%o %T\n").Output()
+	out, err := exec.Command(kcat, "-C", "-b", b.Kafka.Brokers[0], "-t", b.Kafka.Names.Name(topics.Broadcasts), "-e", "-q", "-f",
+		"%o %T\n").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -424,7 +429,8 @@ func testGate(t *testing.T, b *bench) {
 	astray := (home + 1) % 3
 	b.raw(topics.Notifications, home, "user:a", "garbage", kgo.RecordHeader{Key: "x", Value: []byte("y")})
 	b.raw(topics.Notifications, astray, "user:a", `{"title":"stray","body":"b","type":"SYSTEM"}`)
-	b.raw(topics.Notifications, astray, "user:a", `{"title":"named","body":"b","type":"SYSTEM"}`, kgo.RecordHeader{Key: "ce_id", Value: []byte("7")})
+	b.raw(topics.Notifications, astray, "user:a", `{"title":"named","body":"b","type":"SYSTEM"}`,
+		kgo.RecordHeader{Key: "ce_id", Value: []byte("7")})
 	b.raw(topics.Notifications, home, "", `{"title":"no key","body":"b","type":"SYSTEM"}`)
 	b.raw(topics.Broadcasts, 0, "all", strings.Repeat("x", 100<<10))
 	m, dead := newMemory(), newMemory()
@@ -449,7 +455,8 @@ func testGate(t *testing.T, b *bench) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, e := range m.all { // appended again after a crash, a stray must be the same event
-		if want := fmt.Sprintf("notifications/%d/0", astray); topics.Valid(e) == nil && e.Body.Text("title") == "stray" && !e.Stray && e.IdempotencyKey != want {
+		if want := fmt.Sprintf("notifications/%d/0", astray); topics.Valid(e) == nil && e.Body.Text("title") == "stray" && !e.Stray &&
+			e.IdempotencyKey != want {
 			t.Errorf("a stray without identity was carried over with key %q, want %q", e.IdempotencyKey, want)
 		}
 	}
@@ -463,8 +470,9 @@ func testGate(t *testing.T, b *bench) {
 func testTail(t *testing.T, b *bench) {
 	b.append(note("a", "before", "before"))
 	m := newMemory()
-	tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.Kafka, Producer: b.Producer, Log: b.Log, Logger: quiet, Windows: pipeline.NewWindows(b.window),
-		Topics: []topics.Topic{topics.Notifications}, Route: func(batch pipeline.Batch) {
+	tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.Kafka, Producer: b.Producer, Log: b.Log, Logger: quiet,
+		Windows: pipeline.NewWindows(b.window),
+		Topics:  []topics.Topic{topics.Notifications}, Route: func(batch pipeline.Batch) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			m.all = append(m.all, batch.Events...)
@@ -516,7 +524,8 @@ func testTopicCheck(t *testing.T, b *bench) {
 		t.Fatal(err)
 	}
 	defer cl.Close()
-	rs, err := kadm.NewClient(cl).AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "retention.ms", Value: kadm.StringPtr("1000")}},
+	rs, err := kadm.NewClient(cl).AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "retention.ms",
+		Value: new("1000")}},
 		b.Kafka.Names.Name(topics.Messages))
 	if err != nil || rs[0].Err != nil {
 		t.Fatal(err, rs)
@@ -540,7 +549,8 @@ func testTransactions(t *testing.T, b *bench) {
 			t.Fatal(err)
 		}
 		e := note("a", title, title)
-		r := &kgo.Record{Topic: b.Kafka.Names.Name(e.Topic), Key: e.Key, Value: e.Value, Headers: []kgo.RecordHeader{{Key: "idempotency-key", Value: []byte("k" + title)}}}
+		r := &kgo.Record{Topic: b.Kafka.Names.Name(e.Topic), Key: e.Key, Value: e.Value,
+			Headers: []kgo.RecordHeader{{Key: "idempotency-key", Value: []byte("k" + title)}}}
 		if err := cl.ProduceSync(t.Context(), r).FirstErr(); err != nil {
 			t.Fatal(err)
 		}

@@ -64,7 +64,7 @@ func (l *Log) leaders(ctx context.Context, positions map[partition]int64) (ids m
 	req := kmsg.NewPtrMetadataRequest()
 	for _, name := range l.namesOf(positions) {
 		topic := kmsg.NewMetadataRequestTopic()
-		topic.Topic = kmsg.StringPtr(name)
+		topic.Topic = new(name)
 		req.Topics = append(req.Topics, topic)
 	}
 	resp, err := l.cl.RequestCachedMetadata(ctx, req, leaderAge)

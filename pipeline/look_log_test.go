@@ -119,8 +119,9 @@ func testLooksOfTail(t *testing.T, b *bench) {
 	if err != nil || times[p] == 0 {
 		t.Fatal(times, err)
 	}
-	tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.Kafka, Producer: b.Producer, Log: log, Logger: quiet, Windows: pipeline.NewWindows(b.window),
-		Topics: []topics.Topic{topics.Notifications}, Route: func(pipeline.Batch) {}}) // it does not run: memory stays empty
+	tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.Kafka, Producer: b.Producer, Log: log, Logger: quiet,
+		Windows: pipeline.NewWindows(b.window),
+		Topics:  []topics.Topic{topics.Notifications}, Route: func(pipeline.Batch) {}}) // it does not run: memory stays empty
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +137,8 @@ func testLooksOfTail(t *testing.T, b *bench) {
 			}
 		}
 	}
-	if fetched, scanned := looks(t, reg, "fetch"), looks(t, reg, "scan"); fetched != 10 || scanned != 2 { // the marker, with a good and a bad point
+	// the marker, with a good and a bad point
+	if fetched, scanned := looks(t, reg, "fetch"), looks(t, reg, "scan"); fetched != 10 || scanned != 2 {
 		t.Errorf("%v looks were fetches and %v scans, want 10 and 2", fetched, scanned)
 	}
 }

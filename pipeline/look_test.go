@@ -36,7 +36,8 @@ func lookLog(t testing.TB, addrs ...string) *Log {
 // fillLook appends records to a partition, one in each batch.
 func fillLook(t testing.TB, l *Log, p int32, records int) {
 	t.Helper()
-	cl, err := l.kafka.Client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0), kgo.MaxProduceRequestsInflightPerBroker(1))
+	cl, err := l.kafka.Client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0),
+		kgo.MaxProduceRequestsInflightPerBroker(1))
 	if err != nil {
 		t.Fatal(err)
 	}

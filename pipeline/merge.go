@@ -19,7 +19,7 @@ type merge struct {
 	plan    *plan
 	reader  *reader
 	heads   []*kgo.Record // the next record of each partition; nil: its end
-	windows []*Window     // of each partition, as it was judged in the old log
+	windows []*Window     // of each partition, as it was deduplicated in the old log
 	preface *kgo.Record   // what goes before all
 	dropped Dropped
 }
@@ -30,7 +30,7 @@ type plan struct {
 	from, to Contract            // of the old log, and of the new one
 	starts   map[partition]int64 // of the old log
 	ends     map[partition]int64 // of the old log, when the copy began
-	intake   map[partition]int64 // below it the gate has carried strays over already; topics that no gate reads are missing
+	intake   map[partition]int64 // below it the intake has re-routed what was misrouted; topics that no intake reads are missing
 
 	largest   map[topics.Topic]int32  // of a batch in the new log
 	retention map[topics.Topic]string // in the new log, once it is finished
@@ -38,17 +38,17 @@ type plan struct {
 
 // Dropped counts what a copy leaves out.
 type Dropped struct {
-	Strays    int64 // a copy of them stands where they belong, or they never had an effect
+	Strays    int64 // misrouted records: the intake's copy stands where they belong, or they never had an effect
 	Contracts int64 // the new log begins with its own
 	Contents  int64 // values that are too large to be valid are copied empty, which is no more valid
 }
 
 // copied is a record as it is to stand in the new log.
 type copied struct {
-	record    *kgo.Record // with its new partition, without a topic
-	source    *kgo.Record // nil: it is not of the old log
-	judged    bool        // the old log had a verdict on it
-	duplicate bool        // that verdict
+	record       *kgo.Record // with its new partition, without a topic
+	source       *kgo.Record // nil: it is not of the old log
+	deduplicated bool        // the topic was deduplicated in the old log
+	duplicate    bool        // in the old log
 }
 
 // newMerge begins the merge of a topic; close releases it.
@@ -130,8 +130,8 @@ func (m *merge) contract() *kgo.Record {
 // copyOf is a record as it is to stand in the new log, nil where it is left out.
 func (m *merge) copyOf(r *kgo.Record, w *Window) *copied {
 	e := EventOf(m.topic, r)
-	c := &copied{source: r, judged: isJudged(m.topic)}
-	if c.judged {
+	c := &copied{source: r, deduplicated: isDeduplicated(m.topic)}
+	if c.deduplicated {
 		id, ok := e.Identity(e.Key)
 		c.duplicate = w.Observe(e.Time, id, ok)
 	}
@@ -145,9 +145,8 @@ func (m *merge) copyOf(r *kgo.Record, w *Window) *copied {
 			m.dropped.Strays++
 			return nil
 		}
-		c.judged = false // it counts in the new log only
-		carried := carryOver(e, r)
-		c.record.Headers = carried.Headers
+		c.deduplicated = false // it counts in the new log only
+		c.record.Headers = reroute(e, r).Headers
 	}
 	c.record.Partition = topics.Partition(r.Key, m.plan.to.Partitions[m.topic])
 	c.record.Headers = keepID(c.record.Headers, e)
@@ -178,6 +177,7 @@ func keepID(headers []kgo.RecordHeader, e *topics.Event) []kgo.RecordHeader {
 
 // same tells whether what stands in the new log is what was to be copied.
 func (c *copied) same(r *kgo.Record) bool {
-	return r != nil && bytes.Equal(r.Key, c.record.Key) && bytes.Equal(r.Value, c.record.Value) && r.Timestamp.UnixMilli() == c.record.Timestamp.UnixMilli() &&
+	return r != nil && bytes.Equal(r.Key, c.record.Key) && bytes.Equal(r.Value, c.record.Value) &&
+		r.Timestamp.UnixMilli() == c.record.Timestamp.UnixMilli() &&
 		slices.EqualFunc(r.Headers, c.record.Headers, func(a, b kgo.RecordHeader) bool { return a.Key == b.Key && bytes.Equal(a.Value, b.Value) })
 }

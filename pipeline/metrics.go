@@ -11,13 +11,14 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// Metrics are what the pipeline shows to Prometheus. A nil Metrics shows nothing. It is safe for concurrent use.
+// Metrics are what the pipeline shows to Prometheus; docs/operations.md lists them. A nil *Metrics counts nothing. It is safe for
+// concurrent use.
 type Metrics struct {
 	reg         prometheus.Registerer
 	duplicates  *prometheus.CounterVec
 	retries     *prometheus.CounterVec
-	aside       *prometheus.CounterVec
-	strays      prometheus.Counter
+	setAside    *prometheus.CounterVec
+	misrouted   prometheus.Counter
 	deadLetters *prometheus.CounterVec
 	telemetry   prometheus.Counter
 	looks       *prometheus.CounterVec
@@ -28,22 +29,30 @@ type Metrics struct {
 }
 
 var (
-	lagDesc     = prometheus.NewDesc("nexus_consumer_lag_records", "Records that a consumer has not applied yet, of the partitions it has.", []string{"consumer", "topic"}, nil)
+	lagDesc = prometheus.NewDesc("nexus_consumer_lag_records", "Records that a consumer has not applied yet, of the partitions it has.",
+		[]string{"consumer", "topic"}, nil)
 	entriesDesc = prometheus.NewDesc("nexus_dedup_window_entries", "Identities in the dedup windows.", nil, nil)
 	bytesDesc   = prometheus.NewDesc("nexus_dedup_window_bytes", "Memory of the dedup windows.", nil, nil)
 )
 
-// NewMetrics registers the pipeline's metrics.
+// NewMetrics registers the pipeline's metrics with reg. It panics where they are registered there already.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{reg: reg, consumers: make(map[*Consumer]bool),
-		duplicates:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_duplicates_total", Help: "Records judged to be duplicates."}, []string{"consumer", "topic"}),
-		retries:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_batch_failures_total", Help: "Attempts to apply a batch that failed."}, []string{"consumer", "topic"}),
-		aside:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_set_aside_total", Help: "Records that a projection can never apply; they are in dead-letters."}, []string{"consumer", "topic"}),
-		strays:      prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_strays_total", Help: "Records that the gate carried to their own partition."}),
-		deadLetters: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_dead_letters_total", Help: "Records that are in dead-letters."}, []string{"topic", "reason"}),
-		telemetry:   prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_telemetry_dropped_total", Help: "Records of topic deliveries dropped because too many waited for the log."}),
-		looks:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_point_looks_total", Help: "Partitions of offsets of clients that came back which were looked up in the log."}, []string{"way"})}
-	reg.MustRegister(m.duplicates, m.retries, m.aside, m.strays, m.deadLetters, m.telemetry, m.looks, m)
+		duplicates: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_duplicates_total", Help: "Records that were duplicates."},
+			[]string{"consumer", "topic"}),
+		retries: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_batch_failures_total",
+			Help: "Attempts to apply a batch that failed."}, []string{"consumer", "topic"}),
+		setAside: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_set_aside_total",
+			Help: "Records that a projection can never apply; they are in dead-letters."}, []string{"consumer", "topic"}),
+		misrouted: prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_strays_total",
+			Help: "Misrouted records that the intake appended once more, in their own partition."}),
+		deadLetters: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_dead_letters_total", Help: "Records that are in dead-letters."},
+			[]string{"topic", "reason"}),
+		telemetry: prometheus.NewCounter(prometheus.CounterOpts{Name: "nexus_telemetry_dropped_total",
+			Help: "Records of topic deliveries dropped because too many waited for the log."}),
+		looks: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nexus_point_looks_total",
+			Help: "Partitions of offsets of clients that came back which were looked up in the log."}, []string{"way"})}
+	reg.MustRegister(m.duplicates, m.retries, m.setAside, m.misrouted, m.deadLetters, m.telemetry, m.looks, m)
 	return m
 }
 
@@ -86,15 +95,15 @@ func (m *Metrics) failed(c *Consumer, t topics.Topic) {
 	}
 }
 
-func (m *Metrics) asideOf(c *Consumer, t topics.Topic) {
+func (m *Metrics) wasSetAside(c *Consumer, t topics.Topic) {
 	if m != nil {
-		m.aside.WithLabelValues(c.Name, string(t)).Inc()
+		m.setAside.WithLabelValues(c.Name, string(t)).Inc()
 	}
 }
 
-func (m *Metrics) stray() {
+func (m *Metrics) rerouted() {
 	if m != nil {
-		m.strays.Inc()
+		m.misrouted.Inc()
 	}
 }
 

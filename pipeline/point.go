@@ -9,14 +9,15 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// Point is a place between two records of a partition, as clients keep it: everything below Next, and a check of what stands
-// there. A log that was truncated or restored from a backup, and has grown since, has other records below Next.
+// Point is a place between two records of a partition, as a client's offset names it: the client has everything below Next. Check tells
+// whether a log still has the same records there: one that was truncated or restored from a backup, and has grown since, has others
+// (decision 0024).
 type Point struct {
 	Next  int64
 	Check uint16 // of the record time of the last record below Next; 0 where there is none
 }
 
-// PointAt is the point below which a record of this time, in Unix milliseconds, is the last; 0 means that there is none.
+// PointAt is the point right above a record. time is its record time, in Unix milliseconds; 0 means that no record stands below.
 func PointAt(next, time int64) Point {
 	return Point{next, uint16(time) ^ uint16(time>>16) ^ uint16(time>>32)}
 }
@@ -27,8 +28,8 @@ func (p Point) pack() uint64 { return uint64(p.Next)<<16 | uint64(p.Check) }
 
 func unpack(v uint64) Point { return Point{int64(v >> 16), uint16(v)} }
 
-// keptPoints is how many of a partition's last records points are verified with from memory; 16 bytes each.
-const keptPoints = 8192
+// retainedPoints is how many of a partition's last records the tail remembers to verify points with, 16 bytes each.
+const retainedPoints = 8192
 
 // history knows the last records of a partition by time. It is safe for concurrent use.
 type history struct {
@@ -45,12 +46,12 @@ func (h *history) add(offset, time int64) {
 		return
 	}
 	r := record{offset: offset, time: time, found: true}
-	if len(h.records) < keptPoints {
+	if len(h.records) < retainedPoints {
 		h.records = append(h.records, r)
 		return
 	}
 	h.records[h.first] = r
-	h.first = (h.first + 1) % keptPoints
+	h.first = (h.first + 1) % retainedPoints
 }
 
 func (h *history) at(i int) record { return h.records[(h.first+i)%len(h.records)] }
@@ -66,9 +67,10 @@ func (h *history) below(next int64) (r record, known bool) {
 	return h.at(n - 1), true
 }
 
-// Verify tells for points of a topic's partitions, by partition, whether they are surely of this log: what stands below each
-// is what stood there when the point was made. It looks into the log where memory does not go back that far. A point that this
-// tail has not come to yet is waited for: the client has it from a node that was a moment ahead.
+// Verify reports whether points of a topic's partitions, by partition, are surely of this log: below each stands what stood there when
+// the point was made. The edge asks for each client that comes back with an offset. Where memory does not go back that far it looks
+// into the log. It waits, for half a second at most, for the tail to come to a point that is ahead of it: the client may have it from
+// a node that was a moment ahead. Errors: ctx's, or those of the log; nothing is known then.
 func (t *Tail) Verify(ctx context.Context, topic topics.Topic, points map[int32]Point) (bool, error) {
 	if err := t.reach(ctx, topic, points); err != nil {
 		return false, err
@@ -77,7 +79,7 @@ func (t *Tail) Verify(ctx context.Context, topic topics.Topic, points map[int32]
 	for p, point := range points {
 		part := t.parts[topic][p]
 		switch r, known := part.history.below(point.Next); {
-		case point.Next > part.begun.Load():
+		case point.Next > part.high.Load():
 			return false, nil
 		case known && PointAt(point.Next, r.time) != point:
 			return false, nil
@@ -100,7 +102,7 @@ const aheadFor = 500 * time.Millisecond
 func (t *Tail) reach(ctx context.Context, topic topics.Topic, points map[int32]Point) error {
 	late := time.Now().Add(aheadFor)
 	for p, point := range points {
-		for point.Next > t.parts[topic][p].begun.Load() && time.Now().Before(late) {
+		for point.Next > t.parts[topic][p].high.Load() && time.Now().Before(late) {
 			if !sleep(ctx, time.Millisecond) {
 				return ctx.Err()
 			}
@@ -137,8 +139,8 @@ func (t *Tail) look(ctx context.Context, topic topics.Topic, unknown map[int32]i
 		return nil, err
 	}
 	defer leave(t.looking)
-	found := t.log.timesAt(ctx, ofTopic(topic, unknown))
-	t.log.kafka.Metrics.looked("fetch", len(unknown))
+	found := t.cluster.timesAt(ctx, ofTopic(topic, unknown))
+	t.cluster.kafka.Metrics.looked("fetch", len(unknown))
 	return found, nil
 }
 
@@ -148,8 +150,8 @@ func (t *Tail) verifySlowly(ctx context.Context, topic topics.Topic, points map[
 		return false, err
 	}
 	defer leave(t.verifying)
-	t.log.kafka.Metrics.looked("scan", len(open))
-	all, err := t.log.extents(ctx, ofTopic(topic, open), true)
+	t.cluster.kafka.Metrics.looked("scan", len(open))
+	all, err := t.cluster.extents(ctx, ofTopic(topic, open), true)
 	if err != nil {
 		return false, err
 	}

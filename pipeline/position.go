@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Position is where a store stands in a partition, and in which log: an offset means nothing in another one.
+// Position is where a store stands in a partition, and in which log: an offset means nothing in another log (decision 0021).
 type Position struct {
 	// Next is the offset of the next record to apply.
 	Next int64
@@ -19,7 +19,8 @@ type Position struct {
 	Mark int64
 }
 
-// ErrMoved reports that a position is not what the consumer believed: another one has the partition.
+// ErrMoved is what Sink.Apply returns where the stored position is not Batch.From any more: another consumer has the partition. The
+// consumer then reads the position again and begins anew from it.
 var ErrMoved = errors.New("pipeline: the position was moved by another consumer")
 
 // metadata is the position's log and mark as the metadata of a committed offset; readMetadata undoes it.
@@ -52,8 +53,8 @@ func IsPermanent(err error) bool {
 	return errors.As(err, &p)
 }
 
-// WrongLogError reports that a store remembers another log than the one that is there. Nothing may be folded before an
-// operator has decided: the offsets below the position are other events, or none.
+// WrongLogError reports that a store remembers another log than the one that is there. Nothing may be applied before an operator has
+// decided: below the position there are other events, or none (decision 0022).
 type WrongLogError struct {
 	Consumer  string // whose store it is
 	Topic     string // the topic's name in Kafka
@@ -84,18 +85,22 @@ type record struct {
 
 // misfit says why a position cannot be one of the log that is there; empty where it can. forgets tells that the topic's old
 // records are removed in time.
-func (p Position) misfit(identity string, x extent, forgets bool) string {
+func (p Position) misfit(identity string, x extent, expires bool) string {
 	switch {
 	case p.Log != "" && p.Log != identity:
-		return fmt.Sprintf("the store has read %s up to offset %d, and this log is %s: the topic was made anew, or the store is another installation's",
+		return fmt.Sprintf("the store has read %s up to offset %d, and this log is %s: the topic was made anew, or the store is another "+
+			"installation's",
 			p.Log, p.Next, identity)
 	case p.Next > x.end:
-		return fmt.Sprintf("the store has read up to offset %d, and the log ends at %d: the log has lost records (a loss of power, an older backup, a wiped log)",
+		return fmt.Sprintf("the store has read up to offset %d, and the log ends at %d: the log has lost records (a loss of power, an older "+
+			"backup, a wiped log)",
 			p.Next, x.end)
-	case p.Next < x.start && !forgets && (p.Next > 0 || p.Log != ""):
-		return fmt.Sprintf("the store has read up to offset %d, and the log begins at %d: records that it has not read were removed", p.Next, x.start)
+	case p.Next < x.start && !expires && (p.Next > 0 || p.Log != ""):
+		return fmt.Sprintf("the store has read up to offset %d, and the log begins at %d: records that it has not read were removed", p.Next,
+			x.start)
 	case p.Mark != 0 && x.before.found && x.before.time != p.Mark:
-		return fmt.Sprintf("the store has read up to offset %d, and the log has another record before that: it was truncated or restored from a backup, and has grown since",
+		return fmt.Sprintf("the store has read up to offset %d, and the log has another record before that: it was truncated or restored from "+
+			"a backup, and has grown since",
 			p.Next)
 	}
 	return ""

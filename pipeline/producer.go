@@ -14,10 +14,11 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// DeliveryTimeout bounds how long an append may stay unanswered.
+// DeliveryTimeout is how long a record may wait for the broker's answer before its append fails (5 s).
 const DeliveryTimeout = 5 * time.Second
 
-// ErrOverloaded reports that too many appends wait for the log; nothing was appended and a repeat is harmless.
+// ErrOverloaded reports that too many appends wait for the log (50,000 records or 64 MiB; of telemetry 5,000 or 4 MiB). Nothing was
+// appended, and a repeat is harmless.
 var ErrOverloaded = errors.New("pipeline: too many appends are waiting for the log")
 
 // What may wait for the log. Beyond it an append is refused at once (ErrOverloaded).
@@ -33,8 +34,10 @@ const (
 	maxTelemetryBytes = 4 << 20
 )
 
-// Producer appends events to the log with acks=all. An error means that it is unknown whether the event was appended;
-// repeating it with the same identity is harmless. It is safe for concurrent use.
+// Producer appends events to the log with acks=all. After an error it is unknown whether the event was appended, but for ErrOverloaded
+// and TooLarge, where it was not; appending it again with the same identity is harmless. It is safe for concurrent use.
+//
+// Callbacks run on the Kafka client's goroutine, one after the other: they must not block.
 type Producer struct {
 	cl        *kgo.Client
 	names     topics.Names
@@ -46,8 +49,8 @@ type Producer struct {
 	err     error     // the latest failure
 }
 
-// Problem says that nothing can be appended, and why; nil where the last append succeeded, or nothing has failed for long.
-// Every node appends a heartbeat every few seconds, so it turns well again by itself.
+// Problem is an error where no append has succeeded for 10 s, with the latest reason; else nil. /readyz asks. Every node appends a
+// heartbeat each 5 s, so it turns well again by itself.
 func (p *Producer) Problem() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -74,9 +77,9 @@ func (p *Producer) outcome(err error) {
 	}
 }
 
-// placed puts a record into the partition that its key has by the contract, whatever number of partitions the topic has
-// now: a record that stood elsewhere would be a stray. Where the topic has fewer, the append fails.
-func (k Kafka) placed(topic string) func(*kgo.Record, int) int {
+// partitioner puts a record into the partition that its key has by the contract, whatever number of partitions the topic has
+// now: a record that stood elsewhere would be misrouted. Where the topic has fewer, the append fails.
+func (k Kafka) partitioner(topic string) func(*kgo.Record, int) int {
 	t, _ := k.Names.Topic(topic)
 	agreed := k.Partitions[t]
 	return func(r *kgo.Record, now int) int {
@@ -93,8 +96,8 @@ type room struct {
 	records, bytes int
 }
 
-// take reports whether there was room for one more record of this size.
-func (r *room) take(size int) bool {
+// reserve reports whether there was room for one more record of this size.
+func (r *room) reserve(size int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.records >= maxTelemetry || r.bytes+size > maxTelemetryBytes {
@@ -105,25 +108,27 @@ func (r *room) take(size int) bool {
 	return true
 }
 
-func (r *room) give(size int) {
+func (r *room) release(size int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.records--
 	r.bytes -= size
 }
 
-// NewProducer opens a producer; Close flushes and releases it.
+// NewProducer opens a producer; Close flushes and releases it. It connects when something is appended. An error means that k is not a
+// usable configuration.
 func NewProducer(k Kafka) (*Producer, error) {
 	cl, err := k.Client(append(k.Metrics.client("producer"),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.RecordPartitioner(kgo.BasicConsistentPartitioner(k.placed)),
+		kgo.RecordPartitioner(kgo.BasicConsistentPartitioner(k.partitioner)),
 		kgo.RecordDeliveryTimeout(DeliveryTimeout),
 		kgo.ProduceRequestTimeout(DeliveryTimeout),
 		kgo.ProducerLinger(0),
 		kgo.MaxBufferedRecords(maxWaiting),
 		kgo.MaxBufferedBytes(maxWaitingBytes),
 		kgo.ProducerBatchMaxBytes(topics.LeastMessageBytes), // no topic takes less: EnsureTopics sees to that
-		// Not LZ4: its writers and readers each hold blocks of 4 MB, made anew whenever the pools were emptied, for batches that are mostly small.
+		// Not LZ4: its writers and readers each hold blocks of 4 MB, made anew whenever the pools were emptied, for batches that are mostly
+		// small.
 		kgo.ProducerBatchCompression(kgo.SnappyCompression(), kgo.NoCompression()),
 		kgo.ProducerOnDataLossDetected(func(topic string, partition int32) {
 			k.Log.Error("the log lost the producer's state; records may be missing or doubled", "topic", topic, "partition", partition)
@@ -135,17 +140,18 @@ func NewProducer(k Kafka) (*Producer, error) {
 	return &Producer{cl: cl, names: k.Names, metrics: k.Metrics}, nil
 }
 
-// AnswerTimeout bounds how long anybody waits for the answer to an append. A record that is under way to a broker that
-// has gone cannot be recalled: the answer is then ErrUnanswered, and the record may appear later.
+// AnswerTimeout is how long a caller waits for the answer to an append at most (8 s). A record that is under way to a broker that has
+// gone cannot be recalled: the answer is then ErrUnanswered, and the record may appear in the log later.
 const AnswerTimeout = DeliveryTimeout + 3*time.Second
 
-// ErrUnanswered reports that the log did not answer in time: it is unknown whether it has the event.
+// ErrUnanswered reports that the log did not answer within AnswerTimeout: it is unknown whether it has the event.
 var ErrUnanswered = errors.New("pipeline: the log did not answer in time")
 
-// Append appends the event and returns once the log has it, with its partition, offset and time filled in.
+// Append appends the event and returns once the log has it, with its partition, offset and time filled in. It waits for AnswerTimeout
+// at most. Errors: ErrOverloaded, ErrUnanswered, ctx's, one for which TooLarge is true, or Kafka's.
 func (p *Producer) Append(ctx context.Context, e *topics.Event) error {
 	done := make(chan error, 1)
-	p.append(e, func(err error) { done <- err })
+	p.produceEvent(e, func(err error) { done <- err })
 	return await(ctx, done)
 }
 
@@ -163,15 +169,16 @@ func await(ctx context.Context, done <-chan error) error {
 	}
 }
 
-// TryAppend appends the event without ever blocking: where too much waits already, done gets ErrOverloaded. done is
-// called once, within AnswerTimeout, on another goroutine.
+// TryAppend appends the event and never blocks. done is called once, within AnswerTimeout, on another goroutine, with nil or with an
+// error as of Append.
 func (p *Producer) TryAppend(e *topics.Event, done func(error)) {
 	answer := bounded(func(_ bool, err error) { done(err) })
-	p.append(e, func(err error) { answer(false, err) })
+	p.produceEvent(e, func(err error) { answer(false, err) })
 }
 
-// Post appends what nobody waits for; failed is called where the log does not take it, also where telemetry is dropped
-// because too much of it waits already (ErrOverloaded). It never blocks.
+// Post appends an event that nobody waits for, and never blocks. failed is called where the log does not take it. Events of topic
+// deliveries, which are telemetry, have little room, so that they never take that of clients' events: where too many of them wait,
+// the event is dropped, counted, and failed gets ErrOverloaded.
 func (p *Producer) Post(e *topics.Event, failed func(error)) {
 	done := func(err error) {
 		if err != nil {
@@ -179,17 +186,17 @@ func (p *Producer) Post(e *topics.Event, failed func(error)) {
 		}
 	}
 	if e.Topic != topics.Deliveries {
-		p.append(e, done)
+		p.produceEvent(e, done)
 		return
 	}
 	n := size(e)
-	if !p.telemetry.take(n) {
+	if !p.telemetry.reserve(n) {
 		p.metrics.telemetryDropped()
 		done(ErrOverloaded)
 		return
 	}
-	p.append(e, func(err error) {
-		p.telemetry.give(n)
+	p.produceEvent(e, func(err error) {
+		p.telemetry.release(n)
 		done(err)
 	})
 }
@@ -204,13 +211,13 @@ func bounded(done func(duplicate bool, err error)) func(bool, error) {
 	}
 }
 
-// append appends the event; its partition, offset and time are filled in before done is called.
-func (p *Producer) append(e *topics.Event, done func(error)) {
+// produceEvent appends the event; its partition, offset and time are filled in before done is called.
+func (p *Producer) produceEvent(e *topics.Event, done func(error)) {
 	r := &kgo.Record{Topic: p.names.Name(e.Topic), Key: e.Key, Value: e.Value}
 	for _, h := range e.Headers() {
 		r.Headers = append(r.Headers, kgo.RecordHeader(h))
 	}
-	p.tryProduce(r, func(r *kgo.Record, err error) {
+	p.produceRecordAsync(r, func(r *kgo.Record, err error) {
 		if err == nil {
 			e.Partition, e.Offset, e.Time = r.Partition, r.Offset, r.Timestamp.UnixMilli()
 		}
@@ -218,7 +225,7 @@ func (p *Producer) append(e *topics.Event, done func(error)) {
 	})
 }
 
-func (p *Producer) tryProduce(r *kgo.Record, done func(*kgo.Record, error)) {
+func (p *Producer) produceRecordAsync(r *kgo.Record, done func(*kgo.Record, error)) {
 	p.cl.TryProduce(context.Background(), r, func(r *kgo.Record, err error) {
 		if errors.Is(err, kgo.ErrMaxBuffered) {
 			err = ErrOverloaded
@@ -231,17 +238,18 @@ func (p *Producer) tryProduce(r *kgo.Record, done func(*kgo.Record, error)) {
 	})
 }
 
-// produce appends a raw record and waits; the gate uses it to carry records on with all their headers.
-func (p *Producer) produce(ctx context.Context, r *kgo.Record) error {
+// produceRecord appends a raw record and waits. The intake uses it: a record keeps all its headers.
+func (p *Producer) produceRecord(ctx context.Context, r *kgo.Record) error {
 	done := make(chan error, 1)
-	p.tryProduce(r, func(_ *kgo.Record, err error) { done <- err })
+	p.produceRecordAsync(r, func(_ *kgo.Record, err error) { done <- err })
 	return await(ctx, done)
 }
 
-// Flush waits until everything appended so far has its answer, or ctx ends.
+// Flush waits until everything appended so far has its answer, or ctx ends. Drain calls it.
 func (p *Producer) Flush(ctx context.Context) { _ = p.cl.Flush(ctx) }
 
-// Close waits, at most as long as an append may take, for what was appended, and releases the connections.
+// Close waits for the answers to what was appended, for DeliveryTimeout at most, and releases the connections. What has none by then is
+// told in log.
 func (p *Producer) Close(log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), DeliveryTimeout)
 	defer cancel()
@@ -251,5 +259,5 @@ func (p *Producer) Close(log *slog.Logger) {
 	p.cl.Close()
 }
 
-// TooLarge reports whether an append failed because the record is larger than the log takes: no repeat can help.
+// TooLarge reports whether an append failed because the record is larger than the topic's max.message.bytes: no repeat can help.
 func TooLarge(err error) bool { return errors.Is(err, kerr.MessageTooLarge) }

@@ -13,25 +13,24 @@ import (
 type Status struct {
 	Topic     topics.Topic
 	Partition int32
-	// Next is the offset of the next record to apply, since MovedAt.
+	// Next is the offset of the next record to apply. It has stood there since MovedAt.
 	Next    int64
 	MovedAt time.Time
-	// Seen is how far the partition was read: below Next while the dedup window is being warmed.
+	// Seen is the offset after the last record that was read, at SeenAt. It is below Next while the dedup window is being warmed.
 	Seen   int64
 	SeenAt time.Time
-	// End is where the log ended when it was asked last. BehindSince is since when the partition is below it and has not
-	// moved; zero where it is not.
+	// End is the offset at which the log ended when it was asked last. BehindSince is the time since which the partition is below
+	// End and has not moved; zero where it is not below.
 	End         int64
 	BehindSince time.Time
-	Queued      int // records that wait
-	Paused      bool
-	// FailingSince is when the first of the attempts to apply the batch under way failed; zero: none has. Err is the latest
-	// failure.
+	Queued      int  // records that were fetched and wait
+	Paused      bool // fetching is paused, since too much waits
+	// FailingSince is when the batch under way failed the first time; zero: it has not. Err is its latest error.
 	FailingSince time.Time
 	Err          error
 }
 
-// Statuses tells how the consumer stands in the partitions that this member has.
+// Statuses lists how the consumer stands in the partitions that this member has, in no order: for metrics and nexus doctor.
 func (c *Consumer) Statuses() (list []Status) {
 	for _, w := range c.all() {
 		list = append(list, w.now())
@@ -59,28 +58,28 @@ func (c *Consumer) nextOf(of partition) int64 {
 	return w.now().Next
 }
 
-// Assigned reports whether Run has taken over the partitions that this member has.
+// Assigned reports whether Run has taken over all partitions that this member has, which may be none.
 func (c *Consumer) Assigned() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.goal != nil && c.tookOver()
+	return c.goal != nil && c.hasTakenOver()
 }
 
-// tookOver tells that there is a worker for each partition of this member. c.mu is held.
-func (c *Consumer) tookOver() bool {
+// hasTakenOver tells that there is a worker for each partition of this member. c.mu is held.
+func (c *Consumer) hasTakenOver() bool {
 	if c.Group == "" {
 		return len(c.workers) == len(c.goal)
 	}
 	return c.assigned != nil && len(c.workers) == len(c.assigned)
 }
 
-// CaughtUp reports whether everything that stood in the log when Run began, in the partitions this member has, has been
-// applied, and the dedup windows are warm.
+// CaughtUp reports whether everything that stood in the log when Run began has been applied, in the partitions that this member has, and
+// their dedup windows are warm. It can turn false again when the member is given further partitions.
 func (c *Consumer) CaughtUp() bool {
 	list := c.all()
 	c.mu.Lock()
 	goal := c.goal // never changed once it is there
-	ready := goal != nil && c.tookOver() && c.failure == nil
+	ready := goal != nil && c.hasTakenOver() && c.failure == nil
 	c.mu.Unlock()
 	if !ready {
 		return false
@@ -96,7 +95,7 @@ func (c *Consumer) CaughtUp() bool {
 // behind is how many offsets below end are not seen yet.
 func (w *worker) behind(end int64) int64 { return max(0, end-w.now().Seen) }
 
-// Behind is how many records that stood in the log when Run began are not applied yet, in the partitions this member has.
+// Behind is how many offsets that stood in the log when Run began are not applied yet, in the partitions that this member has.
 func (c *Consumer) Behind() (n int64) {
 	c.mu.Lock()
 	goal := c.goal
@@ -167,16 +166,17 @@ func (c *Consumer) probeOne(ctx context.Context, w *worker) {
 	from := min(s.Next, s.Seen)
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	empty, err := c.log.nothingIn(ctx, w.of, from, s.End)
+	empty, err := c.cluster.nothingIn(ctx, w.of, from, s.End)
 	if err == nil && empty {
 		w.offer(item{from: from, next: s.End})
 	}
 }
 
-// Problem says what is wrong with the consumer; nil where nothing is. It asks nobody: it is answered at once.
+// Problem says what is wrong with the consumer, in a sentence for an operator; nil where nothing is. /readyz asks. It is answered out of
+// memory, at once.
 func (c *Consumer) Problem() error {
 	c.mu.Lock()
-	ready, failure := c.goal != nil && c.tookOver(), c.failure
+	ready, failure := c.goal != nil && c.hasTakenOver(), c.failure
 	c.mu.Unlock()
 	switch {
 	case failure != nil:

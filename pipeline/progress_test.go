@@ -18,13 +18,16 @@ func TestProblems(t *testing.T) {
 		s    Status
 		want string
 	}{
-		"well":                       {Status{Next: 5, Seen: 5, End: 5}, ""},
-		"idle for long":              {Status{Next: 5, Seen: 5, End: 5, MovedAt: long}, ""},
-		"failing for a moment":       {Status{FailingSince: short, Err: errors.New("away")}, ""},
-		"failing for long":           {Status{Topic: topics.Messages, Partition: 3, FailingSince: long, Err: errors.New("disk full")}, "messages/3: nothing was applied for 11s: disk full"},
-		"behind for a moment":        {Status{Next: 5, Seen: 5, End: 9, BehindSince: short}, ""},
-		"behind and standing still":  {Status{Topic: topics.Devices, Next: 5, Seen: 5, End: 9, BehindSince: long}, "devices/0: is 4 records behind"},
-		"warming and standing still": {Status{Topic: topics.Messages, Next: 9, Seen: 2, End: 9, BehindSince: long}, "messages/0: is 7 records behind"},
+		"well":                 {Status{Next: 5, Seen: 5, End: 5}, ""},
+		"idle for long":        {Status{Next: 5, Seen: 5, End: 5, MovedAt: long}, ""},
+		"failing for a moment": {Status{FailingSince: short, Err: errors.New("away")}, ""},
+		"failing for long": {Status{Topic: topics.Messages, Partition: 3, FailingSince: long, Err: errors.New("disk full")},
+			"messages/3: nothing was applied for 11s: disk full"},
+		"behind for a moment": {Status{Next: 5, Seen: 5, End: 9, BehindSince: short}, ""},
+		"behind and standing still": {Status{Topic: topics.Devices, Next: 5, Seen: 5, End: 9, BehindSince: long},
+			"devices/0: is 4 records behind"},
+		"warming and standing still": {Status{Topic: topics.Messages, Next: 9, Seen: 2, End: 9, BehindSince: long},
+			"messages/0: is 7 records behind"},
 	} {
 		err := tc.s.problem()
 		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
@@ -53,7 +56,7 @@ func TestBehindSince(t *testing.T) {
 		t.Error("a move does not count")
 	}
 	w.applied(Batch{To: 8})
-	w.saw(8)
+	w.markSeen(8)
 	w.lookAt(8)
 	if !w.status.BehindSince.IsZero() {
 		t.Error("behind at the end")

@@ -14,10 +14,10 @@ import (
 // reader gives the records of a topic's partitions from one offset up to another, those of each partition in order and only
 // once. It is for what has an end; a Consumer follows what has none. It is owned by one goroutine.
 type reader struct {
-	log   *Log
-	cl    *kgo.Client
-	topic string
-	parts map[int32]*part
+	cluster *Log
+	cl      *kgo.Client
+	topic   string
+	parts   map[int32]*part
 }
 
 // part is a partition that a reader reads.
@@ -42,7 +42,7 @@ var errStalled = errors.New("the log gives nothing more")
 
 // read makes a reader of these spans; close releases it.
 func (l *Log) read(t topics.Topic, spans map[int32]Span) (*reader, error) {
-	r := &reader{log: l, topic: l.nameOf(t), parts: make(map[int32]*part)}
+	r := &reader{cluster: l, topic: l.nameOf(t), parts: make(map[int32]*part)}
 	from := make(map[int32]kgo.Offset)
 	for p, s := range spans {
 		r.parts[p] = &part{next: s.From, end: s.To}
@@ -102,10 +102,10 @@ func (r *reader) fill(ctx context.Context, id int32) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("read %s/%d from offset %d up to %d: %w", r.topic, id, p.next, p.end, errors.Join(errStalled, ctx.Err()))
 		}
-		if err := lasting(fs); err != nil {
+		if err := fatalFetchError(fs); err != nil {
 			return err
 		}
-		for of, next := range r.log.steppedOver(r.cl, fs) {
+		for of, next := range r.cluster.steppedOver(r.cl, fs) {
 			r.parts[of.id].next = max(r.parts[of.id].next, next)
 		}
 		fs.EachRecord(r.push)

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 
@@ -14,7 +15,7 @@ const (
 	recentBytes  = 1 << 20 // of keys and values
 )
 
-// recent are the last events of a partition, but duplicates and strays. It is safe for concurrent use.
+// recent are the last events of a partition, without duplicates and misrouted ones. It is safe for concurrent use.
 type recent struct {
 	mu     sync.Mutex
 	low    int64 // it has everything from here on
@@ -41,12 +42,12 @@ func (r *recent) add(events []*topics.Event) {
 	r.events = r.events[drop:]
 }
 
-// between lists the valid events from an offset up to another that want wants. low is where they begin in truth.
+// between lists the valid events from an offset on and below another for which want returns true. What it has begins at low.
 func (r *recent) between(from, to int64, want func(*topics.Event) bool) (list []*topics.Event, low int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	low = max(from, r.low)
-	i, _ := slices.BinarySearchFunc(r.events, low, func(e *topics.Event, at int64) int { return int(min(max(e.Offset-at, -1), 1)) })
+	i, _ := slices.BinarySearchFunc(r.events, low, func(e *topics.Event, at int64) int { return cmp.Compare(e.Offset, at) })
 	for ; i < len(r.events) && r.events[i].Offset < to; i++ {
 		if e := r.events[i]; want(e) && topics.Valid(e) == nil {
 			list = append(list, e)

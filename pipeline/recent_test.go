@@ -12,7 +12,8 @@ func TestRecent(t *testing.T) {
 	all := func(*topics.Event) bool { return true }
 	r := &recent{low: 10}
 	add := func(offset int64, value int, duplicate bool) {
-		e := topics.New(topics.Notifications, "user:a", topics.Meta{Type: topics.TypeNotification}, topics.Fields("title", fmt.Sprintf("%0*d", value, 1), "body", "", "type", "SYSTEM"))
+		e := topics.New(topics.Notifications, "user:a", topics.Meta{Type: topics.TypeNotification},
+			topics.Fields("title", fmt.Sprintf("%0*d", value, 1), "body", "", "type", "SYSTEM"))
 		e.Offset, e.Duplicate = offset, duplicate
 		r.add([]*topics.Event{e})
 	}

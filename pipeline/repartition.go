@@ -24,9 +24,9 @@ type RepartitionOptions struct {
 	From Kafka
 	// To are the new log's names. It must have no topics yet.
 	To topics.Names
-	// Partitions of the new topics that do not fix their own number.
+	// Partitions is the number for new topics that do not fix their own.
 	Partitions int32
-	// FromIntake and ToIntake name where the gate keeps its positions in the two logs (GateOptions.Positions).
+	// FromIntake and ToIntake name where the intake keeps its positions in the two logs (GateOptions.Positions).
 	FromIntake, ToIntake string
 	// Discard first deletes what an earlier copy under To left half made.
 	Discard bool
@@ -36,11 +36,11 @@ type RepartitionOptions struct {
 
 // Repartitioned is what a copy came to.
 type Repartitioned struct {
-	Records int64
-	Topics  int
-	Dropped Dropped
-	// Rejudged are places of the old log whose records are duplicates in one log and not in the other. It happens only where
-	// a broker's clock was set back by more than the dedup window.
+	Records int64   // copied
+	Topics  int     // copied
+	Dropped Dropped // what was left out
+	// Rejudged names records (topic/partition/offset in the old log, 20 at most) that are duplicates in one log and not in the
+	// other. That happens only where a broker's clock was set back by more than the dedup window.
 	Rejudged []string
 }
 
@@ -49,7 +49,10 @@ type Repartitioned struct {
 // appended to it meanwhile: that is found at the end, and then the copy is no good.
 //
 // The new topics keep the times that they are given (CreateTime) until all is copied and verified; only then do they become
-// topics that a node accepts. So a copy that was cut off can be mistaken for a log by nobody.
+// topics that a node accepts. So nobody can mistake a copy that was cut off for a log (decision 0085).
+//
+// Errors are sentences for the operator: topics of the new prefix that exist, an open transaction, records that were appended meanwhile,
+// or Kafka's.
 func Repartition(ctx context.Context, o RepartitionOptions) (done Repartitioned, err error) {
 	if o.From.Names == o.To {
 		return done, errors.New("the new log must have another prefix than the old one")
@@ -88,7 +91,7 @@ func copies(s topics.Spec) bool {
 	return s.Retention == topics.Forever || s.Retention >= 24*time.Hour
 }
 
-// look learns the old log's contract, how far it goes, and how far its gate has come.
+// look learns the old log's contract, where it ends, and how far its intake has come.
 func (r *repartition) look(ctx context.Context) error {
 	recorded, err := r.from.recordedContract(ctx)
 	if err != nil {
@@ -136,15 +139,15 @@ func (r *repartition) settledEnds(ctx context.Context) (map[partition]int64, err
 }
 
 func (r *repartition) lookAtIntake(ctx context.Context) error {
-	gate := NewGate(GateOptions{Kafka: r.o.From, Positions: r.o.FromIntake})
-	sink := gate.consumer.Sink.(*gateSink)
-	defer sink.close()
-	for _, t := range gate.consumer.Topics {
+	intake := NewGate(GateOptions{Kafka: r.o.From, Positions: r.o.FromIntake})
+	handler := intake.consumer.Sink.(*intakeHandler)
+	defer handler.close()
+	for _, t := range intake.consumer.Topics {
 		for of := range r.plan.ends {
 			if of.topic != t {
 				continue
 			}
-			at, err := sink.Position(ctx, t, of.id)
+			at, err := handler.Position(ctx, t, of.id)
 			if err != nil {
 				return err
 			}
@@ -161,7 +164,8 @@ func (r *repartition) clear(ctx context.Context) error {
 		return err
 	}
 	if !r.o.Discard {
-		return fmt.Errorf("there are topics of the prefix %q already: %s. If an earlier copy left them half made, --discard deletes them; else take another prefix",
+		return fmt.Errorf("there are topics of the prefix %q already: %s. If an earlier copy left them half made, --discard deletes them; else "+
+			"take another prefix",
 			r.o.To.Prefix, strings.Join(found, ", "))
 	}
 	settings, err := r.to.settings(ctx, found...)
@@ -251,7 +255,7 @@ func good(s topics.Spec, replicas int, configs []kadm.Config) map[string]string 
 	return out
 }
 
-// copyAll appends everything to the new topics, and notes where their gate goes on.
+// copyAll appends everything to the new topics, and notes where their intake goes on.
 func (r *repartition) copyAll(ctx context.Context) error {
 	r.intakes = make(map[partition]Position)
 	for _, s := range topics.Specs() {
@@ -296,7 +300,7 @@ func (r *repartition) copyTopic(ctx context.Context, t topics.Topic) error {
 		r.done.Records++
 		cl.Produce(ctx, c.record, func(_ *kgo.Record, err error) {
 			if err != nil {
-				fail(fmt.Errorf("append what stood at %s: %w", placeOf(c.source), err))
+				fail(fmt.Errorf("append what stood at %s: %w", coordinatesOf(c.source), err))
 			}
 		})
 		return ctx.Err()
@@ -315,7 +319,7 @@ func (r *repartition) copyTopic(ctx context.Context, t topics.Topic) error {
 	return err
 }
 
-// intake notes the first record of each new partition that the old log's gate had not seen.
+// intake notes the first record of each new partition that the old log's intake had not seen.
 func (r *repartition) intake(t topics.Topic, c *copied, at Position) {
 	if c.source == nil {
 		return
@@ -326,7 +330,7 @@ func (r *repartition) intake(t topics.Topic, c *copied, at Position) {
 	}
 }
 
-func placeOf(r *kgo.Record) string {
+func coordinatesOf(r *kgo.Record) string {
 	if r == nil {
 		return "no place"
 	}
@@ -382,8 +386,8 @@ func (r *repartition) verifyAll(ctx context.Context) error {
 	return nil
 }
 
-// maxRejudged bounds how many places are told.
-const maxRejudged = 20
+// maxMismatches bounds how many places are told.
+const maxMismatches = 20
 
 func (r *repartition) verifyTopic(ctx context.Context, t topics.Topic) error {
 	ends, err := r.to.Ends(ctx, t)
@@ -406,13 +410,13 @@ func (r *repartition) verifyTopic(ctx context.Context, t topics.Topic) error {
 			return err
 		}
 		if !c.same(found) {
-			return fmt.Errorf("partition %d does not hold what stood at %s where it should: somebody else writes to it", p, placeOf(c.source))
+			return fmt.Errorf("partition %d does not hold what stood at %s where it should: somebody else writes to it", p, coordinatesOf(c.source))
 		}
 		e := EventOf(t, found)
 		id, ok := e.Identity(e.Key)
 		duplicate := windows[p].Observe(e.Time, id, ok)
-		if c.judged && duplicate != c.duplicate && len(r.done.Rejudged) < maxRejudged {
-			r.done.Rejudged = append(r.done.Rejudged, placeOf(c.source))
+		if c.deduplicated && duplicate != c.duplicate && len(r.done.Rejudged) < maxMismatches {
+			r.done.Rejudged = append(r.done.Rejudged, coordinatesOf(c.source))
 		}
 		return nil
 	})
@@ -427,7 +431,7 @@ func (r *repartition) verifyTopic(ctx context.Context, t topics.Topic) error {
 	return nil
 }
 
-// handOver has the new log's gate go on where the old one's ends: what is a dead letter already does not become one again.
+// handOver has the new log's intake go on where the old one's ends: what is a dead letter already does not become one again.
 func (r *repartition) handOver(ctx context.Context) error {
 	var os kadm.Offsets
 	for of, at := range r.intakes {
@@ -446,7 +450,7 @@ func (r *repartition) handOver(ctx context.Context) error {
 		err = rs.Error()
 	}
 	if err != nil {
-		return fmt.Errorf("commit the gate's positions: %w", err)
+		return fmt.Errorf("commit the intake's positions: %w", err)
 	}
 	return nil
 }
@@ -464,7 +468,8 @@ func (r *repartition) unchanged(ctx context.Context) error {
 		}
 	}
 	if len(written) > 0 {
-		return fmt.Errorf("records were appended to %s while it was copied: a node or a service still runs. Stop it, and copy again with --discard",
+		return fmt.Errorf("records were appended to %s while it was copied: a node or a service still runs. Stop it, and copy again with "+
+			"--discard",
 			strings.Join(slices.Sorted(maps.Keys(written)), ", "))
 	}
 	return nil
@@ -475,9 +480,10 @@ func (r *repartition) finish(ctx context.Context) error {
 	for _, s := range topics.Specs() {
 		name := r.to.nameOf(s.Topic)
 		set := func(setting, value string) kadm.AlterConfig {
-			return kadm.AlterConfig{Op: kadm.SetConfig, Name: setting, Value: kadm.StringPtr(value)}
+			return kadm.AlterConfig{Op: kadm.SetConfig, Name: setting, Value: new(value)}
 		}
-		rs, err := r.to.adm.AlterTopicConfigs(ctx, []kadm.AlterConfig{set("retention.ms", r.plan.retention[s.Topic]), set("message.timestamp.type", "LogAppendTime")}, name)
+		rs, err := r.to.adm.AlterTopicConfigs(ctx, []kadm.AlterConfig{set("retention.ms", r.plan.retention[s.Topic]),
+			set("message.timestamp.type", "LogAppendTime")}, name)
 		if err == nil {
 			err = rs[0].Err
 		}

@@ -44,7 +44,8 @@ func (b *bench) stamps(kind string) {
 	for _, s := range topics.Specs() {
 		names = append(names, b.Kafka.Names.Name(s.Topic))
 	}
-	rs, err := b.admin().AlterTopicConfigs(b.t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "message.timestamp.type", Value: kadm.StringPtr(kind)}}, names...)
+	rs, err := b.admin().AlterTopicConfigs(b.t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "message.timestamp.type",
+		Value: new(kind)}}, names...)
 	for _, r := range rs {
 		if err == nil {
 			err = r.Err
@@ -73,7 +74,8 @@ func (b *bench) history(random *rand.Rand) *history {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(cl.Close)
-	return &history{bench: b, random: random, cl: cl, now: time.Now().Add(-24 * time.Hour).Truncate(time.Millisecond), ids: make(map[string][]string), owners: make(map[string]string)}
+	return &history{bench: b, random: random, cl: cl, now: time.Now().Add(-24 * time.Hour).Truncate(time.Millisecond),
+		ids: make(map[string][]string), owners: make(map[string]string)}
 }
 
 func (h *history) user() string { return "u" + strconv.Itoa(h.random.IntN(6)) }
@@ -114,7 +116,8 @@ func (h *history) step(n int) {
 	user, chat := topics.UserKey(a), topics.ConversationKey(a, b)
 	text := "text " + strconv.Itoa(n)
 	marker := func(typ string, fields ...any) {
-		h.put(&topics.Event{Topic: topics.Notifications, Key: []byte(user), Meta: topics.Meta{Type: typ, Source: topics.SourceOf(a)}, Value: topics.Fields(fields...)}, false)
+		h.put(&topics.Event{Topic: topics.Notifications, Key: []byte(user), Meta: topics.Meta{Type: typ, Source: topics.SourceOf(a)},
+			Value: topics.Fields(fields...)}, false)
 	}
 	switch h.random.IntN(12) {
 	case 0, 1: // a notification that has no identity: its id is its place
@@ -132,7 +135,8 @@ func (h *history) step(n int) {
 		h.ids[chat] = append(h.ids[chat], e.NexusID)
 		h.put(e, false)
 	case 5:
-		h.put(&topics.Event{Topic: topics.Messages, Key: []byte(chat), Meta: topics.Meta{Type: topics.TypeMessageRead, Source: topics.SourceOf(b)}, Value: topics.Fields("messageId", h.known(chat), "userId", b)}, false)
+		h.put(&topics.Event{Topic: topics.Messages, Key: []byte(chat), Meta: topics.Meta{Type: topics.TypeMessageRead,
+			Source: topics.SourceOf(b)}, Value: topics.Fields("messageId", h.known(chat), "userId", b)}, false)
 	case 6:
 		marker(topics.TypeNotificationRead, "notificationId", h.known(user))
 	case 7:
@@ -144,7 +148,8 @@ func (h *history) step(n int) {
 		}
 		marker(typ, "upTo", topics.FormatTime(h.now.Add(-time.Duration(h.random.IntN(30))*time.Minute).UnixMilli()))
 	case 9:
-		r := h.put(&topics.Event{Topic: topics.Broadcasts, Key: []byte(topics.EveryoneKey), Meta: topics.Meta{Type: topics.TypeAnnouncement}, Value: topics.Fields("title", text, "body", "")}, false)
+		r := h.put(&topics.Event{Topic: topics.Broadcasts, Key: []byte(topics.EveryoneKey), Meta: topics.Meta{Type: topics.TypeAnnouncement},
+			Value: topics.Fields("title", text, "body", "")}, false)
 		for u := range 6 { // read and deleted like a user's own
 			key := topics.UserKey("u" + strconv.Itoa(u))
 			h.ids[key] = append(h.ids[key], fmt.Sprintf("b0-%d", r.Offset))
@@ -152,11 +157,13 @@ func (h *history) step(n int) {
 	case 10:
 		token := "token" + strconv.Itoa(h.random.IntN(5))
 		typ, fields := topics.TypeDeviceRegistered, []any{"token", token, "platform", "ios"}
-		if owner := h.owners[token]; owner != "" && h.random.IntN(3) == 0 { // by its owner: else the inbox depends on which partition it reads first
+		// by its owner: else the inbox depends on which partition it reads first
+		if owner := h.owners[token]; owner != "" && h.random.IntN(3) == 0 {
 			typ, fields, user = topics.TypeDeviceUnregistered, fields[:2], owner
 		}
 		h.owners[token] = user
-		h.put(&topics.Event{Topic: topics.Devices, Key: []byte(user), Meta: topics.Meta{Type: typ, Source: topics.SourceOf(strings.TrimPrefix(user, "user:"))}, Value: topics.Fields(fields...)}, false)
+		h.put(&topics.Event{Topic: topics.Devices, Key: []byte(user), Meta: topics.Meta{Type: typ,
+			Source: topics.SourceOf(strings.TrimPrefix(user, "user:"))}, Value: topics.Fields(fields...)}, false)
 	case 11: // what is not valid, or larger than anything valid
 		h.put(&topics.Event{Topic: topics.Notifications, Key: []byte(user), Meta: topics.Meta{IdempotencyKey: "bad" + strconv.Itoa(n)},
 			Value: []byte(`{"title":"` + strings.Repeat("x", h.random.IntN(2)*300_000))}, false)
@@ -235,14 +242,16 @@ func (b *bench) story(k pipeline.Kafka, window time.Duration) map[string][]strin
 			value = nil
 		}
 		key := string(e.Topic) + " " + string(e.Key)
-		out[key] = append(out[key], fmt.Sprintf("%s %d duplicate=%v valid=%v %s", e.EventID(), e.Time, e.Duplicate, topics.Valid(e) == nil, value))
+		out[key] = append(out[key], fmt.Sprintf("%s %d duplicate=%v valid=%v %s", e.EventID(), e.Time, e.Duplicate, topics.Valid(e) == nil,
+			value))
 	}
 	return out
 }
 
 func (b *bench) repartition(to string, partitions int32, discard bool) (pipeline.Repartitioned, error) {
 	b.t.Helper()
-	return pipeline.Repartition(b.t.Context(), pipeline.RepartitionOptions{From: b.Kafka, To: topics.Names{Prefix: to}, Partitions: partitions, Discard: discard,
+	return pipeline.Repartition(b.t.Context(), pipeline.RepartitionOptions{From: b.Kafka, To: topics.Names{Prefix: to}, Partitions: partitions,
+		Discard:    discard,
 		FromIntake: b.Kafka.Names.Prefix + "gate", ToIntake: to + "gate"})
 }
 
@@ -254,7 +263,8 @@ func (b *bench) gated(k pipeline.Kafka) {
 		b.t.Fatal(err)
 	}
 	defer p.Close(quiet)
-	gate := pipeline.NewGate(pipeline.GateOptions{Kafka: k, Producer: p, Positions: k.Names.Prefix + "gate", Windows: pipeline.NewWindows(5 * time.Minute), Log: quiet})
+	gate := pipeline.NewGate(pipeline.GateOptions{Kafka: k, Producer: p, Positions: k.Names.Prefix + "gate",
+		Windows: pipeline.NewWindows(5 * time.Minute), Log: quiet})
 	defer gate.Close()
 	stop := b.run(gate.Run)
 	newMemory().until(b.t, "the gate", gate.Consumer().CaughtUp)
@@ -267,8 +277,10 @@ func TestRepartition(t *testing.T) {
 		seed := time.Now().UnixNano()
 		t.Logf("seed %d", seed)
 		h := b.history(rand.New(rand.NewPCG(uint64(seed), 0)))
-		h.put(&topics.Event{Topic: topics.Control, Key: []byte(topics.EveryoneKey), Meta: topics.Meta{Type: topics.TypeDedupWindow}, Value: []byte(`{"window":"5m0s"}`)}, false)
-		h.put(&topics.Event{Topic: topics.Control, Key: []byte("user:u3"), Meta: topics.Meta{Type: topics.TypeSessionRevoked}, Value: []byte(`{}`)}, false)
+		h.put(&topics.Event{Topic: topics.Control, Key: []byte(topics.EveryoneKey), Meta: topics.Meta{Type: topics.TypeDedupWindow},
+			Value: []byte(`{"window":"5m0s"}`)}, false)
+		h.put(&topics.Event{Topic: topics.Control, Key: []byte("user:u3"), Meta: topics.Meta{Type: topics.TypeSessionRevoked},
+			Value: []byte(`{}`)}, false)
 		contract, err := b.agree(time.Minute, false)
 		if err != nil {
 			t.Fatal(err)
@@ -282,7 +294,8 @@ func TestRepartition(t *testing.T) {
 		}
 		e := note("u0", "", "in a transaction")
 		r := func(text string) *kgo.Record {
-			return &kgo.Record{Topic: b.Kafka.Names.Name(e.Topic), Key: e.Key, Timestamp: h.now.Add(time.Second), Value: bytes.ReplaceAll(e.Value, []byte("in a"), []byte(text))}
+			return &kgo.Record{Topic: b.Kafka.Names.Name(e.Topic), Key: e.Key, Timestamp: h.now.Add(time.Second),
+				Value: bytes.ReplaceAll(e.Value, []byte("in a"), []byte(text))}
 		}
 		b.inTransaction(kgo.TryCommit, r("in one"), r("in the same"))
 		b.inTransaction(kgo.TryAbort, r("aborted, in a"))
@@ -466,7 +479,8 @@ func TestRepartitionRefuses(t *testing.T) {
 			err = cl.BeginTransaction()
 		}
 		if err == nil {
-			err = cl.ProduceSync(t.Context(), &kgo.Record{Topic: b.Kafka.Names.Name(topics.Notifications), Key: []byte("user:a"), Value: []byte("{}")}).FirstErr()
+			err = cl.ProduceSync(t.Context(), &kgo.Record{Topic: b.Kafka.Names.Name(topics.Notifications), Key: []byte("user:a"),
+				Value: []byte("{}")}).FirstErr()
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -496,14 +510,16 @@ func TestRepartitionRefuses(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer half.Close()
-		if err := half.EnsureTopics(t.Context(), pipeline.TopicOptions{Partitions: 5}); err == nil || !strings.Contains(err.Error(), "message.timestamp.type=CreateTime") {
+		if err := half.EnsureTopics(t.Context(), pipeline.TopicOptions{Partitions: 5}); err == nil ||
+			!strings.Contains(err.Error(), "message.timestamp.type=CreateTime") {
 			t.Errorf("a node takes the half made copy for a log: %v", err)
 		}
 		refused("--discard", false)
 
 		// Somebody writes while it is copied.
 		written := false
-		_, err = pipeline.Repartition(t.Context(), pipeline.RepartitionOptions{From: b.Kafka, To: topics.Names{Prefix: to}, Partitions: 5, Discard: true,
+		_, err = pipeline.Repartition(t.Context(), pipeline.RepartitionOptions{From: b.Kafka, To: topics.Names{Prefix: to}, Partitions: 5,
+			Discard:    true,
 			FromIntake: b.Kafka.Names.Prefix + "gate", ToIntake: to + "gate", Progress: func(step string, topic topics.Topic, _, _ int64) {
 				if step == "verifying" && !written {
 					written = true

@@ -10,12 +10,18 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// Tail reads everything that is appended from its start on, hands it to Route, and tells those who append through it
-// when it has read and judged their event. Safe for concurrent use once made.
+// Tail reads everything that is appended after its start. It hands each batch to TailOptions.Route, and it tells those who append
+// through it when it has read their event and knows whether that is a duplicate. The edge has one. It is safe for concurrent use.
+//
+// Each partition has two watermarks. They are apart only while a batch is being routed:
+//
+//	routed: everybody who is here was shown it  │ being routed │ not read: nobody was shown it
+//	────────────────────────────────────────────┼──────────────┼──────────────────────────────▶ offsets
+//	                                        low watermark  high watermark
 type Tail struct {
 	consumer Consumer
 	producer *Producer
-	log      *Log
+	cluster  *Log
 	route    func(Batch)
 	// looking bounds how many clients' points are looked up in the log at once, and verifying how many of them the slow way.
 	looking, verifying chan struct{}
@@ -24,11 +30,11 @@ type Tail struct {
 }
 
 type tailPart struct {
-	next  atomic.Uint64 // a packed Point: everything below has been routed
-	begun atomic.Int64  // nothing from here on has, not even in part: beyond next while a batch is being routed
+	low  atomic.Uint64 // the low watermark, a packed Point: every event below it has been routed
+	high atomic.Int64  // the high watermark: no event from here on has been shown to anybody. Above low while a batch is being routed
 
 	history history
-	recent  *recent // nil where nobody comes back to it
+	recent  *recent // nil where TailOptions.Keep does not name the topic
 
 	mu         sync.Mutex
 	waiting    map[int64]func(duplicate bool) // by offset
@@ -36,28 +42,29 @@ type tailPart struct {
 	order      []int64 // of duplicates, oldest first
 }
 
-// keptDuplicates bounds how many verdicts a partition remembers for appends whose answer comes after the tail has read
-// them: the two race by milliseconds.
-const keptDuplicates = 4096
+// retainedDuplicates is how many offsets of duplicates a partition remembers. They are for appends whose answer from the log comes
+// after the tail has read the record: the two race by milliseconds.
+const retainedDuplicates = 4096
 
-// TailOptions are what a tail needs.
+// TailOptions are what a tail needs. All fields but Keep and Watch are required.
 type TailOptions struct {
-	Kafka    Kafka
-	Producer *Producer
-	Log      *Log
+	Kafka    Kafka     // how the log is reached
+	Producer *Producer // what Append and TryAppend append with
+	Log      *Log      // asked for ends at the start, and by Verify
 	Topics   []topics.Topic
-	Windows  *Windows
-	Watch    *Watch
-	Logger   *slog.Logger
-	// Keep are those of Topics whose last events Recent has.
+	Windows  *Windows     // those of this process
+	Watch    *Watch       // as in Consumer
+	Logger   *slog.Logger // of its consumer
+	// Keep names those of Topics whose last events Recent remembers, at most 4,096 events and 1 MB a partition. Default: none.
 	Keep []topics.Topic
-	// Route gets every batch, of one partition in order, of several at once.
+	// Route is called with every batch: for one partition in order, for several at the same time. It must not keep the batch.
 	Route func(Batch)
 }
 
-// NewTail asks the log for its partitions and notes their ends: Run reads from there.
+// NewTail makes a tail. It asks the log where the partitions of o.Topics end: Run reads from there on. An error means that the log
+// could not be asked.
 func NewTail(ctx context.Context, o TailOptions) (*Tail, error) {
-	t := &Tail{producer: o.Producer, log: o.Log, route: o.Route, looking: make(chan struct{}, 32), verifying: make(chan struct{}, 4),
+	t := &Tail{producer: o.Producer, cluster: o.Log, route: o.Route, looking: make(chan struct{}, 32), verifying: make(chan struct{}, 4),
 		parts: make(map[topics.Topic][]*tailPart)}
 	for _, topic := range o.Topics {
 		ends, err := o.Log.Ends(ctx, topic)
@@ -72,8 +79,8 @@ func NewTail(ctx context.Context, o TailOptions) (*Tail, error) {
 		for p, end := range ends {
 			last := all[partition{topic, p}].before
 			part := &tailPart{waiting: make(map[int64]func(bool)), duplicates: make(map[int64]bool)}
-			part.next.Store(PointAt(end, last.time).pack())
-			part.begun.Store(end)
+			part.low.Store(PointAt(end, last.time).pack())
+			part.high.Store(end)
 			if slices.Contains(o.Keep, topic) {
 				part.recent = &recent{low: end}
 			}
@@ -84,18 +91,18 @@ func NewTail(ctx context.Context, o TailOptions) (*Tail, error) {
 	return t, nil
 }
 
-// Run reads until ctx ends.
+// Run reads until ctx ends; then it returns nil. Its errors are those of Consumer.Run.
 func (t *Tail) Run(ctx context.Context) error { return t.consumer.Run(ctx) }
 
-// Consumer is what reads for the tail.
+// Consumer is what reads for the tail: for readiness and metrics.
 func (t *Tail) Consumer() *Consumer { return &t.consumer }
 
-// Live reports whether the tail is reading.
+// Live reports whether the tail has read up to where the log ended when Run began.
 func (t *Tail) Live() bool { return t.consumer.CaughtUp() }
 
 // Position is where the tail stands (Sink).
 func (t *Tail) Position(_ context.Context, topic topics.Topic, p int32) (Position, error) {
-	return Position{Next: t.parts[topic][p].passedTo()}, nil
+	return Position{Next: t.parts[topic][p].lowWatermark()}, nil
 }
 
 // Apply routes a batch and answers those who wait for its events (Sink). The position moves once the batch is routed.
@@ -104,12 +111,12 @@ func (t *Tail) Apply(_ context.Context, b Batch) error {
 	for _, e := range b.Events {
 		part.history.add(e.Offset, e.Time)
 	}
-	part.begun.Store(b.To)
+	part.high.Store(b.To)
 	if part.recent != nil {
 		part.recent.add(b.Events)
 	}
 	t.route(b)
-	part.passed(b)
+	part.routed(b)
 	return nil
 }
 
@@ -118,10 +125,10 @@ func (t *Tail) Warm(topic topics.Topic, p int32, offset, time int64) {
 	t.parts[topic][p].history.add(offset, time)
 }
 
-// passedTo is the offset below which everything has been routed.
-func (p *tailPart) passedTo() int64 { return unpack(p.next.Load()).Next }
+// lowWatermark is the offset below which everything has been routed.
+func (p *tailPart) lowWatermark() int64 { return unpack(p.low.Load()).Next }
 
-func (p *tailPart) passed(b Batch) {
+func (p *tailPart) routed(b Batch) {
 	type answer struct {
 		done      func(bool)
 		duplicate bool
@@ -137,7 +144,7 @@ func (p *tailPart) passed(b Batch) {
 			answers = append(answers, answer{done, e.Duplicate})
 		}
 	}
-	p.next.Store(PointAt(b.To, b.Mark).pack())
+	p.low.Store(PointAt(b.To, b.Mark).pack())
 	p.mu.Unlock()
 	for _, a := range answers {
 		a.done(a.duplicate)
@@ -147,7 +154,7 @@ func (p *tailPart) passed(b Batch) {
 func (p *tailPart) remember(offset int64) {
 	p.duplicates[offset] = true
 	p.order = append(p.order, offset)
-	if len(p.order) > keptDuplicates {
+	if len(p.order) > retainedDuplicates {
 		delete(p.duplicates, p.order[0])
 		p.order = p.order[1:]
 	}
@@ -156,7 +163,7 @@ func (p *tailPart) remember(offset int64) {
 // await calls done once the tail has passed offset.
 func (p *tailPart) await(offset int64, done func(duplicate bool)) {
 	p.mu.Lock()
-	if offset >= p.passedTo() {
+	if offset >= p.lowWatermark() {
 		p.waiting[offset] = done
 		p.mu.Unlock()
 		return
@@ -166,28 +173,29 @@ func (p *tailPart) await(offset int64, done func(duplicate bool)) {
 	done(duplicate)
 }
 
-// TryAppend appends an event without blocking and calls done once, within AnswerTimeout, on another goroutine: with an
-// error (it is unknown whether the log has the event), or when the tail has read the event, with its verdict.
+// TryAppend appends an event without blocking. It calls done once, within AnswerTimeout, on another goroutine: when the tail has read
+// the event, with whether it is a duplicate; or with an error of Producer.TryAppend, after which it is unknown whether the log has it.
 func (t *Tail) TryAppend(e *topics.Event, done func(duplicate bool, err error)) {
-	t.append(e, bounded(done))
+	t.produceEvent(e, bounded(done))
 }
 
-// Append appends an event and returns when the tail has read it, with its verdict.
+// Append appends an event and returns when the tail has read it, with whether it is a duplicate. Its errors are those of
+// Producer.Append.
 func (t *Tail) Append(ctx context.Context, e *topics.Event) (duplicate bool, err error) {
 	done := make(chan error, 1)
-	var verdict bool
-	t.append(e, func(d bool, err error) {
-		verdict = d
+	var isDuplicate bool
+	t.produceEvent(e, func(d bool, err error) {
+		isDuplicate = d
 		done <- err
 	})
 	if err := await(ctx, done); err != nil {
 		return false, err
 	}
-	return verdict, nil
+	return isDuplicate, nil
 }
 
-func (t *Tail) append(e *topics.Event, done func(duplicate bool, err error)) {
-	t.producer.append(e, func(err error) {
+func (t *Tail) produceEvent(e *topics.Event, done func(duplicate bool, err error)) {
+	t.producer.produceEvent(e, func(err error) {
 		if err != nil {
 			done(false, err)
 			return
@@ -196,50 +204,53 @@ func (t *Tail) append(e *topics.Event, done func(duplicate bool, err error)) {
 	})
 }
 
-// Next is, for every partition of a topic, what a projection must have reached to know all that the tail has shown to
-// anybody.
+// Next returns the high watermark of every partition of a topic, by partition. A projection that stands there knows every event that
+// this tail has shown to anybody: who reads from it afterwards sees at least what was seen on a socket.
 func (t *Tail) Next(topic topics.Topic) map[int32]int64 {
 	out := make(map[int32]int64)
 	for p, part := range t.parts[topic] {
-		out[int32(p)] = part.begun.Load()
+		out[int32(p)] = part.high.Load()
 	}
 	return out
 }
 
-// NextOf is Next in the partition of a key.
+// NextOf returns the high watermark of the partition that a key belongs to.
 func (t *Tail) NextOf(topic topics.Topic, key string) map[int32]int64 {
 	p := topics.Partition([]byte(key), int32(len(t.parts[topic])))
-	return map[int32]int64{p: t.parts[topic][p].begun.Load()}
+	return map[int32]int64{p: t.parts[topic][p].high.Load()}
 }
 
-// Begun appends, for every partition of a topic, the position from which on nothing has been routed, not even in part.
+// Begun appends the high watermarks of a topic's partitions to v, in the order of partitions. No event from there on has been routed,
+// not even in part.
 func (t *Tail) Begun(v []int64, topic topics.Topic) []int64 {
 	for _, part := range t.parts[topic] {
-		v = append(v, part.begun.Load())
+		v = append(v, part.high.Load())
 	}
 	return v
 }
 
-// Passed tells whether everything below these positions of a topic's partitions has been routed.
+// Passed reports whether the low watermarks of a topic's partitions have reached v, which has one offset for each partition, in order:
+// everything below has been routed.
 func (t *Tail) Passed(topic topics.Topic, v []int64) bool {
 	for p, part := range t.parts[topic] {
-		if part.passedTo() < v[p] {
+		if part.lowWatermark() < v[p] {
 			return false
 		}
 	}
 	return true
 }
 
-// Recent lists what the tail still has of a partition's events from an offset up to another that it has passed: those that
-// want wants, valid, without duplicates. It has them from low on.
+// Recent lists events of a partition from the offset from on and below to, out of memory: those for which want returns true. They are
+// valid, no duplicates, and not misrouted. to must not be above the low watermark. Memory goes back to low only: where low is above
+// from, the events between the two must be taken from the inbox's feed.
 func (t *Tail) Recent(topic topics.Topic, p int32, from, to int64, want func(*topics.Event) bool) (list []*topics.Event, low int64) {
 	return t.parts[topic][p].recent.between(from, to, want)
 }
 
-// Vector appends the points of a topic's partitions to v, in order: everything below has been routed.
+// Vector appends the low watermarks of a topic's partitions to v, in the order of partitions: everything below has been routed.
 func (t *Tail) Vector(v []Point, topic topics.Topic) []Point {
 	for _, part := range t.parts[topic] {
-		v = append(v, unpack(part.next.Load()))
+		v = append(v, unpack(part.low.Load()))
 	}
 	return v
 }

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/nexus/nexus/topics"
@@ -16,9 +15,9 @@ import (
 
 // TopicOptions shape the topics that EnsureTopics makes.
 type TopicOptions struct {
-	// Partitions of topics that do not fix their own number; existing topics keep theirs. Default 6.
+	// Partitions is the number for topics that do not fix their own (TOPIC_PARTITIONS). Existing topics keep theirs. It must be set.
 	Partitions int32
-	// Replication 0 means min(3, brokers).
+	// Replication is the number of replicas (TOPIC_REPLICATION). 0: min(3, brokers), and existing topics keep theirs.
 	Replication int
 }
 
@@ -100,7 +99,7 @@ func (l *Log) replication(ctx context.Context, wanted int) (int, error) {
 func (l *Log) createTopic(ctx context.Context, name string, partitions int32, replication int, settings map[string]string) error {
 	configs := make(map[string]*string)
 	for k, v := range settings {
-		configs[k] = kadm.StringPtr(v)
+		configs[k] = new(v)
 	}
 	r, err := l.adm.CreateTopic(ctx, partitions, int16(replication), configs, name)
 	if err == nil {
@@ -131,11 +130,13 @@ func (l *Log) checkTopics(ctx context.Context, names []string, replication int) 
 			continue
 		}
 		if s.Partitions > 0 && len(d.Partitions) != int(s.Partitions) {
-			problems = append(problems, fmt.Errorf("topic %s has %d partitions and must have %d: make it anew", name, len(d.Partitions), s.Partitions))
+			problems = append(problems, fmt.Errorf("topic %s has %d partitions and must have %d: make it anew", name, len(d.Partitions),
+				s.Partitions))
 		}
 		replicas := d.Partitions.NumReplicas()
 		if replicas < replication {
-			problems = append(problems, fmt.Errorf("topic %s has %d replicas, TOPIC_REPLICATION asks for %d: reassign it or lower the setting", name, replicas, replication))
+			problems = append(problems, fmt.Errorf("topic %s has %d replicas, TOPIC_REPLICATION asks for %d: reassign it or lower the setting", name,
+				replicas, replication))
 		}
 		problems = append(problems, l.checkSettings(s, name, replicas, configs[name])...)
 	}
@@ -175,18 +176,24 @@ func rulesFor(s topics.Spec, replicas int) []rule {
 	keeps := s.Retention == topics.Forever
 	rules := []rule{
 		{setting: "cleanup.policy", good: is("delete"), mend: "delete", why: "compaction keeps one event of a key and removes the others"},
-		{setting: "message.timestamp.type", good: is("LogAppendTime"), mend: "LogAppendTime", why: "the dedup window is measured in the broker's time"},
+		{setting: "message.timestamp.type", good: is("LogAppendTime"), mend: "LogAppendTime",
+			why: "the dedup window is measured in the broker's time"},
 		{setting: "max.message.bytes", good: atLeast(topics.LeastMessageBytes), mend: strconv.Itoa(topics.DefaultMessageBytes),
 			why: fmt.Sprintf("events, or batches of them, have up to %d bytes", topics.LeastMessageBytes)},
 		{setting: "min.insync.replicas", good: atMost(replicas), mend: strconv.Itoa(max(1, replicas-1)),
 			why: fmt.Sprintf("the topic has %d replicas, and every append would fail", replicas)},
-		{setting: "retention.bytes", good: is("-1"), mend: "-1", why: "the topic would lose its oldest events when it has grown", advice: !keeps && s.Topic != topics.Presence},
-		{setting: "unclean.leader.election.enable", good: is("false"), mend: "false", why: "a replica that lacks acknowledged events may become the leader", advice: true},
+		{setting: "retention.bytes", good: is("-1"), mend: "-1", why: "the topic would lose its oldest events when it has grown",
+			advice: !keeps && s.Topic != topics.Presence},
+		{setting: "unclean.leader.election.enable", good: is("false"), mend: "false",
+			why: "a replica that lacks acknowledged events may become the leader", advice: true},
 	}
 	if keeps {
 		return append(rules, rule{setting: "retention.ms", good: is("-1"), mend: "-1", why: "the projections are rebuilt from all of it"})
 	}
-	return append(rules, rule{setting: "retention.ms", good: func(v string) bool { return v == "-1" || atLeast(int(s.Least.Milliseconds()))(v) },
+	return append(rules, rule{setting: "retention.ms", good: func(v string) bool {
+		return v == "-1" ||
+			atLeast(int(s.Least.Milliseconds()))(v)
+	},
 		mend: s.RetentionMS(), why: fmt.Sprintf("what the topic says is read for %s", s.Least)})
 }
 
@@ -207,7 +214,8 @@ func (l *Log) checkSettings(s topics.Spec, name string, replicas int, have map[s
 		if !known || r.good(v) {
 			continue
 		}
-		mend := fmt.Sprintf("kafka-configs.sh --bootstrap-server %s --alter --topic %s --add-config %s=%s", strings.Join(l.kafka.Brokers, ","), name, r.setting, r.mend)
+		mend := fmt.Sprintf("kafka-configs.sh --bootstrap-server %s --alter --topic %s --add-config %s=%s", strings.Join(l.kafka.Brokers, ","),
+			name, r.setting, r.mend)
 		if r.advice {
 			l.kafka.Log.Warn("a topic may lose events", "topic", name, "setting", r.setting+"="+v, "why", r.why, "mend", mend)
 			continue

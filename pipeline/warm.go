@@ -12,12 +12,12 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// Warm reads, once for all consumers of this process, what a topic's windows need to know before the consumers go on from
-// their positions, of which each partition has several. Whoever starts the consumers calls it before, and release once they
-// have attached. Where it fails, or finds less than it should, every consumer warms on its own: that costs time and changes
-// no verdict.
-// Each record that is read is shown to the warmers as well.
-func (w *Windows) Warm(ctx context.Context, l *Log, t topics.Topic, positions map[int32][]int64, show ...Warmer) (release func(), err error) {
+// Warm reads, once for all consumers of this process, what a topic's windows need to know before the consumers go on from their
+// positions; positions has several for each partition. Whoever starts the consumers calls it before, and calls release once they have
+// attached. Each record that is read is shown to the warmers as well. Where Warm fails, or finds less than it should, every consumer
+// warms on its own: that costs time, and changes nothing of what is a duplicate. Its errors are those of the log, or ctx's.
+func (w *Windows) Warm(ctx context.Context, l *Log, t topics.Topic, positions map[int32][]int64, show ...Warmer) (release func(),
+	err error) {
 	readers, err := w.Expect(t, positions, func(at map[int32]int64) (map[int32]int64, error) { return l.Rewind(ctx, t, at, w.span) })
 	if err != nil {
 		return nil, err
@@ -34,7 +34,7 @@ func (w *Windows) Warm(ctx context.Context, l *Log, t topics.Topic, positions ma
 	return release, nil
 }
 
-// maxWarmPoll is how many records are judged at once: enough to spread the cost of a poll.
+// maxWarmPoll is how many records are taken in at once: enough to spread the cost of a poll.
 const maxWarmPoll = 10_000
 
 // warm gives each reader the records from its Start on and below its Until, and some more.
@@ -64,7 +64,7 @@ func (l *Log) warm(ctx context.Context, t topics.Topic, readers map[int32]*Reade
 		for of, at := range l.steppedOver(cl, fs) {
 			next[of.id] = at
 		}
-		if err := lasting(fs); err != nil {
+		if err := fatalFetchError(fs); err != nil {
 			return err
 		}
 		fs.EachPartition(func(p kgo.FetchTopicPartition) {
@@ -99,8 +99,8 @@ func showAll(s Warmer, t topics.Topic, p kgo.FetchTopicPartition) {
 	}
 }
 
-// Prepare warms the windows once for all consumers of this process, before they run: of each judged topic from below the
-// lowest position that is near. release is to be called once the consumers have taken their partitions over.
+// Prepare calls Warm for every topic that is deduplicated, with the positions of all consumers of this process. Call it before they run,
+// and call release, also after an error, once they have taken their partitions over. Its errors are those of Warm and Sink.Position.
 func (w *Windows) Prepare(ctx context.Context, l *Log, consumers []*Consumer) (release func(), err error) {
 	var releases []func()
 	release = func() {

@@ -129,7 +129,8 @@ func duplicatesOf(t *testing.T, b *bench, readers map[int32]*pipeline.Reader, n 
 	for p, r := range readers {
 		from[p] = kgo.NewOffset().At(r.Start)
 	}
-	cl, err := b.Kafka.Client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{b.Kafka.Names.Name(topics.Notifications): from}), kgo.KeepControlRecords())
+	cl, err := b.Kafka.Client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{b.Kafka.Names.Name(topics.Notifications): from}),
+		kgo.KeepControlRecords())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,32 +15,33 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// Watch asks Kafka again and again whether the log is still the one that its contract tells of, and where it ends. It is
-// safe for concurrent use.
+// Watch asks Kafka, every 2 s, whether the log is still as its contract says, and where it ends. A node has one. It is safe for
+// concurrent use.
 type Watch struct {
 	o        WatchOptions
-	log      *Log
+	cluster  *Log
 	names    []string // of the topics, in the order of topics.Specs
 	began    time.Time
 	suspects map[topics.Topic]string    // owned by Run: what the last look found wrong
 	missing  map[topics.Topic]time.Time // owned by Run: since when
 
-	mu   sync.Mutex
-	lost string // a topic that is missing
-	ends map[partition]int64
-	at   time.Time
+	mu           sync.Mutex
+	missingTopic string // a topic that is missing
+	ends         map[partition]int64
+	at           time.Time
 }
 
 // WatchOptions are what a Watch needs.
 type WatchOptions struct {
 	Log      *Log
-	Contract Contract
+	Contract Contract // what AgreeContract returned at the start
 	Logger   *slog.Logger
-	// Metrics are told the ends, which lag is measured against. May be nil.
+	// Metrics are told the ends: lag is measured against them. May be nil.
 	Metrics *Metrics
-	// Every is the pause between two looks. Default 2 s.
+	// Every is the pause between two questions. Default 2 s.
 	Every time.Duration
-	// MissingFor is how long a topic may be missing: a broker that has just begun may not know all of them. Default 30 s.
+	// MissingFor is how long a topic may be missing before Run ends: a broker that has just begun may not know all of them.
+	// Default 30 s.
 	MissingFor time.Duration
 }
 
@@ -52,11 +53,12 @@ func NewWatch(o WatchOptions) *Watch {
 	if o.MissingFor == 0 {
 		o.MissingFor = 30 * time.Second
 	}
-	return &Watch{o: o, log: o.Log, names: o.Log.allNames(), began: time.Now(), suspects: make(map[topics.Topic]string), missing: make(map[topics.Topic]time.Time)}
+	return &Watch{o: o, cluster: o.Log, names: o.Log.allNames(), began: time.Now(), suspects: make(map[topics.Topic]string),
+		missing: make(map[topics.Topic]time.Time)}
 }
 
-// watchPatience bounds each question. An answer that does not come changes nothing: a log that is away is told elsewhere.
-const watchPatience = 5 * time.Second
+// watchTimeout bounds each question. Where no answer comes nothing changes: Producer.Problem tells of a log that is away.
+const watchTimeout = 5 * time.Second
 
 // Run watches until ctx ends; then it returns nil. Its error is a sentence for the operator: the log is not what it was when
 // the node began, and the node must end before it does harm.
@@ -72,9 +74,9 @@ func (w *Watch) Run(ctx context.Context) error {
 }
 
 func (w *Watch) look(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, watchPatience)
+	ctx, cancel := context.WithTimeout(ctx, watchTimeout)
 	defer cancel()
-	details, err := w.log.adm.ListTopics(ctx, w.names...)
+	details, err := w.cluster.adm.ListTopics(ctx, w.names...)
 	if err != nil {
 		return nil
 	}
@@ -82,12 +84,12 @@ func (w *Watch) look(ctx context.Context) error {
 		return err
 	}
 	w.mu.Lock()
-	w.lost = ""
+	w.missingTopic = ""
 	for _, t := range sorted(w.missing) {
-		w.lost = w.log.nameOf(t)
+		w.missingTopic = w.cluster.nameOf(t)
 	}
 	w.mu.Unlock()
-	if ends, err := w.log.listed(w.log.adm.ListCommittedOffsets(ctx, w.names...)); err == nil {
+	if ends, err := w.cluster.listed(w.cluster.adm.ListCommittedOffsets(ctx, w.names...)); err == nil {
 		w.o.Metrics.setEnds(ends)
 		w.mu.Lock()
 		w.ends, w.at = ends, time.Now()
@@ -111,7 +113,7 @@ func (w *Watch) compare(details kadm.TopicDetails) error {
 
 // changed says in a sentence what is not as in the contract; empty where all is, or where nothing is known.
 func (w *Watch) changed(t topics.Topic, d kadm.TopicDetail) string {
-	name, count := w.log.nameOf(t), int32(len(d.Partitions))
+	name, count := w.cluster.nameOf(t), int32(len(d.Partitions))
 	if errors.Is(d.Err, kerr.UnknownTopicOrPartition) {
 		since, known := w.missing[t]
 		if !known {
@@ -128,11 +130,12 @@ func (w *Watch) changed(t topics.Topic, d kadm.TopicDetail) string {
 		return ""
 	}
 	if is, was := name+"@"+d.ID.String(), w.o.Contract.Identities[t]; was != "" && is != was {
-		return fmt.Sprintf("topic %s was deleted and made again while this node was running: it is another topic now, and the offsets that the stores "+
+		return fmt.Sprintf("topic %s was deleted and made again while this node was running: it is another topic now, and the offsets that the "+
+			"stores "+
 			"remember mean nothing in it. Start the node again: each store that remembers the old topic then names its way out", name)
 	}
 	if want := w.o.Contract.Partitions[t]; count != want {
-		return w.log.differs(t, count, want)
+		return w.cluster.differs(t, count, want)
 	}
 	return ""
 }
@@ -141,21 +144,21 @@ func (w *Watch) changed(t topics.Topic, d kadm.TopicDetail) string {
 func (w *Watch) Problem() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.lost == "" {
+	if w.missingTopic == "" {
 		return nil
 	}
-	return fmt.Errorf("topic %s is missing", w.lost)
+	return fmt.Errorf("topic %s is missing", w.missingTopic)
 }
 
-// all is Ends by partition, without its age. What it returns is not changed any more.
+// all is Ends in one map, without its age. The map is never changed.
 func (w *Watch) all() map[partition]int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.ends
 }
 
-// Ends is where every partition of every topic ended when Kafka was asked last, and how long ago that was. Before the first
-// answer ends is empty, and age counts from the watch's making.
+// Ends returns the offset at which every partition of every topic ended when Kafka was asked last (as Log.Ends), and how long ago that
+// was. Before the first answer ends is empty, and age is the time since NewWatch.
 func (w *Watch) Ends() (ends map[topics.Topic]map[int32]int64, age time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -14,7 +14,7 @@ import (
 // Window is the dedup window of one partition. A record is a duplicate of an earlier one of the same identity as long
 // as no record since, itself included, has a time beyond the earlier's time plus the span (equal is inside). So an entry
 // dies at the first record that is later by more than the span and never returns; steps back in time change nothing,
-// and no wall clock is read: the verdicts are a function of the log alone. A Window is owned by one goroutine.
+// and no wall clock is read: what is a duplicate is a function of the log alone. A Window is owned by one goroutine.
 //
 // It is an open-addressed table of plain numbers, which the garbage collector does not look into, in segments that grow
 // and shrink on their own: no record pays for more than one segment's growth. An entry is dead where its time lies below
@@ -39,13 +39,13 @@ const (
 	farTime = math.MaxInt64 / 4
 )
 
-// NewWindow makes an empty window.
+// NewWindow makes an empty window of this span, counted in milliseconds.
 func NewWindow(span time.Duration) *Window {
 	return &Window{span: span.Milliseconds(), seed: rand.Uint64(), cut: -2 * farTime, sweepAt: -2 * farTime}
 }
 
-// Observe takes the next record in, in log order, and says whether it is a duplicate. Records without an identity move
-// time on and are never duplicates.
+// Observe takes the next record in, in log order, and reports whether it is a duplicate. ms is its record time, in Unix milliseconds.
+// A record without an identity (identified is false) moves time on and is never a duplicate.
 func (w *Window) Observe(ms int64, id topics.Identity, identified bool) bool {
 	ms = min(max(ms, -farTime), farTime)
 	if ms-w.span > w.cut {
@@ -82,7 +82,7 @@ func (w *Window) Observe(ms int64, id topics.Identity, identified bool) bool {
 // Len is the number of entries, those included that are dead but not removed yet.
 func (w *Window) Len() int { return w.len }
 
-// Bytes is the memory of the table.
+// Bytes is the memory of the table, in bytes.
 func (w *Window) Bytes() int { return int(unsafe.Sizeof(*w)) + w.slots*int(unsafe.Sizeof(entry{})) }
 
 // hash spreads identities over the table. They are hashes already, but of keys that a sender may choose.

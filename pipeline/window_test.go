@@ -260,7 +260,7 @@ func TestTailPartAnswersInEitherOrder(t *testing.T) {
 		if !readFirst {
 			await()
 		}
-		p.passed(Batch{To: 2, Events: []*topics.Event{{Offset: 0}, {Offset: 1, Duplicate: true}}})
+		p.routed(Batch{To: 2, Events: []*topics.Event{{Offset: 0}, {Offset: 1, Duplicate: true}}})
 		if readFirst {
 			await()
 		}

@@ -13,39 +13,40 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// Windows are the dedup windows of this process. Its consumers share them: a partition is judged once, by whoever reads
-// furthest, and the others look the verdicts up. It is safe for concurrent use.
+// Windows are the dedup windows of this process. Its consumers share them: a partition is deduplicated once, by the consumer that reads
+// furthest; the others look up which offsets were duplicates. It is safe for concurrent use.
 //
-// A judge is one window that moves along a partition:
+// A deduplicator is one window that moves along a partition:
 //
 //	start ──────────── exact ─────── floor ───────────────── front
-//	its window begins  verdicts are  duplicates below it     the next offset to observe
+//	its window begins  answers are   duplicates below it     the next offset to observe
 //	empty              right from    are forgotten
 //	                   here on
 //
-// A consumer that stands within what a judge remembers joins it. One that stands too far below gets a judge of its own,
-// which others as far behind share, and joins the next judge when it has come to what that one remembers. A judge without
-// readers is dropped.
+// A consumer that stands within what a deduplicator remembers joins it. One that stands too far below gets a deduplicator of its own,
+// which others as far behind share. It joins the next one when it has come to what that one remembers. A deduplicator without readers
+// is dropped.
 type Windows struct {
-	span     time.Duration
-	identify func(*kgo.Record) (topics.Identity, bool)
-	keep     keep
+	span      time.Duration
+	identify  func(*kgo.Record) (topics.Identity, bool)
+	retention retention
 
 	mu     sync.Mutex
 	chains map[partition]*chain // one for each partition that was ever attached to
 }
 
-// NewWindows makes the process's windows.
+// NewWindows makes the windows of a process. span is the dedup window of the log's contract.
 func NewWindows(span time.Duration) *Windows {
-	return &Windows{span: span, identify: identityOf, keep: keep{spare: 4_096, most: 1 << 20}, chains: make(map[partition]*chain)}
+	return &Windows{span: span, identify: identityOf, retention: retention{spare: 4_096, most: 1 << 20}, chains: make(map[partition]*chain)}
 }
 
-// Rewind tells for each position where the reading has to start for its verdicts to be right (see Log.Rewind).
+// Rewind returns, for each position, the offset from which records must be read so that duplicates from the position on are told
+// rightly (Log.Rewind).
 type Rewind func(positions map[int32]int64) (starts map[int32]int64, err error)
 
-// Attach gives a consumer's place in the judging of a topic's partitions, whose next records to be applied are at next.
-// Each reader has to be given every record from its Start on. After a seek the consumer attaches again, and closes the
-// former reader afterwards, so that the judge is kept. Where rewind fails, nothing is attached.
+// Attach makes a reader for each partition of a topic; next are the offsets of the consumer's next records to apply. The consumer calls
+// it when it takes partitions over, and must give each reader every record from its Start on. After a seek it attaches again, and
+// closes the former reader only afterwards, so that its deduplicator is kept. Its error is rewind's; then nothing is attached.
 func (w *Windows) Attach(t topics.Topic, next map[int32]int64, rewind Rewind) (map[int32]*Reader, error) {
 	readers, far := make(map[int32]*Reader), make(map[int32]int64)
 	for p, at := range next {
@@ -71,10 +72,11 @@ func (w *Windows) Attach(t topics.Topic, next map[int32]int64, rewind Rewind) (m
 	return readers, nil
 }
 
-// Expect is called before the consumers attach, with the positions of all of them. Its readers have judges that begin low
-// enough for every position that is not below where the warm-up of the highest begins, and keep them so until they are
-// closed. Whoever gives a reader the records from its Start on and below its Until spares all consumers the warm-up: they
-// begin at their own positions.
+// Expect makes readers that warm the windows of a topic for all consumers of this process at once. Warm calls it before the consumers
+// attach, with the positions of all of them, by partition. A position that lies further below than the warm-up of the highest one
+// begins is left out: its consumer warms on its own. Until a reader is closed, its deduplicator forgets nothing that a consumer at one
+// of the positions will ask for. Whoever gives a reader the records from its Start on and below its Until spares the consumers their
+// own warm-up: they begin to read at their positions. Its error is rewind's.
 func (w *Windows) Expect(t topics.Topic, positions map[int32][]int64, rewind Rewind) (map[int32]*Reader, error) {
 	highest, lowest := make(map[int32]int64), make(map[int32]int64)
 	for p, all := range positions {
@@ -101,24 +103,24 @@ func (w *Windows) Expect(t topics.Topic, positions map[int32][]int64, rewind Rew
 	return readers, err
 }
 
-// Entries is how many identities the windows hold.
+// Entries is how many identities the windows hold, for a metric.
 func (w *Windows) Entries() (n int) {
-	w.each(func(j *judge) { n += j.window.Len() })
+	w.each(func(j *deduplicator) { n += j.window.Len() })
 	return n
 }
 
-// Bytes is how much memory the windows and the duplicates they remember take.
+// Bytes is the memory of the windows and of the duplicates they remember, in bytes, for a metric.
 func (w *Windows) Bytes() (n int) {
-	w.each(func(j *judge) { n += j.window.Bytes() + 8*cap(j.duplicates) })
+	w.each(func(j *deduplicator) { n += j.window.Bytes() + 8*cap(j.duplicates) })
 	return n
 }
 
-func (w *Windows) each(visit func(*judge)) {
+func (w *Windows) each(visit func(*deduplicator)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, c := range w.chains {
 		c.mu.Lock()
-		for _, j := range c.judges {
+		for _, j := range c.deduplicators {
 			visit(j)
 		}
 		c.mu.Unlock()
@@ -130,25 +132,25 @@ func (w *Windows) chain(of partition) *chain {
 	defer w.mu.Unlock()
 	c := w.chains[of]
 	if c == nil {
-		c = &chain{span: w.span, identify: w.identify, keep: w.keep}
+		c = &chain{span: w.span, identify: w.identify, retention: w.retention}
 		w.chains[of] = c
 	}
 	return c
 }
 
-// chain is a partition's judges and their readers: a handful of each.
+// chain is a partition's deduplicators and their readers: a handful of each.
 type chain struct {
-	span     time.Duration
-	identify func(*kgo.Record) (topics.Identity, bool)
-	keep     keep
+	span      time.Duration
+	identify  func(*kgo.Record) (topics.Identity, bool)
+	retention retention
 
-	mu      sync.Mutex
-	judges  []*judge
-	readers []*Reader
+	mu            sync.Mutex
+	deduplicators []*deduplicator
+	readers       []*Reader
 }
 
-// judge is a window that moves along a partition, and the duplicates that it found.
-type judge struct {
+// deduplicator is a window that moves along a partition, and the duplicates that it found.
+type deduplicator struct {
 	window     *Window
 	start      int64
 	exact      int64
@@ -157,12 +159,12 @@ type judge struct {
 	duplicates []int64 // their offsets, ascending, from floor on and below front
 }
 
-// knows tells that the judge has, or will have, the right verdicts from the offset on.
-func (j *judge) knows(offset int64) bool { return max(j.exact, j.floor) <= offset }
+// knows tells that the deduplicator has, or will have, the right answers from the offset on.
+func (d *deduplicator) knows(offset int64) bool { return max(d.exact, d.floor) <= offset }
 
-// furthest is the judge, of those that suit, that has come furthest; nil if none suits.
-func (c *chain) furthest(suits func(*judge) bool) (best *judge) {
-	for _, j := range c.judges {
+// furthest is the deduplicator, of those that suit, that has come furthest; nil if none suits.
+func (c *chain) furthest(suits func(*deduplicator) bool) (best *deduplicator) {
+	for _, j := range c.deduplicators {
 		if suits(j) && (best == nil || j.front > best.front) {
 			best = j
 		}
@@ -170,45 +172,45 @@ func (c *chain) furthest(suits func(*judge) bool) (best *judge) {
 	return best
 }
 
-// join attaches a reader whose position lies within what a judge remembers; nil if there is no such judge.
+// join attaches a reader whose position lies within what a deduplicator remembers; nil if there is no such one.
 func (c *chain) join(next int64) *Reader {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	j := c.furthest(func(j *judge) bool { return j.knows(next) && next <= j.front })
+	j := c.furthest(func(j *deduplicator) bool { return j.knows(next) && next <= j.front })
 	if j == nil {
 		return nil
 	}
 	return c.add(j, next, next)
 }
 
-// begin attaches a reader that may have to read from start on. A judge that did not begin above start has the right
-// verdicts for it, and one that has come as far as start spares it a part of the way.
+// begin attaches a reader that may have to read from start on. A deduplicator that did not begin above start has the right answers for
+// it; where it has come as far as start, the reader begins at its front.
 func (c *chain) begin(next, start int64) *Reader {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	j := c.furthest(func(j *judge) bool {
+	j := c.furthest(func(j *deduplicator) bool {
 		return (j.exact <= next || j.start <= start) && j.floor <= next && start <= j.front
 	})
 	if j == nil {
-		j = &judge{window: NewWindow(c.span), start: start, exact: next, floor: start, front: start}
-		c.judges = append(c.judges, j)
+		j = &deduplicator{window: NewWindow(c.span), start: start, exact: next, floor: start, front: start}
+		c.deduplicators = append(c.deduplicators, j)
 	}
 	j.exact = min(j.exact, next)
 	return c.add(j, next, min(next, j.front))
 }
 
-func (c *chain) add(j *judge, next, start int64) *Reader {
-	r := &Reader{Start: start, Until: next, chain: c, judge: j, next: next, read: start}
+func (c *chain) add(j *deduplicator, next, start int64) *Reader {
+	r := &Reader{Start: start, Until: next, chain: c, deduplicator: j, next: next, read: start}
 	c.readers = append(c.readers, r)
 	return r
 }
 
-// settle has every reader follow the furthest judge that it can, drops judges that nobody follows, and has the others
-// forget what nobody will ask for.
+// settle has every reader follow the furthest deduplicator that it can. It drops those that nobody follows, and the others forget what
+// nobody will ask for.
 func (c *chain) settle() {
 	for _, r := range c.readers {
-		if j := c.furthest(func(j *judge) bool { return j.knows(r.next) && r.read <= j.front }); j != nil {
-			r.judge = j
+		if j := c.furthest(func(j *deduplicator) bool { return j.knows(r.next) && r.read <= j.front }); j != nil {
+			r.deduplicator = j
 		}
 	}
 	c.drop()
@@ -219,68 +221,68 @@ func (c *chain) settle() {
 	for _, r := range c.readers {
 		lowest = min(lowest, r.next)
 	}
-	for _, j := range c.judges {
-		j.forget(lowest, c.keep)
+	for _, j := range c.deduplicators {
+		j.forget(lowest, c.retention)
 	}
 }
 
 func (c *chain) drop() {
-	c.judges = slices.DeleteFunc(c.judges, func(j *judge) bool {
-		return !slices.ContainsFunc(c.readers, func(r *Reader) bool { return r.judge == j })
+	c.deduplicators = slices.DeleteFunc(c.deduplicators, func(j *deduplicator) bool {
+		return !slices.ContainsFunc(c.readers, func(r *Reader) bool { return r.deduplicator == j })
 	})
 }
 
-// keep is how many duplicates a judge remembers, 8 bytes each.
-type keep struct {
-	spare int // although nobody needs them now: for a consumer that comes back to a somewhat lower position
-	most  int // for a consumer that does not get on: more costs it a warm-up of its own
+// retention is how many duplicates a deduplicator remembers, 8 bytes each.
+type retention struct {
+	spare int // below what anybody needs now: for a consumer that comes back to a somewhat lower position
+	most  int // in all, for a consumer that stands still: where there are more, it has to warm a window of its own
 }
 
 // forget gives up duplicates below the offset, and the oldest where there are too many.
-func (j *judge) forget(below int64, k keep) {
+func (d *deduplicator) forget(below int64, k retention) {
 	n := 0
-	if len(j.duplicates) > k.most {
-		n = len(j.duplicates) - k.most*7/8
+	if len(d.duplicates) > k.most {
+		n = len(d.duplicates) - k.most*7/8
 	}
-	if unneeded, _ := slices.BinarySearch(j.duplicates, below); unneeded > 2*k.spare { // not for each one that is too many
+	if unneeded, _ := slices.BinarySearch(d.duplicates, below); unneeded > 2*k.spare { // not for each one that is too many
 		n = max(n, unneeded-k.spare)
 	}
 	if n > 0 {
-		j.floor = j.duplicates[n-1] + 1
-		j.duplicates = slices.Clone(j.duplicates[n:])
+		d.floor = d.duplicates[n-1] + 1
+		d.duplicates = slices.Clone(d.duplicates[n:])
 	}
 }
 
-// isDuplicate is the verdict on an offset between floor and front.
-func (j *judge) isDuplicate(offset int64) bool {
-	_, found := slices.BinarySearch(j.duplicates, offset)
+// isDuplicate tells of an offset between floor and front.
+func (d *deduplicator) isDuplicate(offset int64) bool {
+	_, found := slices.BinarySearch(d.duplicates, offset)
 	return found
 }
 
-// observe takes the next record in. A transaction marker is none, but shows that nothing else stands below it.
-func (j *judge) observe(r *kgo.Record, identify func(*kgo.Record) (topics.Identity, bool)) {
-	j.front = r.Offset + 1
+// observe takes the next record in. A transaction marker has no identity; it only shows that nothing else stands below it.
+func (d *deduplicator) observe(r *kgo.Record, identify func(*kgo.Record) (topics.Identity, bool)) {
+	d.front = r.Offset + 1
 	if r.Attrs.IsControl() {
 		return
 	}
 	id, identified := identify(r)
-	if j.window.Observe(r.Timestamp.UnixMilli(), id, identified) {
-		j.duplicates = append(j.duplicates, r.Offset)
+	if d.window.Observe(r.Timestamp.UnixMilli(), id, identified) {
+		d.duplicates = append(d.duplicates, r.Offset)
 	}
 }
 
-// Reader is a consumer's place in the judging of a partition. It belongs to one goroutine.
+// Reader tells a consumer which records of one partition are duplicates. It belongs to one goroutine.
 type Reader struct {
-	// Start is where to read from, at or below the position.
+	// Start is the offset to read from, at or below the position.
 	Start int64
-	// Until is where the warm-up ends: the position, or with Expect the highest one.
+	// Until is the offset at which the warm-up ends: the position, or with Expect the highest of them.
 	Until int64
 
-	chain *chain
-	judge *judge // nil once closed
-	next  int64  // the verdicts that will be asked for begin here
-	read  int64  // everything from Start on and below is observed
-	held  bool   // next stays where it is
+	chain        *chain
+	deduplicator *deduplicator // nil once closed
+	next         int64         // what will be asked begins here
+	read         int64         // everything from Start on and below is observed
+	held         bool          // next stays where it is
 }
 
 func (r *Reader) hold(until int64) {
@@ -290,51 +292,51 @@ func (r *Reader) hold(until int64) {
 }
 
 var (
-	// ErrForgotten reports that too many duplicates came while this consumer did not get on: it has to attach again.
-	ErrForgotten = errors.New("pipeline: the verdicts on these records are not kept any more")
+	// ErrForgotten reports that too many duplicates came while this consumer stood still: it has to attach again.
+	ErrForgotten = errors.New("pipeline: which of these records are duplicates is not known any more")
 	// ErrReaderClosed reports the use of a reader after Close.
 	ErrReaderClosed = errors.New("pipeline: the reader is closed")
 )
 
-// Judge takes the next records in, in the order of the log, and tells which are duplicates. Records below the position only
-// warm the window and are not told to be any. Control records are welcome, nil in the place of a record is passed over. Each
-// verdict is given once: a batch that is tried again keeps its own. After ErrForgotten the consumer attaches again at its
-// position; nothing else is the matter.
+// Judge takes the next records in, in the order of the log, and tells which are duplicates: one answer for each record. Records below
+// the position only warm the window; their answer is false. Transaction markers must be given as well; a nil record is passed over.
+// Call it once for each record: a batch that is applied again keeps the answers. Errors: ErrForgotten, after which the consumer
+// attaches again at its position; ErrReaderClosed.
 func (r *Reader) Judge(records []*kgo.Record) ([]bool, error) {
-	verdicts := make([]bool, len(records))
+	duplicates := make([]bool, len(records))
 	c := r.chain
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r.judge == nil {
+	if r.deduplicator == nil {
 		return nil, ErrReaderClosed
 	}
 	for i, record := range records {
 		if record == nil {
 			continue
 		}
-		if record.Offset >= r.judge.front {
-			r.judge.observe(record, c.identify)
+		if record.Offset >= r.deduplicator.front {
+			r.deduplicator.observe(record, c.identify)
 		}
 		if !r.held && record.Offset >= r.next {
-			if record.Offset < r.judge.floor {
+			if record.Offset < r.deduplicator.floor {
 				return nil, ErrForgotten
 			}
-			verdicts[i] = r.judge.isDuplicate(record.Offset)
+			duplicates[i] = r.deduplicator.isDuplicate(record.Offset)
 			r.next = record.Offset + 1
 		}
 		r.read = record.Offset + 1
 	}
 	c.settle()
-	return verdicts, nil
+	return duplicates, nil
 }
 
-// Close gives the place up. The second call does nothing.
+// Close ends the reader. A second call does nothing.
 func (r *Reader) Close() {
 	c := r.chain
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.readers = slices.DeleteFunc(c.readers, func(other *Reader) bool { return other == r })
-	r.judge = nil
+	r.deduplicator = nil
 	c.drop()
 }
 

@@ -135,9 +135,9 @@ func TestWindowsAreTheDefinition(t *testing.T) {
 
 func interleave(r *rand.Rand) error {
 	l, w := makeLog(r, 400), NewWindows(madeSpan*time.Millisecond)
-	w.keep = keep{spare: r.IntN(8), most: 8 + r.IntN(64)}
-	var judging *judge
-	hashed := make(map[*judge]map[int64]int)
+	w.retention = retention{spare: r.IntN(8), most: 8 + r.IntN(64)}
+	var judging *deduplicator
+	hashed := make(map[*deduplicator]map[int64]int)
 	w.identify = func(record *kgo.Record) (topics.Identity, bool) {
 		if hashed[judging] == nil {
 			hashed[judging] = make(map[int64]int)
@@ -158,7 +158,7 @@ func interleave(r *rand.Rand) error {
 		roles = slices.DeleteFunc(roles, func(other *role) bool { return other == o })
 	}
 	advance := func(o *role, n int) error {
-		judging = o.judge
+		judging = o.deduplicator
 		err := o.advance(n)
 		if errors.Is(err, ErrForgotten) {
 			err = attach(o.next)
@@ -208,7 +208,7 @@ func interleave(r *rand.Rand) error {
 		}
 	}
 	c := w.chain(partition{topics.Messages, 0})
-	if n := len(c.judges); n != min(1, len(roles)) {
+	if n := len(c.deduplicators); n != min(1, len(roles)) {
 		return fmt.Errorf("%d judges for %d roles at the end of the log", n, len(roles))
 	}
 	for _, offsets := range hashed {
@@ -221,7 +221,7 @@ func interleave(r *rand.Rand) error {
 	for len(roles) > 0 {
 		remove(roles[0])
 	}
-	if w.Entries() != 0 || w.Bytes() != 0 || len(c.judges) != 0 || len(c.readers) != 0 {
+	if w.Entries() != 0 || w.Bytes() != 0 || len(c.deduplicators) != 0 || len(c.readers) != 0 {
 		return errors.New("something is kept for nobody")
 	}
 	return nil
@@ -231,7 +231,7 @@ func interleave(r *rand.Rand) error {
 func TestWindowsAreTheDefinitionConcurrently(t *testing.T) {
 	seed := rand.Uint64()
 	l, w := makeLog(rand.New(rand.NewPCG(seed, 4)), 2_000), NewWindows(madeSpan*time.Millisecond)
-	w.keep = keep{spare: 4, most: 64}
+	w.retention = retention{spare: 4, most: 64}
 	run := func(n uint64) error {
 		r := rand.New(rand.NewPCG(seed, 5+n))
 		next := r.Int64N(l.end + 1)
@@ -352,7 +352,7 @@ func TestWindowsAttachFails(t *testing.T) {
 // A consumer that stalls while very many duplicates come is told so, and pays a warm-up of its own.
 func TestWindowsForgetForTheStalled(t *testing.T) {
 	w := NewWindows(time.Minute)
-	w.keep = keep{spare: 10, most: 100}
+	w.retention = retention{spare: 10, most: 100}
 	start := func(map[int32]int64) (map[int32]int64, error) { return map[int32]int64{0: 0}, nil }
 	attach := func() *Reader {
 		rs, err := w.Attach(topics.Messages, map[int32]int64{0: 0}, start)
@@ -369,7 +369,7 @@ func TestWindowsForgetForTheStalled(t *testing.T) {
 		if got, err := runs.Judge(record(o)); err != nil || got[0] != (o > 0) {
 			t.Fatalf("offset %d: %v, %v", o, got, err)
 		}
-		if n := len(runs.judge.duplicates); n > 100 {
+		if n := len(runs.deduplicator.duplicates); n > 100 {
 			t.Fatalf("%d duplicates are kept", n)
 		}
 	}
@@ -383,13 +383,14 @@ func TestWindowsForgetForTheStalled(t *testing.T) {
 			t.Fatalf("offset %d: %v, %v", o, got, err)
 		}
 	}
-	if again.judge != runs.judge {
+	if again.deduplicator != runs.deduplicator {
 		t.Error("the two have not met")
 	}
 }
 
 func TestIdentityOfRecord(t *testing.T) {
-	names := []string{topics.HeaderID, topics.HeaderSource, topics.HeaderType, topics.HeaderIdempotencyKey, topics.HeaderTime, "Ce_id", "x", ""}
+	names := []string{topics.HeaderID, topics.HeaderSource, topics.HeaderType, topics.HeaderIdempotencyKey, topics.HeaderTime, "Ce_id", "x",
+		""}
 	values := []string{"", "a", "message", "notification", "/users/u1", string(make([]byte, 200))}
 	identified := make(map[bool]int)
 	for seed := range uint64(20_000) {

@@ -25,8 +25,8 @@ type worker struct {
 	of       partition
 	count    int32   // partitions of the topic
 	identity string  // of the topic
-	reader   *Reader // of the dedup window; nil where the topic is not judged
-	warmer   Warmer  // nil where the sink is none
+	reader   *Reader // of the dedup window; nil where the topic is not deduplicated
+	warmer   Warmer  // the sink; nil where it is no Warmer
 	cancel   context.CancelFunc
 	ready    chan struct{}
 	done     chan struct{}
@@ -45,7 +45,7 @@ type worker struct {
 
 // item is what was fetched: a record, or offsets that hold none.
 type item struct {
-	record     *kgo.Record // nil: offsets from from on and below next have nothing
+	record     *kgo.Record // nil: the offsets from "from" on and below next hold nothing
 	from, next int64
 	skipped    bool // there are records, too large to be read
 }
@@ -80,7 +80,8 @@ const (
 
 // newWorker makes the worker of a partition whose sink stands at stored, and whose reading begins at start.
 func newWorker(c *Consumer, of partition, stored Position, start int64) *worker {
-	w := &worker{c: c, of: of, count: c.partitions[of.topic], identity: c.identities[of.topic], stored: stored.Next, next: stored.Next, mark: stored.Mark,
+	w := &worker{c: c, of: of, count: c.partitions[of.topic], identity: c.identities[of.topic], stored: stored.Next, next: stored.Next,
+		mark:  stored.Mark,
 		ready: make(chan struct{}, 1), done: make(chan struct{}),
 		status: Status{Topic: of.topic, Partition: of.id, Next: stored.Next, Seen: start, MovedAt: time.Now()}}
 	w.warmer, _ = c.Sink.(Warmer)
@@ -142,7 +143,7 @@ func (w *worker) run(ctx context.Context) {
 			if b.To > b.From && !w.apply(ctx, b) {
 				return
 			}
-			w.saw(list[len(list)-1].next)
+			w.markSeen(list[len(list)-1].next)
 		}
 	}
 }
@@ -153,8 +154,8 @@ func (w *worker) close() {
 	}
 }
 
-// verdicts tells which of what was fetched are duplicates.
-func (w *worker) verdicts(list []item) ([]bool, error) {
+// deduplicate tells which of what was fetched are duplicates.
+func (w *worker) deduplicate(list []item) ([]bool, error) {
 	if w.reader == nil {
 		return make([]bool, len(list)), nil
 	}
@@ -165,17 +166,18 @@ func (w *worker) verdicts(list []item) ([]bool, error) {
 	return w.reader.Judge(records)
 }
 
-// observe turns what was fetched into a batch and gives each record its verdict, once; what stands before the position only
-// warms the window.
+// observe turns what was fetched into a batch and marks, once, which records are duplicates or misrouted. What stands before the position
+// only warms the window.
 func (w *worker) observe(list []item) (Batch, error) {
-	duplicates, err := w.verdicts(list)
+	duplicates, err := w.deduplicate(list)
 	if err != nil {
 		return Batch{}, err
 	}
-	b := Batch{Topic: w.of.topic, Partition: w.of.id, From: w.stored, To: w.stored, Log: w.identity, Mark: w.mark, Events: make([]*topics.Event, 0, len(list))}
+	b := Batch{Topic: w.of.topic, Partition: w.of.id, From: w.stored, To: w.stored, Log: w.identity, Mark: w.mark,
+		Events: make([]*topics.Event, 0, len(list))}
 	for n, i := range list {
 		if i.record == nil || i.record.Attrs.IsControl() {
-			w.hole(&b, i)
+			w.skip(&b, i)
 			continue
 		}
 		if i.from < w.next {
@@ -196,8 +198,8 @@ func (w *worker) observe(list []item) (Batch, error) {
 	return b, nil
 }
 
-// hole moves a batch over offsets that hold nothing to apply.
-func (w *worker) hole(b *Batch, i item) {
+// skip moves a batch over offsets that hold nothing to apply.
+func (w *worker) skip(b *Batch, i item) {
 	if i.next <= w.next {
 		return
 	}
@@ -210,7 +212,7 @@ func (w *worker) hole(b *Batch, i item) {
 // apply offers the batch until the sink has taken it. It reports false where the worker has to end.
 func (w *worker) apply(ctx context.Context, b Batch) bool {
 	for failures := 0; ; failures++ {
-		err := w.try(ctx, b)
+		err := w.applyOnce(ctx, b)
 		switch {
 		case err == nil:
 			w.applied(b)
@@ -226,7 +228,8 @@ func (w *worker) apply(ctx context.Context, b Batch) bool {
 		}
 		w.failed(err)
 		w.c.Kafka.Metrics.failed(w.c, w.of.topic)
-		w.c.Log.Warn("a batch could not be applied, trying again", "topic", b.Topic, "partition", b.Partition, "from", b.From, "to", b.To, "failures", failures+1, "err", err)
+		w.c.Log.Warn("a batch could not be applied, trying again", "topic", b.Topic, "partition", b.Partition, "from", b.From, "to", b.To,
+			"failures", failures+1, "err", err)
 		if !sleep(ctx, backoff(failures)) {
 			return false
 		}
@@ -260,8 +263,9 @@ func (w *worker) isolate(ctx context.Context, b Batch, reason error) bool {
 
 // setAside keeps the record where an operator finds it. It reports false where the worker has to end.
 func (w *worker) setAside(ctx context.Context, e *topics.Event, r *kgo.Record, reason error) bool {
-	w.c.Log.Error("a record was set aside: no repeat can mend it", "consumer", w.c.Name, "topic", e.Topic, "partition", e.Partition, "offset", e.Offset, "reason", reason)
-	w.c.Kafka.Metrics.asideOf(w.c, w.of.topic)
+	w.c.Log.Error("a record was set aside: no repeat can mend it", "consumer", w.c.Name, "topic", e.Topic, "partition", e.Partition, "offset",
+		e.Offset, "reason", reason)
+	w.c.Kafka.Metrics.wasSetAside(w.c, w.of.topic)
 	if w.c.SetAside == nil {
 		return true
 	}
@@ -298,8 +302,8 @@ func (b Batch) split() (first, second Batch) {
 	return first, second
 }
 
-// try offers the batch once. A panic counts as permanent: the same batch would panic again.
-func (w *worker) try(ctx context.Context, b Batch) (err error) {
+// applyOnce offers the batch once. A panic counts as permanent: the same batch would panic again.
+func (w *worker) applyOnce(ctx context.Context, b Batch) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			// The panic's value may quote contents; the stack does not.
@@ -333,8 +337,8 @@ func (w *worker) failed(err error) {
 	w.status.Err = err
 }
 
-// saw notes that everything below next was observed, and applied or known before.
-func (w *worker) saw(next int64) {
+// markSeen notes that everything below next was observed, and applied or known before.
+func (w *worker) markSeen(next int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.status.Seen, w.status.SeenAt = max(w.status.Seen, next), time.Now()
@@ -356,7 +360,7 @@ func (w *worker) now() Status {
 	return s
 }
 
-// EventOf reads a record of topic t. The event points into the record.
+// EventOf reads a record of topic t. The event points into the record's key and value. It is not validated.
 func EventOf(t topics.Topic, r *kgo.Record) *topics.Event {
 	e := &topics.Event{Topic: t, Partition: r.Partition, Offset: r.Offset, Time: r.Timestamp.UnixMilli(), Key: r.Key, Value: r.Value}
 	for _, h := range r.Headers {

@@ -12,9 +12,9 @@ var activityKind = Kind{
 		{Topic: Notifications, Keys: []AudienceKind{User}},
 		{Topic: Broadcasts, Keys: []AudienceKind{Channel}}},
 	Fields: []Field{
-		{Name: "type", Required: true, Chars: Bounds{1, 64}, Doc: "what was done, a word of the product's"},
-		{Name: "userId", Required: true, Format: UserID, Doc: "who did it", Fill: actorOf},
-		{Name: "message", Required: true, Doc: "the text"},
+		{Name: "type", Required: true, Chars: Bounds{1, 64}, Example: `"connection_request"`, Doc: "what was done, a word of the product's"},
+		{Name: "userId", Required: true, Format: UserID, Example: `"john"`, Doc: "who did it", Fill: actorOf},
+		{Name: "message", Required: true, Example: `"New connection request"`, Doc: "the text"},
 		{Name: "data", Kind: AnObject, Doc: "what the product wants to tell its clients beside"},
 		timestamp},
 	Actor: "userId",

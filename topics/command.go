@@ -57,8 +57,10 @@ func CommandOf(ns Namespace, event string) (Command, bool) {
 var ok = Field{Name: "ok", Kind: ABool, Required: true, Doc: "true: the log has it; false: error says why not"}
 
 var receiptFields = []Field{ok,
-	{Name: "id", Doc: "the event's id"},
-	{Name: "duplicate", Kind: ABool, Doc: "true: the log had it already"}}
+	{Name: "id", Example: exampleID, Doc: "the event's id"},
+	duplicateField}
+
+var duplicateField = Field{Name: "duplicate", Kind: ABool, Doc: "true: the log had it already"}
 
 // Data is the data of an acknowledgement.
 func (r Receipt) Data() []byte {
@@ -70,7 +72,8 @@ func RefusedData(f Failure) []byte { return Fields("ok", false, "error", json.Ra
 
 var authenticateFields = []Field{{Name: "token", Required: true, Bytes: notEmpty, Doc: "a new token of the same user"}}
 
-var authenticateAnswer = []Field{ok, refusedField}
+var authenticateAnswer = []Field{ok, {Name: refusedField.Name, Kind: AnArray, Of: AnObject, Items: refusedField.Items,
+	Doc: "the channels whose subscriptions end because the new token does not allow them"}}
 
 // Authenticate is the data of authenticate.
 type Authenticate struct {
@@ -79,15 +82,15 @@ type Authenticate struct {
 
 // AuthenticatedData is the data of authenticate's acknowledgement: refused are the channels that the new token does not allow.
 func AuthenticatedData(refused []RefusedChannel) []byte {
-	return Fields("ok", true, "refused", slices.Concat([]RefusedChannel{}, refused))
+	return Fields("ok", true, "refused", list(refused))
 }
 
 // MaxChannels bounds the channels that a session subscribes to.
 const MaxChannels = 128
 
 var (
-	channelsField = Field{Name: "channels", Kind: AnArray, Of: AString, Required: true, Doc: "names of channels"}
-	refusedField  = Field{Name: "refused", Kind: AnArray, Of: AnObject, Required: true, Doc: "the channels that were refused, and why",
+	channelsField = Field{Name: "channels", Kind: AnArray, Of: AString, Required: true, Example: `["referrals","events"]`, Doc: "names of channels"}
+	refusedField  = Field{Name: "refused", Kind: AnArray, Of: AnObject, Required: true, Example: `[]`, Doc: "the channels that were refused, and why",
 		Items: []Field{{Name: "channel", Required: true, Doc: "its name"}, {Name: "code", Required: true, Doc: "why: invalid_payload, forbidden or too_many_channels"}}}
 )
 
@@ -95,7 +98,7 @@ var subscriptionFields = []Field{channelsField,
 	{Name: "offset", Doc: "where the client stands: what the channels had since then is sent first (bare clients)"}}
 
 var subscriptionAnswer = []Field{
-	{Name: "channels", Kind: AnArray, Of: AString, Required: true, Doc: "all that the session is subscribed to now"}, refusedField,
+	{Name: "channels", Kind: AnArray, Of: AString, Required: true, Example: `["referrals","events"]`, Doc: "all that the session is subscribed to now"}, refusedField,
 	{Name: "recovered", Kind: ABool, Doc: "whether what the channels had since offset was sent; only where offset was given"}}
 
 // Subscription is the data of subscribe and unsubscribe.
@@ -111,7 +114,10 @@ type RefusedChannel struct {
 	Code    string `json:"code"`
 }
 
+// list is a slice that is never null in JSON.
+func list[T any](of []T) []T { return append([]T{}, of...) }
+
 // SubscribedData is the data of the acknowledgement of subscribe and unsubscribe. recovered is nil where no offset was given.
 func SubscribedData(channels []string, refused []RefusedChannel, recovered *bool) []byte {
-	return Fields("channels", channels, "refused", slices.Concat([]RefusedChannel{}, refused), "recovered", orNil(recovered))
+	return Fields("channels", list(channels), "refused", list(refused), "recovered", orNil(recovered))
 }

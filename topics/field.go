@@ -48,12 +48,18 @@ type Field struct {
 	Doc string
 	// Bytes and Chars bound a text, in bytes where stores index it, in characters where it is only kept.
 	Bytes, Chars Bounds
+	// Count bounds an array's items.
+	Count Bounds
 	// Enum lists the texts that are allowed; empty: any.
 	Enum   []string
 	Format Format
 	// Of is the kind of an array's items; Items are the members of the items where those are objects.
 	Of    JSONKind
 	Items []Field
+	// Or is another member: exactly one of the two must be there; empty: there is none.
+	Or string
+	// Example is a value as JSON has it, for people; may be empty.
+	Example string
 	// Fill makes the member of a record that is handed in by REST; nil: it is what was given. to is whom the event is for, given
 	// the text that was given, sender the user of the token.
 	Fill func(to Audience, given, sender string) string
@@ -127,8 +133,11 @@ func (k JSONKind) fits(c byte) bool {
 
 // Members that more than one kind has.
 var (
-	timestamp = Field{Name: "timestamp", Format: Timestamp, Doc: "when it happened, RFC 3339; the record's time where it is left out"}
+	timestamp = Field{Name: "timestamp", Format: Timestamp, Example: `"2025-12-01T10:00:00.000Z"`, Doc: "when it happened, RFC 3339; the record's time where it is left out"}
 	notEmpty  = Bounds{Min: 1}
 	idBounds  = Bounds{1, MaxID}
-	anID      = Field{Name: "id", Bytes: idBounds, Doc: "the event's id"}
+	anID      = Field{Name: "id", Bytes: idBounds, Example: exampleID, Doc: "the event's id: Nexus puts it there, producers leave it out"}
 )
+
+// exampleID is an event's id in examples.
+const exampleID = `"0198f3a2-6c1d-7b3e-9a55-2f4c8d0e7b61"`

@@ -1,6 +1,9 @@
 package topics
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"slices"
+)
 
 // Recipients says which sessions of an audience get a frame.
 type Recipients uint8
@@ -48,6 +51,26 @@ func (k *Kind) FrameTo(user, actor string) *Frame {
 	return nil
 }
 
+// FrameFields are the members of the data of a frame of the kind: those of the record, with what Nexus puts in.
+func (k *Kind) FrameFields(f Frame) (fields []Field) {
+	if k.HasID {
+		id := anID
+		id.Required, id.Doc = true, "the event's id: of two frames with the same one the second is a repeat"
+		fields = append(fields, id)
+	}
+	for _, field := range k.Fields {
+		field.Required = field.Required || field.Name == timestamp.Name || slices.ContainsFunc(k.Defaults, func(d Default) bool { return d.Field == field.Name })
+		fields = append(fields, field)
+	}
+	if f.Repeated {
+		fields = append(fields, duplicateField)
+	}
+	return fields
+}
+
+// RecordFields are the members of the value of a record of the kind: its fields, and the id that Nexus puts in.
+func (k *Kind) RecordFields() []Field { return append([]Field{anID}, k.Fields...) }
+
 // Names of what clients get that no single record is behind.
 const (
 	EventConnected   = "connected"
@@ -75,9 +98,9 @@ func DerivedFrames() (list []Frame) {
 }
 
 var connectedFields = []Field{
-	{Name: "userId", Required: true, Format: UserID, Doc: "the user of the token"},
+	{Name: "userId", Required: true, Format: UserID, Example: `"alice"`, Doc: "the user of the token"},
 	{Name: "timestamp", Required: true, Format: Timestamp, Doc: "the server's time"},
-	{Name: "message", Required: true, Doc: "a text for people"},
+	{Name: "message", Required: true, Example: `"Dashboard connection established"`, Doc: "a text for people"},
 	{Name: "recovered", Kind: ABool, Doc: "whether the client has been given all that it missed; only where it asked for that"},
 }
 
@@ -97,9 +120,9 @@ func (c Connected) Data() []byte {
 }
 
 var errorFields = []Field{
-	{Name: "code", Required: true, Doc: "what kind of error it is: one of a few words that a program can act on"},
-	{Name: "message", Required: true, Doc: "what is wrong and what to do, for people"},
-	{Name: "retryAfterMs", Kind: ANumber, Doc: "rate_limited: after how many milliseconds another attempt may succeed"},
+	{Name: "code", Required: true, Example: `"rate_limited"`, Doc: "what kind of error it is: one of a few words that a program can act on"},
+	{Name: "message", Required: true, Example: `"too many at once; try again in 4s"`, Doc: "what is wrong and what to do, for people"},
+	{Name: "retryAfterMs", Kind: ANumber, Example: "4000", Doc: "rate_limited: after how many milliseconds another attempt may succeed"},
 	{Name: "retryable", Kind: ABool, Doc: "unavailable: the same again with the same id is harmless"},
 }
 
@@ -149,9 +172,9 @@ func PresenceFrame(ns Namespace, user string, on bool, at int64) (event string, 
 }
 
 var statsFields = []Field{
-	{Name: CounterConnections, Kind: ANumber, Required: true, Doc: "connections that were accepted"},
-	{Name: CounterMessages, Kind: ANumber, Required: true, Doc: "messages sent or received"},
-	{Name: CounterPosts, Kind: ANumber, Required: true, Doc: "posts created"},
+	{Name: CounterConnections, Kind: ANumber, Required: true, Example: "150", Doc: "connections that were accepted"},
+	{Name: CounterMessages, Kind: ANumber, Required: true, Example: "1250", Doc: "messages sent or received"},
+	{Name: CounterPosts, Kind: ANumber, Required: true, Example: "89", Doc: "posts created"},
 	{Name: "timestamp", Required: true, Format: Timestamp, Doc: "the server's time"},
 	{Name: "stale", Kind: ABool, Doc: "true: the numbers are known to be old, the statistics are behind"},
 }

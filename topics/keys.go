@@ -47,7 +47,7 @@ var keyPublishedKind = Kind{
 	Fields: []Field{
 		{Name: "deviceId", Required: true, Chars: Bounds{1, maxKeyID}, Doc: "the device, a name of the client's"},
 		{Name: "identityKey", Chars: Bounds{1, maxKey}, Doc: "its long-lived key; another one begins the device anew"},
-		{Name: "prekeys", Kind: AnArray, Of: AnObject, Doc: "one-time keys, at most 100 at once", Items: []Field{
+		{Name: "prekeys", Kind: AnArray, Of: AnObject, Count: Bounds{Max: MaxPrekeys}, Doc: "one-time keys, at most 100 at once", Items: []Field{
 			{Name: "id", Required: true, Bytes: Bounds{1, maxKeyID}, Doc: "a name that no other of the device has"},
 			{Name: "key", Required: true, Bytes: Bounds{1, maxKey}, Doc: "the key"}}},
 		{Name: "removed", Kind: ABool, Doc: "true: the device is no more"},

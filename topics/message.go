@@ -23,9 +23,9 @@ var messageKind = Kind{
 	Type: TypeMessage, Doc: "a user wrote to another",
 	In: []In{{Topic: Messages, Keys: []AudienceKind{Conversation}}},
 	Fields: []Field{
-		{Name: "senderId", Required: true, Format: UserID, Doc: "who wrote it"},
-		{Name: "receiverId", Required: true, Format: UserID, Doc: "to whom"},
-		{Name: "content", Bytes: notEmpty, Doc: "the text; either this or encrypted"},
+		{Name: "senderId", Required: true, Format: UserID, Example: `"alice"`, Doc: "who wrote it"},
+		{Name: "receiverId", Required: true, Format: UserID, Example: `"bob"`, Doc: "to whom"},
+		{Name: "content", Bytes: notEmpty, Or: "encrypted", Example: `"Hello"`, Doc: "the text; either this or encrypted"},
 		{Name: "encrypted", Kind: Anything, Doc: "what the clients have encrypted, in their own form"},
 		{Name: "clientMessageId", Chars: Bounds{1, 256}, Doc: "the sender's own name of the message: sent again under it, it is the same message"},
 		timestamp},
@@ -63,8 +63,8 @@ type Draft struct {
 }
 
 var draftFields = []Field{
-	{Name: "receiverId", Required: true, Format: UserID, Doc: "to whom"},
-	{Name: "content", Bytes: notEmpty, Doc: "the text; either this or encrypted"},
+	{Name: "receiverId", Required: true, Format: UserID, Example: `"bob"`, Doc: "to whom"},
+	{Name: "content", Bytes: notEmpty, Or: "encrypted", Example: `"Hello"`, Doc: "the text; either this or encrypted"},
 	{Name: "encrypted", Kind: Anything, Doc: "what the clients have encrypted, in their own form"},
 	{Name: "clientMessageId", Chars: Bounds{1, 256}, Doc: "the client's own name of the message: sent again under it, it is the same message"},
 }

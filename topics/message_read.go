@@ -15,8 +15,8 @@ var messageReadKind = Kind{
 	Type: TypeMessageRead, Doc: "a user has read a message, or a conversation up to one",
 	In: []In{{Topic: Messages, Keys: []AudienceKind{Conversation}}},
 	Fields: []Field{
-		{Name: "messageId", Required: true, Bytes: idBounds, Doc: "the message's id"},
-		{Name: "userId", Required: true, Format: UserID, Doc: "who has read it"},
+		{Name: "messageId", Required: true, Bytes: idBounds, Example: exampleID, Doc: "the message's id"},
+		{Name: "userId", Required: true, Format: UserID, Example: `"bob"`, Doc: "who has read it"},
 		{Name: "upTo", Kind: ABool, Doc: "true: and all of the conversation before it"},
 		timestamp},
 	Check: checkParticipant, Sender: byMember("userId"), Actor: "userId",

@@ -5,16 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"slices"
 	"strings"
 
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/nexus/nexus/edge/push"
 	"github.com/nexus/nexus/pipeline"
-	"github.com/nexus/nexus/projections/inbox"
-	"github.com/nexus/nexus/projections/stats"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -33,14 +27,6 @@ Stop all nodes first. It takes the settings of nexus serve.
 
 `
 
-// adopter is a store that can take another log on.
-type adopter interface {
-	Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position) error
-}
-
-// All that adopt names are adopters; the gate's is looked at by the tests alone, for its type is not known here.
-var _ = []adopter{(*inbox.Inbox)(nil), (*stats.SQLite)(nil), (*stats.ClickHouse)(nil), (*push.Pusher)(nil)}
-
 func adopt(ctx context.Context, args []string, env environment, stdout, stderr io.Writer) error {
 	f := newFlags("adopt", adoptHelp, stderr)
 	n := 0
@@ -52,38 +38,40 @@ func adopt(ctx context.Context, args []string, env environment, stdout, stderr i
 	if err != nil {
 		return err
 	}
+	a, err := newApp(c, quietLog(stderr), stdout)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	known := namesWhere(a.stored(), func(part) bool { return true })
 	for _, name := range names {
-		if !slices.Contains([]string{"inbox", "stats", "push", "gate"}, name) {
-			return usageError{fmt.Errorf("%q is no store: name inbox, stats, push or gate", name)}
+		if !slices.Contains(known, name) {
+			return usageError{fmt.Errorf("%q is no store: name %s", name, either(known))}
 		}
 	}
-	s := &server{c: c, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), registry: prometheus.NewRegistry()}
-	defer s.close()
-	return s.adopt(ctx, names, stdout)
+	return a.adopt(ctx, names, stdout)
 }
 
-func (s *server) adopt(ctx context.Context, names []string, out io.Writer) error {
-	steps := []func(context.Context) error{s.openData, s.openLog, s.openInbox, s.openStats, s.openGate,
-		func(ctx context.Context) error { return s.openPush(ctx, nil) }} // nothing is pushed
-	for _, step := range steps {
-		if err := step(ctx); err != nil {
-			return err
-		}
+func (a *app) adopt(ctx context.Context, names []string, out io.Writer) error {
+	stores := a.stored()
+	if err := a.open(ctx, namesWhere(stores, func(part) bool { return true })...); err != nil {
+		return err
 	}
 	left := false
-	for _, c := range s.consumers() {
-		list, err := c.Misfits(ctx, s.logs)
+	for _, p := range stores {
+		c := a.consumer(p.name)
+		list, err := c.Misfits(ctx, a.logs)
 		if err != nil {
 			return err
 		}
 		for _, m := range list {
-			fmt.Fprintf(out, "%s: %s/%d: %s\n", c.Name, s.kafka.Names.Name(m.Topic), m.Partition, m.Why)
+			fmt.Fprintf(out, "%s: %s/%d: %s\n", c.Name, a.kafka.Names.Name(m.Topic), m.Partition, m.Why)
 		}
 		switch {
 		case len(list) == 0:
 			fmt.Fprintf(out, "%s: remembers this log\n", c.Name)
 		case slices.Contains(names, c.Name):
-			if err := s.adoptFor(ctx, c, list, out); err != nil {
+			if err := a.adoptFor(ctx, p, list, out); err != nil {
 				return err
 			}
 		default:
@@ -96,8 +84,9 @@ func (s *server) adopt(ctx context.Context, names []string, out io.Writer) error
 	return nil
 }
 
-func (s *server) adoptFor(ctx context.Context, c *pipeline.Consumer, list []pipeline.Misfit, out io.Writer) error {
-	if err := s.nobodyFolds(ctx, c, out); err != nil {
+func (a *app) adoptFor(ctx context.Context, p part, list []pipeline.Misfit, out io.Writer) error {
+	c := a.consumer(p.name)
+	if err := a.nobodyFolds(ctx, c, out); err != nil {
 		return err
 	}
 	to := make(map[topics.Topic]map[int32]pipeline.Position)
@@ -105,11 +94,11 @@ func (s *server) adoptFor(ctx context.Context, c *pipeline.Consumer, list []pipe
 		if to[m.Topic] == nil {
 			to[m.Topic] = make(map[int32]pipeline.Position)
 		}
-		if c.Name == "push" { // nobody wants a push for what was appended while no node ran
+		if p.skips {
 			m.To.Next = m.End
 		}
 		to[m.Topic][m.Partition] = m.To
-		fmt.Fprintf(out, "%s: %s/%d: goes on from offset %d; the log ends at %d\n", c.Name, s.kafka.Names.Name(m.Topic), m.Partition, m.To.Next, m.End)
+		fmt.Fprintf(out, "%s: %s/%d: goes on from offset %d; the log ends at %d\n", c.Name, a.kafka.Names.Name(m.Topic), m.Partition, m.To.Next, m.End)
 	}
 	if err := c.Sink.(adopter).Adopt(ctx, to); err != nil {
 		return err

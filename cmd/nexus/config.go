@@ -15,48 +15,57 @@ import (
 	"time"
 
 	"github.com/nexus/nexus/api"
+	"github.com/nexus/nexus/edge"
 	"github.com/nexus/nexus/edge/push"
+	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/sqldb"
 )
 
-// Config is everything an operator can set. Below cmd nobody reads the environment.
+// Config is everything an operator can set. Below cmd nobody reads the environment. What belongs to a package is that package's
+// own type, which says what each field means, its unit and when to change it; what is left is this command's.
 type Config struct {
-	Host, Port, NodeName, DataDir string
-	Demo                          bool
-	LogLevel                      string
+	// Host and Port are where HTTP and WebSocket are served. Host empty: on all addresses; Port 0: on a free one.
+	Host, Port string
+	// NodeName tells this node from others, and is the same at every start.
+	NodeName string
+	// DataDir is the folder of the embedded engines, and of what a node keeps for itself.
+	DataDir string
+	// LogLevel is the least level that is logged.
+	LogLevel string
+	// Demo has the start print tokens and lines to try.
+	Demo bool
+	// StartupTimeout is how long a start waits for the engines, ShutdownTimeout how long a stop may take to drain.
+	StartupTimeout, ShutdownTimeout time.Duration
 
-	KafkaBrokers                                          []string
-	KafkaTLS                                              bool
-	KafkaSASLMechanism, KafkaSASLUsername, KafkaSASLPassw string
-	EmbeddedKafkaPort                                     int
-	EmbeddedKafkaPortSet                                  bool
-	Durability                                            string
-	TopicPrefix                                           string
-	TopicPartitions, TopicReplication                     int
+	// Kafka is the log; without Brokers it is the embedded one.
+	Kafka pipeline.Kafka
+	// Broker is the embedded log. BrokerPortSet tells that an operator asked for its port.
+	Broker        pipeline.BrokerOptions
+	BrokerPortSet bool
+	// Topics is how topics are made that are missing.
+	Topics pipeline.TopicOptions
+	// DedupWindow is how long a repeat is a duplicate. DedupWindowSet tells that an operator asked for it: only then is
+	// another one in the log's contract an error.
+	DedupWindow    time.Duration
+	DedupWindowSet bool
 
+	// DatabaseURL is PostgreSQL for the inbox, ClickHouseURL ClickHouse for statistics; empty: SQLite under DataDir.
 	DatabaseURL, ClickHouseURL string
-	FeedRetention              time.Duration
+	// FeedRetention is how long the feed is kept that clients resume from.
+	FeedRetention time.Duration
 
-	JWTSecret, JWTSecretPrevious, JWTIssuer, JWTAudience string
-	AllowedOrigins                                       api.Origins // nil: any
+	// JWTSecret and JWTSecretPrevious become the Secrets of Tokens, which has what else is demanded of tokens.
+	JWTSecret, JWTSecretPrevious string
+	Tokens                       api.Tokens
+	// AllowedOrigins are those that browsers may come from; nil: any.
+	AllowedOrigins api.Origins
 
-	MaxConnectionsPerUser, MaxConnectionsPerNamespace int
-	ConnectionPolicy                                  string
-	RateLimitMessages                                 int
-	RateLimitWindow                                   time.Duration
-	DedupWindow, DedupContentWindow                   time.Duration
-	DedupWindowSet                                    bool
-	PingInterval, PingTimeout, ConnectTimeout         time.Duration
-	StatsInterval, PresenceGrace                      time.Duration
-	CompressionThreshold                              int
-	MaxMessageBytes, MaxContentBytes, MaxQueueBytes   int
-	StartupTimeout, ShutdownTimeout                   time.Duration
+	Edge edge.Settings
 
+	Push     push.Settings
 	Firebase push.Credentials
 	// FirebasePlaceholder names the Firebase setting that has the guide's placeholder, which counts as unset.
 	FirebasePlaceholder string
-	PushTTL, PushLease  time.Duration
-	PushRate            int
 
 	// Warnings are what an operator is told of the settings, though they hold.
 	Warnings []string
@@ -75,11 +84,16 @@ func text(p func(*Config) *string) func(*Config, string) error {
 }
 
 func oneOf(p func(*Config) *string, allowed ...string) func(*Config, string) error {
+	return choice(func(c *Config, v string) { *p(c) = v }, allowed...)
+}
+
+// choice is oneOf for what is not kept as the text.
+func choice(take func(c *Config, v string), allowed ...string) func(*Config, string) error {
 	return func(c *Config, v string) error {
 		if !slices.Contains(allowed, v) {
 			return fmt.Errorf("must be one of %s", strings.Join(allowed, ", "))
 		}
-		*p(c) = v
+		take(c, v)
 		return nil
 	}
 }
@@ -112,13 +126,13 @@ func truth(p func(*Config) *bool) func(*Config, string) error {
 	}
 }
 
-func number(p func(*Config) *int, least, most int) func(*Config, string) error {
+func number[N int | int32](p func(*Config) *N, least, most N) func(*Config, string) error {
 	return func(c *Config, v string) error {
 		n, err := strconv.Atoi(v)
-		if err != nil || n < least || n > most {
+		if err != nil || n < int(least) || n > int(most) {
 			return fmt.Errorf("must be a number from %d to %d", least, most)
 		}
-		*p(c) = n
+		*p(c) = N(n)
 		return nil
 	}
 }
@@ -136,7 +150,11 @@ func span(p func(*Config) *time.Duration, least time.Duration) func(*Config, str
 
 const many = 1 << 30
 
-const evictOldest = "evict-oldest"
+// Values of settings that are kept as a bool.
+const (
+	evictOldest = "evict-oldest"
+	fsync       = "fsync"
+)
 
 func settings() []setting {
 	return []setting{
@@ -153,19 +171,19 @@ func settings() []setting {
 		{"DATA_DIR", "nexus-data", "folder of the embedded engines", text(func(c *Config) *string { return &c.DataDir })},
 		{"LOG_LEVEL", "info", "debug, info, warn or error", oneOf(func(c *Config) *string { return &c.LogLevel }, "debug", "info", "warn", "error")},
 
-		{"KAFKA_BROKERS", "", "Kafka as host:port,…; unset: the embedded one", list(func(c *Config) *[]string { return &c.KafkaBrokers })},
-		{"KAFKA_TLS", "false", "reach Kafka over TLS", truth(func(c *Config) *bool { return &c.KafkaTLS })},
-		{"KAFKA_SASL_MECHANISM", "", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", oneOf(func(c *Config) *string { return &c.KafkaSASLMechanism }, "", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")},
-		{"KAFKA_SASL_USERNAME", "", "user name for SASL", text(func(c *Config) *string { return &c.KafkaSASLUsername })},
-		{"KAFKA_SASL_PASSWORD", "", "password for SASL", text(func(c *Config) *string { return &c.KafkaSASLPassw })},
+		{"KAFKA_BROKERS", "", "Kafka as host:port,…; unset: the embedded one", list(func(c *Config) *[]string { return &c.Kafka.Brokers })},
+		{"KAFKA_TLS", "false", "reach Kafka over TLS", truth(func(c *Config) *bool { return &c.Kafka.TLS })},
+		{"KAFKA_SASL_MECHANISM", "", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", oneOf(func(c *Config) *string { return &c.Kafka.SASLMechanism }, "", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")},
+		{"KAFKA_SASL_USERNAME", "", "user name for SASL", text(func(c *Config) *string { return &c.Kafka.SASLUsername })},
+		{"KAFKA_SASL_PASSWORD", "", "password for SASL", text(func(c *Config) *string { return &c.Kafka.SASLPassword })},
 		{"EMBEDDED_KAFKA_PORT", "", "port of the embedded Kafka on loopback; default 9092, or a free one where that is taken", func(c *Config, v string) error {
-			c.EmbeddedKafkaPortSet = true
-			return number(func(c *Config) *int { return &c.EmbeddedKafkaPort }, 0, 65535)(c, v)
+			c.BrokerPortSet = true
+			return number(func(c *Config) *int { return &c.Broker.Port }, 0, 65535)(c, v)
 		}},
-		{"DURABILITY", "process", "process: the embedded log survives kill -9; fsync: also a loss of power, slower", oneOf(func(c *Config) *string { return &c.Durability }, "process", "fsync")},
-		{topicPrefix, "nexus.", "what the topics' names begin with", text(func(c *Config) *string { return &c.TopicPrefix })},
-		{"TOPIC_PARTITIONS", "6", "partitions of topics that Nexus makes", number(func(c *Config) *int { return &c.TopicPartitions }, 1, 1000)},
-		{"TOPIC_REPLICATION", "0", "replicas of topics that Nexus makes; 0 means min(3, brokers)", number(func(c *Config) *int { return &c.TopicReplication }, 0, 10)},
+		{"DURABILITY", "process", "process: the embedded log survives kill -9; fsync: also a loss of power, slower", choice(func(c *Config, v string) { c.Broker.Fsync = v == fsync }, "process", fsync)},
+		{topicPrefix, "nexus.", "what the topics' names begin with", text(func(c *Config) *string { return &c.Kafka.Names.Prefix })},
+		{"TOPIC_PARTITIONS", "6", "partitions of topics that Nexus makes", number(func(c *Config) *int32 { return &c.Topics.Partitions }, 1, 1000)},
+		{"TOPIC_REPLICATION", "0", "replicas of topics that Nexus makes; 0 means min(3, brokers)", number(func(c *Config) *int { return &c.Topics.Replication }, 0, 10)},
 
 		{"DATABASE_URL", "", "PostgreSQL for the inbox, like postgres://user:password@host:5432/name; unset: SQLite", func(c *Config, v string) error {
 			c.DatabaseURL = v
@@ -179,30 +197,30 @@ func settings() []setting {
 
 		{"JWT_SECRET", "", "secret that tokens are signed with (HS256), at least 32 bytes", text(func(c *Config) *string { return &c.JWTSecret })},
 		{"JWT_SECRET_PREVIOUS", "", "secret that is still accepted while it is being replaced", text(func(c *Config) *string { return &c.JWTSecretPrevious })},
-		{"JWT_ISSUER", "", "demanded iss of tokens", text(func(c *Config) *string { return &c.JWTIssuer })},
-		{"JWT_AUDIENCE", "", "demanded aud of tokens", text(func(c *Config) *string { return &c.JWTAudience })},
+		{"JWT_ISSUER", "", "demanded iss of tokens", text(func(c *Config) *string { return &c.Tokens.Issuer })},
+		{"JWT_AUDIENCE", "", "demanded aud of tokens", text(func(c *Config) *string { return &c.Tokens.Audience })},
 		{"ALLOWED_ORIGIN", "", "origins that browsers may come from, comma-separated; unset: any", func(c *Config, v string) error {
 			all, err := api.ParseOrigins(items(v))
 			c.AllowedOrigins = all
 			return err
 		}},
 
-		{"MAX_CONNECTIONS_PER_USER", "5", "connections of a user in a namespace", number(func(c *Config) *int { return &c.MaxConnectionsPerUser }, 1, many)},
-		{"MAX_CONNECTIONS_PER_NAMESPACE", "1000", "connections in a namespace", number(func(c *Config) *int { return &c.MaxConnectionsPerNamespace }, 1, many)},
-		{"CONNECTION_POLICY", "refuse", "what happens to one connection too many of a user: refuse it, or evict-oldest", oneOf(func(c *Config) *string { return &c.ConnectionPolicy }, "refuse", evictOldest)},
-		{"RATE_LIMIT_MESSAGES", "100", "messages of a user within the window", number(func(c *Config) *int { return &c.RateLimitMessages }, 1, many)},
-		{"RATE_LIMIT_WINDOW", "1m", "the window of the rate limit", span(func(c *Config) *time.Duration { return &c.RateLimitWindow }, time.Second)},
+		{"MAX_CONNECTIONS_PER_USER", "5", "connections of a user in a namespace", number(func(c *Config) *int { return &c.Edge.Limits.PerUser }, 1, many)},
+		{"MAX_CONNECTIONS_PER_NAMESPACE", "1000", "connections in a namespace", number(func(c *Config) *int { return &c.Edge.Limits.PerNamespace }, 1, many)},
+		{"CONNECTION_POLICY", "refuse", "what happens to one connection too many of a user: refuse it, or evict-oldest", choice(func(c *Config, v string) { c.Edge.Limits.EvictOldest = v == evictOldest }, "refuse", evictOldest)},
+		{"RATE_LIMIT_MESSAGES", "100", "messages of a user within the window", number(func(c *Config) *int { return &c.Edge.RateLimit }, 1, many)},
+		{"RATE_LIMIT_WINDOW", "1m", "the window of the rate limit", span(func(c *Config) *time.Duration { return &c.Edge.RateWindow }, time.Second)},
 		{"DEDUP_WINDOW", "5m", "how long a repeat is a duplicate; fixed by the log's first start", span(func(c *Config) *time.Duration { return &c.DedupWindow }, time.Millisecond)},
-		{"DEDUP_CONTENT_WINDOW", "5m", "how long a node gives copies of a message without an id the first one's id", span(func(c *Config) *time.Duration { return &c.DedupContentWindow }, 0)},
-		{"PING_INTERVAL", "30s", "heartbeat of connections", span(func(c *Config) *time.Duration { return &c.PingInterval }, 50*time.Millisecond)},
-		{"PING_TIMEOUT", "20s", "how long an answer to the heartbeat may take", span(func(c *Config) *time.Duration { return &c.PingTimeout }, 50*time.Millisecond)},
-		{"CONNECT_TIMEOUT", "45s", "how long a Socket.IO session may take to join a namespace", span(func(c *Config) *time.Duration { return &c.ConnectTimeout }, time.Second)},
-		{"STATS_INTERVAL", "30s", "how often stats_update is sent without a change", span(func(c *Config) *time.Duration { return &c.StatsInterval }, time.Second)},
-		{"PRESENCE_GRACE", "2s", "how long a user who is gone is still shown as online", span(func(c *Config) *time.Duration { return &c.PresenceGrace }, 0)},
-		{"COMPRESSION_THRESHOLD", "1024", "longer messages are compressed, in bytes", number(func(c *Config) *int { return &c.CompressionThreshold }, 0, many)},
-		{"MAX_MESSAGE_BYTES", "1000000", "longest frame from a client", number(func(c *Config) *int { return &c.MaxMessageBytes }, 1024, 64<<20)},
-		{"MAX_CONTENT_BYTES", "32768", "longest content of a chat message", number(func(c *Config) *int { return &c.MaxContentBytes }, 1, 200<<10)},
-		{"MAX_QUEUE_BYTES", "1048576", "bytes that may wait for a slow client before it is closed", number(func(c *Config) *int { return &c.MaxQueueBytes }, 64<<10, many)},
+		{"DEDUP_CONTENT_WINDOW", "5m", "how long a node gives copies of a message without an id the first one's id", span(func(c *Config) *time.Duration { return &c.Edge.ContentWindow }, 0)},
+		{"PING_INTERVAL", "30s", "heartbeat of connections", span(func(c *Config) *time.Duration { return &c.Edge.PingInterval }, 50*time.Millisecond)},
+		{"PING_TIMEOUT", "20s", "how long an answer to the heartbeat may take", span(func(c *Config) *time.Duration { return &c.Edge.PingTimeout }, 50*time.Millisecond)},
+		{"CONNECT_TIMEOUT", "45s", "how long a Socket.IO session may take to join a namespace", span(func(c *Config) *time.Duration { return &c.Edge.ConnectTimeout }, time.Second)},
+		{"STATS_INTERVAL", "30s", "how often stats_update is sent without a change", span(func(c *Config) *time.Duration { return &c.Edge.StatsInterval }, time.Second)},
+		{"PRESENCE_GRACE", "2s", "how long a user who is gone is still shown as online", span(func(c *Config) *time.Duration { return &c.Edge.PresenceGrace }, 0)},
+		{"COMPRESSION_THRESHOLD", "1024", "longer messages are compressed, in bytes", number(func(c *Config) *int { return &c.Edge.CompressionThreshold }, 0, many)},
+		{"MAX_MESSAGE_BYTES", "1000000", "longest frame from a client", number(func(c *Config) *int { return &c.Edge.MaxMessageBytes }, 1024, 64<<20)},
+		{"MAX_CONTENT_BYTES", "32768", "longest content of a chat message", number(func(c *Config) *int { return &c.Edge.MaxContentBytes }, 1, 200<<10)},
+		{"MAX_QUEUE_BYTES", "1048576", "bytes that may wait for a slow client before it is closed", number(func(c *Config) *int { return &c.Edge.MaxQueueBytes }, 64<<10, many)},
 		{"FIREBASE_PROJECT_ID", "", "Firebase project that pushes are sent for; unset: push is off", real("FIREBASE_PROJECT_ID", func(c *Config) *string { return &c.Firebase.ProjectID })},
 		{"FIREBASE_PRIVATE_KEY", "", "private key of its service account, PEM; \\n stands for a line's end", real("FIREBASE_PRIVATE_KEY", func(c *Config) *string { return &c.Firebase.PrivateKey })},
 		{"FIREBASE_CLIENT_EMAIL", "", "its service account", real("FIREBASE_CLIENT_EMAIL", func(c *Config) *string { return &c.Firebase.ClientEmail })},
@@ -214,9 +232,9 @@ func settings() []setting {
 			c.Firebase.TokenURI = v
 			return httpURL(v)
 		}},
-		{"PUSH_TTL", "24h", "older events are not pushed any more", span(func(c *Config) *time.Duration { return &c.PushTTL }, time.Second)},
-		{"PUSH_LEASE", "90s", "when a push that a node was making when it died is made again", span(func(c *Config) *time.Duration { return &c.PushLease }, time.Second)},
-		{"PUSH_RATE", "200", "pushes of this node in a second, at most", number(func(c *Config) *int { return &c.PushRate }, 1, 100_000)},
+		{"PUSH_TTL", "24h", "older events are not pushed any more", span(func(c *Config) *time.Duration { return &c.Push.TTL }, time.Second)},
+		{"PUSH_LEASE", "90s", "when a push that a node was making when it died is made again", span(func(c *Config) *time.Duration { return &c.Push.Lease }, time.Second)},
+		{"PUSH_RATE", "200", "pushes of this node in a second, at most", number(func(c *Config) *int { return &c.Push.Rate }, 1, 100_000)},
 
 		{"STARTUP_TIMEOUT", "30s", "how long a start waits for the engines to be there", span(func(c *Config) *time.Duration { return &c.StartupTimeout }, time.Second)},
 		{"SHUTDOWN_TIMEOUT", "8s", "how long a shutdown may take to drain", span(func(c *Config) *time.Duration { return &c.ShutdownTimeout }, time.Second)},
@@ -311,7 +329,7 @@ func readSettings(fs *flag.FlagSet, args []string, env environment) (*Config, er
 		c.Warnings = append(c.Warnings, fmt.Sprintf(".env: line %d is not like NAME=value and is ignored", line))
 	}
 	if _, there := env[topicPrefix]; there && !set[topicPrefix] {
-		c.Warnings = append(c.Warnings, topicPrefix+" is empty, which counts as unset: topics are called "+c.TopicPrefix+"…")
+		c.Warnings = append(c.Warnings, topicPrefix+" is empty, which counts as unset: topics are called "+c.Kafka.Names.Prefix+"…")
 	}
 	mistakes, warnings := namesOf(all).unknown(dotenv, env, func(name string) bool { return set[name] })
 	c.Warnings = append(c.Warnings, warnings...)
@@ -321,7 +339,7 @@ func readSettings(fs *flag.FlagSet, args []string, env environment) (*Config, er
 const topicPrefix = "NEXUS_TOPIC_PREFIX"
 
 func (c *Config) external() bool {
-	return len(c.KafkaBrokers) > 0 || c.DatabaseURL != "" || c.ClickHouseURL != ""
+	return len(c.Kafka.Brokers) > 0 || c.DatabaseURL != "" || c.ClickHouseURL != ""
 }
 
 // engines names the engine of each part, for the log's first line.
@@ -332,14 +350,14 @@ func (c *Config) engines() []any {
 		}
 		return own
 	}
-	return []any{"log", pick(len(c.KafkaBrokers) > 0, "kafka", "embedded"), "inbox", pick(c.DatabaseURL != "", "postgres", "sqlite"),
+	return []any{"log", pick(len(c.Kafka.Brokers) > 0, "kafka", "embedded"), "inbox", pick(c.DatabaseURL != "", "postgres", "sqlite"),
 		"stats", pick(c.ClickHouseURL != "", "clickhouse", "sqlite"), "push", pick(c.pushes(), "fcm", "off")}
 }
 
 // validate judges what no single setting shows.
 func (c *Config) validate() error {
 	problems := []error{c.checkSecrets(), c.checkFirebase()}
-	if c.KafkaSASLMechanism != "" && (c.KafkaSASLUsername == "" || c.KafkaSASLPassw == "") {
+	if k := &c.Kafka; k.SASLMechanism != "" && (k.SASLUsername == "" || k.SASLPassword == "") {
 		problems = append(problems, errors.New("KAFKA_SASL_MECHANISM: needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"))
 	}
 	return errors.Join(problems...)

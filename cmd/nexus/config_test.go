@@ -251,12 +251,42 @@ func TestSecretsInErrors(t *testing.T) {
 }
 
 func TestEngines(t *testing.T) {
-	c := &Config{KafkaBrokers: []string{"k"}, DatabaseURL: "d"}
+	c := &Config{DatabaseURL: "d"}
+	c.Kafka.Brokers = []string{"k"}
 	c.Firebase.ProjectID = "p"
 	if got := c.engines(); !reflect.DeepEqual(got, []any{"log", "kafka", "inbox", "postgres", "stats", "sqlite", "push", "fcm"}) {
 		t.Error(got)
 	}
 	if got := (&Config{ClickHouseURL: "c"}).engines(); !reflect.DeepEqual(got, []any{"log", "embedded", "inbox", "sqlite", "stats", "clickhouse", "push", "off"}) {
 		t.Error(got)
+	}
+}
+
+// docs/settings.md has one row for each setting, with its default, and no other.
+func TestSettingsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "settings.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := make(map[string]string)
+	for line := range strings.Lines(string(page)) {
+		if cells := strings.Split(line, "|"); len(cells) == 6 && strings.HasPrefix(cells[1], " `") {
+			rows[strings.Trim(cells[1], " `")] = strings.TrimSpace(cells[3])
+		}
+	}
+	for _, s := range settings() {
+		told, ok := rows[s.name]
+		delete(rows, s.name)
+		switch {
+		case !ok:
+			t.Errorf("%s has no row", s.name)
+		case s.fallback != "" && told != "`"+s.fallback+"`":
+			t.Errorf("%s: the default is %q, the page says %s", s.name, s.fallback, told)
+		case s.fallback == "" && strings.HasPrefix(told, "`") && !strings.Contains(s.usage, strings.Trim(told, "`")):
+			t.Errorf("%s has no default, the page says %s", s.name, told)
+		}
+	}
+	for name := range rows {
+		t.Errorf("there is no setting %s", name)
 	}
 }

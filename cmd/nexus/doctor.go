@@ -173,7 +173,7 @@ func (d *doctor) tokenGood(token, user, origin string) {
 		return
 	case status == http.StatusUnauthorized:
 		d.bad(map[string]string{
-			apierr.CodeTokenExpired: "Have the client fetch a new token before it connects, and send authenticate {token} before the old one expires.",
+			apierr.CodeTokenExpired: "Have the client fetch a new token before it connects, and send " + topics.CommandAuthenticate + " {token} before the old one expires.",
 			apierr.CodeTokenRevoked: "The user has to sign in again.",
 		}[r.Error.Code]+" Tokens are HS256 over JWT_SECRET, with sub (or userId) and exp; JWT_ISSUER and JWT_AUDIENCE must match where they are set.",
 			"the token is refused: %s (%s)", r.Error.Message, r.Error.Code)
@@ -188,8 +188,9 @@ func (d *doctor) tokenGood(token, user, origin string) {
 		d.bad("Let the client send the token's own user as userId.", "userId %q is not the token's user %q", user, subject)
 		return
 	}
-	d.connects("/dashboard", user, token, origin)
-	d.connects("/ws", user, token, origin)
+	for _, ns := range topics.Namespaces() {
+		d.connects(string(ns), user, token, origin)
+	}
 }
 
 // subjectOf reads the user from a token that the server has verified.
@@ -234,7 +235,7 @@ func (d *doctor) connects(ns, user, token, origin string) {
 	defer ws.Close()
 	_ = ws.SetReadDeadline(time.Now().Add(10 * time.Second))
 	var frame struct{ Event string }
-	if err := ws.ReadJSON(&frame); err != nil || frame.Event != "connected" {
+	if err := ws.ReadJSON(&frame); err != nil || frame.Event != topics.EventConnected {
 		d.bad("Look at the server's log.", "%s: connected, but no greeting came", ns)
 		return
 	}
@@ -269,7 +270,7 @@ func (d *doctor) userWell(user, channel, device string, tokens api.Tokens, signE
 	dashboards, joined := 0, 0
 	for _, s := range r.Sessions {
 		d.note("%s has a session in %s on node %s since %s, channels: %s", user, s.Namespace, s.Node, s.Since, strings.Join(s.Channels, ", "))
-		if s.Namespace == "/dashboard" {
+		if topics.Namespace(s.Namespace) == topics.Dashboard {
 			dashboards++
 		}
 		if slices.Contains(s.Channels, channel) {
@@ -286,7 +287,7 @@ func (d *doctor) userWell(user, channel, device string, tokens api.Tokens, signE
 	case joined > 0:
 		d.good("%s is subscribed to %s", user, channel)
 	default:
-		d.bad(`Have the client send subscribe {"channels":["`+channel+`"]} after every connect, and look at refused in its acknowledgement.`,
+		d.bad("Have the client send "+topics.CommandSubscribe+` {"channels":["`+channel+`"]} after every connect, and look at refused in its acknowledgement.`,
 			"%s is not subscribed to %s in any of %d dashboard sessions", user, channel, dashboards)
 	}
 	known := device == "" && len(r.Devices) > 0

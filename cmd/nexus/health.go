@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// part is something that a node needs to be ready. probe says what is wrong with it; nil where all is well.
-type part struct {
+// probed is a part that a node needs to be ready. probe says what is wrong with it; nil where all is well.
+type probed struct {
 	name  string
 	probe func(ctx context.Context) error
 }
@@ -22,7 +22,7 @@ const probeTime = 800 * time.Millisecond
 // health asks the parts of a node how they are, side by side, so that one that hangs is blamed alone. It is safe for
 // concurrent use; a part is never asked twice at once, however many ask.
 type health struct {
-	parts []part
+	parts []probed
 
 	mu    sync.Mutex
 	asked map[string]*question // under way, by part
@@ -34,7 +34,7 @@ type question struct {
 	err  error
 }
 
-func newHealth(parts []part) *health {
+func newHealth(parts []probed) *health {
 	return &health{parts: parts, asked: make(map[string]*question)}
 }
 
@@ -67,7 +67,7 @@ func (h *health) problems(ctx context.Context, exclude []string) map[string]stri
 
 // ask begins a probe, or joins the one that is under way. A probe goes on when whoever asked has gone: others may have
 // joined it.
-func (h *health) ask(ctx context.Context, p part) *question {
+func (h *health) ask(ctx context.Context, p probed) *question {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if q := h.asked[p.name]; q != nil {
@@ -103,33 +103,14 @@ func (q *question) await(ctx context.Context) error {
 	}
 }
 
-// healthParts are what a node needs: its engines, its consumers, its sessions' side.
-func (s *server) healthParts() []part {
-	pings := map[string]func(context.Context) error{"inbox": s.inbox.Ping, "stats": s.stats.Ping}
-	parts := []part{{"log", func(ctx context.Context) error {
-		if err := reached("Kafka", s.logs.Ping(ctx)); err != nil {
-			return err
+// probes are those of the parts that are open.
+func (a *app) probes() (list []probed) {
+	for _, p := range a.list {
+		if o := a.parts[p.name]; o != nil && o.probe != nil {
+			list = append(list, probed{p.name, o.probe})
 		}
-		if err := s.watch.Problem(); err != nil {
-			return err
-		}
-		return s.producer.Problem()
-	}}}
-	for _, c := range s.consumers() {
-		ping := pings[c.Name]
-		parts = append(parts, part{c.Name, func(ctx context.Context) error {
-			if ping != nil {
-				if err := reached("its database", ping(ctx)); err != nil {
-					return err
-				}
-			}
-			if c.Name == "push" && !s.pusher.On() {
-				return nil // it only records that nothing is sent
-			}
-			return c.Problem()
-		}})
 	}
-	return append(parts, part{"edge", func(context.Context) error { return s.edge.Problem() }})
+	return list
 }
 
 // reached tells of an engine that cannot be reached, without the driver's words, which may hold addresses and users.

@@ -45,13 +45,13 @@ func TestHealthBlamesWhatHangs(t *testing.T) {
 			deaf := make(chan struct{})
 			defer close(deaf)
 			var asked sync.Map
-			noting := func(name string, probe func(context.Context) error) part {
-				return part{name, func(ctx context.Context) error {
+			noting := func(name string, probe func(context.Context) error) probed {
+				return probed{name, func(ctx context.Context) error {
 					asked.Store(name, true)
 					return probe(ctx)
 				}}
 			}
-			h := newHealth([]part{noting("log", func(context.Context) error { return errors.New("is away") }), noting("inbox", hangs(nil)),
+			h := newHealth([]probed{noting("log", func(context.Context) error { return errors.New("is away") }), noting("inbox", hangs(nil)),
 				noting("stats", well), noting("deaf", hangs(deaf))})
 			begin := time.Now()
 			found := h.problems(t.Context(), tc.exclude)
@@ -81,7 +81,7 @@ func TestHealthAsksOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		deaf := make(chan struct{})
 		var asked atomic.Int32
-		h := newHealth([]part{{"inbox", func(context.Context) error {
+		h := newHealth([]probed{{"inbox", func(context.Context) error {
 			asked.Add(1)
 			<-deaf
 			return nil
@@ -112,7 +112,7 @@ func TestHealthAsksOnce(t *testing.T) {
 func TestHealthOutlivesWhoAsked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
-		h := newHealth([]part{{"log", func(ctx context.Context) error {
+		h := newHealth([]probed{{"log", func(ctx context.Context) error {
 			select {
 			case <-gate:
 				return nil

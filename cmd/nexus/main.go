@@ -22,6 +22,7 @@ const help = `nexus carries events from product services through Kafka to inboxe
   nexus rebuild           fold the inbox or the statistics anew from the log
   nexus adopt             go on with another log: one that was wiped, restored or exchanged
   nexus repartition       copy the log to topics with another number of partitions
+  nexus version           say which build this is
   nexus help              this text; every command has --help
 
 Settings are flags, environment variables or lines of ./.env; nexus serve --help lists them.
@@ -38,6 +39,7 @@ func main() {
 func run(ctx context.Context, args []string, env environment, stdout, stderr io.Writer) int {
 	commands := map[string]func(context.Context, []string, environment, io.Writer, io.Writer) error{
 		"serve": serve, "token": token, "publish": publish, "tail": tail, "doctor": diagnose, "rebuild": rebuild, "adopt": adopt, "repartition": repartition,
+		"version": version,
 	}
 	if len(args) == 0 || args[0] == "help" || args[0] == "--help" || args[0] == "-h" {
 		fmt.Fprint(stdout, help)

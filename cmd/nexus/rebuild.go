@@ -39,31 +39,50 @@ func rebuild(ctx context.Context, args []string, env environment, stdout, stderr
 	if err != nil {
 		return err
 	}
-	if what != "inbox" && what != "stats" {
-		return usageError{errors.New("name what is to be folded anew: inbox or stats")}
-	}
-	s := &server{c: c, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))}
-	defer s.close()
-	return s.rebuild(ctx, what, *force, stdout)
-}
-
-// resetter is a projection that can be emptied, positions included.
-type resetter interface {
-	Reset(ctx context.Context) error
-}
-
-func (s *server) rebuild(ctx context.Context, what string, force bool, out io.Writer) error {
-	open := map[string]func(context.Context) error{"inbox": s.openInbox, "stats": s.openStats}[what]
-	for _, step := range []func(context.Context) error{s.openData, s.openLog, open} {
-		if err := step(ctx); err != nil {
-			return err
-		}
-	}
-	c := s.folds[0]
-	if err := s.nobodyFolds(ctx, c, out); err != nil {
+	a, err := newApp(c, quietLog(stderr), stdout)
+	if err != nil {
 		return err
 	}
-	records, err := s.whole(ctx, c, force)
+	defer a.close()
+	if names := namesWhere(a.stored(), func(p part) bool { return p.rebuilds }); !slices.Contains(names, what) {
+		return usageError{errors.New("name what is to be folded anew: " + either(names))}
+	}
+	return a.rebuild(ctx, what, *force, stdout)
+}
+
+// quietLog is the log of a command that prints what it does: only warnings and errors.
+func quietLog(stderr io.Writer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
+// namesWhere are the names of the parts for which is holds.
+func namesWhere(parts []part, is func(part) bool) (names []string) {
+	for _, p := range parts {
+		if is(p) {
+			names = append(names, p.name)
+		}
+	}
+	return names
+}
+
+// either lists names as a choice: a, b or c.
+func either(names []string) string {
+	if len(names) < 2 {
+		return strings.Join(names, "")
+	}
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " or " + names[last]
+}
+
+func (a *app) rebuild(ctx context.Context, what string, force bool, out io.Writer) error {
+	if err := a.open(ctx, what); err != nil {
+		return err
+	}
+	c := a.consumer(what)
+	if err := a.nobodyFolds(ctx, c, out); err != nil {
+		return err
+	}
+	records, err := a.whole(ctx, c, force)
 	if err != nil {
 		return err
 	}
@@ -79,12 +98,12 @@ func (s *server) rebuild(ctx context.Context, what string, force bool, out io.Wr
 }
 
 // nobodyFolds makes sure that no node of the projection's group runs; from then on this process reads everything itself.
-func (s *server) nobodyFolds(ctx context.Context, c *pipeline.Consumer, out io.Writer) error {
+func (a *app) nobodyFolds(ctx context.Context, c *pipeline.Consumer, out io.Writer) error {
 	if c.Group == "" {
 		return nil
 	}
 	for deadline := time.Now().Add(leaveWait); ; {
-		members, err := s.logs.Members(ctx, c.Group)
+		members, err := a.logs.Members(ctx, c.Group)
 		if err != nil {
 			return err
 		}
@@ -105,14 +124,14 @@ func (s *server) nobodyFolds(ctx context.Context, c *pipeline.Consumer, out io.W
 }
 
 // whole counts the records to be folded, and refuses where some are gone unless force.
-func (s *server) whole(ctx context.Context, c *pipeline.Consumer, force bool) (records int64, err error) {
+func (a *app) whole(ctx context.Context, c *pipeline.Consumer, force bool) (records int64, err error) {
 	gone := make(map[string]bool)
 	for _, t := range c.Topics {
-		starts, err := s.logs.Starts(ctx, t)
+		starts, err := a.logs.Starts(ctx, t)
 		if err != nil {
 			return 0, err
 		}
-		ends, err := s.logs.Ends(ctx, t)
+		ends, err := a.logs.Ends(ctx, t)
 		if err != nil {
 			return 0, err
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"regexp"
 	"strings"
 	"time"
@@ -45,42 +44,44 @@ func repartition(ctx context.Context, args []string, env environment, stdout, st
 		return err
 	}
 	if *partitions == 0 {
-		*partitions = c.TopicPartitions
+		*partitions = int(c.Topics.Partitions)
 	}
 	switch {
 	case *prefix == "":
 		return usageError{errors.New("--to-prefix is missing: name the prefix of the new topics, like nexus2")}
 	case !prefixRule.MatchString(*prefix):
 		return usageError{errors.New("--to-prefix: letters, digits, dots, hyphens and underscores only, at most 200")}
-	case *prefix == c.TopicPrefix:
-		return usageError{fmt.Errorf("--to-prefix is the prefix of the log that is to be copied, %q: name another one", c.TopicPrefix)}
+	case *prefix == c.Kafka.Names.Prefix:
+		return usageError{fmt.Errorf("--to-prefix is the prefix of the log that is to be copied, %q: name another one", c.Kafka.Names.Prefix)}
 	case *partitions < 1 || *partitions > 10_000:
 		return usageError{errors.New("--partitions must be a number from 1 to 10000")}
 	}
-	c.EmbeddedKafkaPort, c.EmbeddedKafkaPortSet = 0, true // services that still run must not find it
-	s := &server{c: c, keepTimes: true, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))}
-	defer s.close()
-	return s.repartition(ctx, *prefix, int32(*partitions), *discard, stdout)
+	c.Broker.Port, c.BrokerPortSet = 0, true // services that still run must not find it
+	a, err := newApp(c, quietLog(stderr), stdout)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	a.keepTimes = true
+	return a.repartition(ctx, *prefix, int32(*partitions), *discard, stdout)
 }
 
-func (s *server) repartition(ctx context.Context, prefix string, partitions int32, discard bool, out io.Writer) error {
-	for _, step := range []func(context.Context) error{s.openData, s.reachLog} {
-		if err := step(ctx); err != nil {
-			return err
-		}
+func (a *app) repartition(ctx context.Context, prefix string, partitions int32, discard bool, out io.Writer) error {
+	if err := a.reachLog(ctx); err != nil {
+		return err
 	}
-	for _, name := range []string{"inbox", "stats", "push", "gate"} {
-		c := &pipeline.Consumer{Name: name}
-		if !s.embedded { // beside an embedded log no node runs: DATA_DIR is locked
-			c.Group, _ = s.group(name)
+	for _, p := range a.stored() {
+		c := &pipeline.Consumer{Name: p.name}
+		if !a.embedded() { // beside an embedded log no node runs: DATA_DIR is locked
+			c.Group = a.group(p.name)
 		}
-		if err := s.nobodyFolds(ctx, c, out); err != nil {
+		if err := a.nobodyFolds(ctx, c, out); err != nil {
 			return err
 		}
 	}
 	begin := time.Now()
-	done, err := pipeline.Repartition(ctx, pipeline.RepartitionOptions{From: s.kafka, To: topics.Names{Prefix: prefix}, Partitions: partitions,
-		FromIntake: s.c.TopicPrefix + "gate", ToIntake: prefix + "gate", Discard: discard,
+	done, err := pipeline.Repartition(ctx, pipeline.RepartitionOptions{From: a.kafka, To: topics.Names{Prefix: prefix}, Partitions: partitions,
+		FromIntake: a.group("gate"), ToIntake: prefix + "gate", Discard: discard,
 		Progress: func(step string, t topics.Topic, done, total int64) {
 			fmt.Fprintf(out, "%s %s: %d of %d\n", step, t, done, total)
 		}})

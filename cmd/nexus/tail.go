@@ -55,7 +55,7 @@ func tail(ctx context.Context, args []string, env environment, stdout, stderr io
 	if err != nil {
 		return err
 	}
-	t := &tailer{out: stdout, names: topics.Names{Prefix: c.TopicPrefix}, json: *asJSON, colour: *colour}
+	t := &tailer{out: stdout, names: c.Kafka.Names, json: *asJSON, colour: *colour}
 	t.filter.audience, t.filter.typ = *audience, *typ
 	wanted, err := t.topics(named)
 	if err != nil {
@@ -108,16 +108,16 @@ func addressFile(dataDir string) string { return filepath.Join(dataDir, "kafka-a
 
 // kafkaOf is the log that a command is to read: the one configured, or that of the server on DATA_DIR.
 func kafkaOf(c *Config) (pipeline.Kafka, error) {
-	brokers := c.KafkaBrokers
-	if len(brokers) == 0 {
+	k := c.Kafka
+	k.Log = slog.New(slog.DiscardHandler)
+	if len(k.Brokers) == 0 {
 		b, err := os.ReadFile(addressFile(c.DataDir))
 		if err != nil {
 			return pipeline.Kafka{}, fmt.Errorf("no server has run on DATA_DIR %s: set KAFKA_BROKERS, or the DATA_DIR of the server", c.DataDir)
 		}
-		brokers = []string{strings.TrimSpace(string(b))}
+		k.Brokers = []string{strings.TrimSpace(string(b))}
 	}
-	return pipeline.Kafka{Brokers: brokers, Names: topics.Names{Prefix: c.TopicPrefix}, TLS: c.KafkaTLS, SASLMechanism: c.KafkaSASLMechanism,
-		SASLUsername: c.KafkaSASLUsername, SASLPassword: c.KafkaSASLPassw, Log: slog.New(slog.DiscardHandler)}, nil
+	return k, nil
 }
 
 func (t *tailer) run(ctx context.Context, kafka pipeline.Kafka, names []string, begin kgo.Offset, limit int) error {
@@ -182,18 +182,30 @@ func headerOf(r *kgo.Record, name string) string {
 	return ""
 }
 
+// line is an event as --json prints it.
+type line struct {
+	Time           string          `json:"time"`
+	Topic          topics.Topic    `json:"topic"`
+	Partition      int32           `json:"partition"`
+	Offset         int64           `json:"offset"`
+	Key            string          `json:"key"`
+	Type           string          `json:"type"`
+	Source         string          `json:"source"`
+	ID             string          `json:"id"`
+	IdempotencyKey string          `json:"idempotencyKey"`
+	Invalid        string          `json:"invalid,omitempty"` // why; empty: the event is valid
+	Value          json.RawMessage `json:"value"`             // a string where it is not JSON
+}
+
 func (t *tailer) showJSON(e *topics.Event, invalid string) error {
-	var bad any
-	if invalid != "" {
-		bad = invalid
-	}
 	value := json.RawMessage(e.Value)
 	if !json.Valid(value) {
 		value, _ = json.Marshal(string(e.Value)) // a string always encodes
 	}
-	_, err := fmt.Fprintf(t.out, "%s\n", topics.Fields("time", topics.FormatTime(e.Time), "topic", string(e.Topic), "partition", e.Partition,
-		"offset", e.Offset, "key", string(e.Key), "type", e.Type, "source", e.Source, "id", e.ID, "idempotencyKey", e.IdempotencyKey, "invalid", bad, "value", value))
-	return err
+	enc := json.NewEncoder(t.out)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(line{Time: topics.FormatTime(e.Time), Topic: e.Topic, Partition: e.Partition, Offset: e.Offset, Key: string(e.Key), Type: e.Type,
+		Source: e.Source, ID: e.ID, IdempotencyKey: e.IdempotencyKey, Invalid: invalid, Value: value})
 }
 
 // Colours of a terminal (ECMA-48, SGR).

@@ -52,12 +52,7 @@ type Options struct {
 	Presence Presence
 	// Sender sends to FCM; nil: push is off, and what would have been pushed is recorded as skipped.
 	Sender Sender
-	// TTL is how old an event may be when it is pushed. Rate bounds the sends of this node, in messages per second.
-	TTL  time.Duration
-	Rate int
-	// Lease is how long a claimed job belongs to its worker; after that another may take it: the worker has died. It must
-	// be longer than an attempt takes.
-	Lease   time.Duration
+	Settings
 	Node    string
 	Logger  *slog.Logger
 	Metrics *Metrics

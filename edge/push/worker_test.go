@@ -93,8 +93,8 @@ func newShop(t *testing.T, db *sqldb.DB) *shop {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Pusher, err = New(t.Context(), Options{DB: db, Log: l.Log, Producer: l.Producer, Inbox: s.inbox, Presence: nobody{}, Sender: sender, TTL: 24 * time.Hour, Rate: 100,
-		Lease: 90 * time.Second, Node: "n1", Logger: logtest.Quiet(), Metrics: NewMetrics(s.reg), Now: s.clock.now})
+	s.Pusher, err = New(t.Context(), Options{DB: db, Log: l.Log, Producer: l.Producer, Inbox: s.inbox, Presence: nobody{}, Sender: sender,
+		Settings: Settings{TTL: 24 * time.Hour, Rate: 100, Lease: 90 * time.Second}, Node: "n1", Logger: logtest.Quiet(), Metrics: NewMetrics(s.reg), Now: s.clock.now})
 	if err != nil {
 		t.Fatal(err)
 	}

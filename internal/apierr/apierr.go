@@ -29,11 +29,74 @@ const (
 	CodeTokenRevoked       = "token_revoked"
 	CodeForbidden          = "forbidden"
 	CodeTooManyConnections = "too_many_connections"
+	CodeTooManyChannels    = "too_many_channels"
 	CodeTooLarge           = "too_large"
 	CodeNotFound           = "not_found"
 	CodeUnavailable        = "unavailable"
 	CodeUpgrade            = "upgrade_required"
 )
+
+// Code is what is known of a code: the contracts and docs/protocol.md are made from it.
+type Code struct {
+	Code string
+	// Status is its HTTP status.
+	Status int
+	// Doc says what has happened, Do what a client should do.
+	Doc, Do string
+}
+
+// Codes lists every code.
+func Codes() []Code {
+	return []Code{
+		{CodeBadFrame, http.StatusBadRequest, "a text of a bare client is no frame",
+			"mend the client: send text frames like {\"event\":\"…\",\"data\":{…}}"},
+		{CodeUnknownEvent, http.StatusBadRequest, "the namespace has no such event", "mend the client: the events are listed below"},
+		{CodeInvalidPayload, http.StatusBadRequest, "a member, a parameter or the body is not what it must be", "mend what the message names; the same again is refused again"},
+		{CodeTokenInvalid, http.StatusUnauthorized, "there is no token, or it is not one for this server", "get a new token"},
+		{CodeTokenExpired, http.StatusUnauthorized, "the token's exp has passed", "get a new token; on a socket, connect again with it"},
+		{CodeTokenRevoked, http.StatusUnauthorized, "the token was revoked", "have the user sign in again"},
+		{CodeForbidden, http.StatusForbidden, "the token does not allow it: another user's, a scope or a channel that it lacks, or a page of a foreign origin",
+			"do not repeat it with this token"},
+		{CodeNotFound, http.StatusNotFound, "there is no such thing, or it is another user's", "do not repeat it"},
+		{CodeTooLarge, http.StatusRequestEntityTooLarge, "a body or a message's content is larger than is allowed", "send less"},
+		{CodeUpgrade, http.StatusUpgradeRequired, "a plain HTTP request to a WebSocket's address", "connect with a WebSocket client (RFC 6455, version 13)"},
+		{CodeRateLimited, http.StatusTooManyRequests, "too much was sent in the window", "wait for retryAfterMs (REST: the seconds of Retry-After), then send it again with the same id"},
+		{CodeTooManyConnections, http.StatusTooManyRequests, "the user has as many connections in this namespace as are allowed",
+			"close one, or wait for the seconds of Retry-After and connect again"},
+		{CodeTooManyChannels, http.StatusTooManyRequests, "the session is subscribed to as many channels as are allowed; it stands in refused of an acknowledgement",
+			"unsubscribe from others first"},
+		{CodeUnavailable, http.StatusServiceUnavailable, "the log or a store cannot be reached, the namespace is full, or the node is going away: whether an event was taken is unknown",
+			"wait for the seconds of Retry-After, then repeat it with the same id (clientMessageId, Idempotency-Key): it is harmless"},
+	}
+}
+
+// Close codes of Nexus's own (RFC 6455, section 7.4.2: 4000-4999 are for private use).
+const (
+	CloseToken   = 4401 // the token expired or was revoked
+	CloseTooSlow = 4408 // the client did not read; it may resume
+	CloseEvicted = 4429 // a newer connection of the user took the slot
+)
+
+// Close is a code with which the server closes a WebSocket.
+type Close struct {
+	Code    int
+	Doc, Do string
+}
+
+// Closes lists every close code. What a client sends first, the server answers with the same code.
+func Closes() []Close {
+	return []Close{
+		{1000, "the client closed, or a Socket.IO client joined no namespace in time (CONNECT_TIMEOUT)", "nothing"},
+		{1001, "the server is going away: it is being stopped or replaced", "connect again at once, to whichever node answers, and resume"},
+		{1002, "a Socket.IO client broke the protocol", "mend the client"},
+		{1007, "a text frame was not UTF-8", "mend the client"},
+		{1009, "a message was larger than MAX_MESSAGE_BYTES", "send less"},
+		{1011, "the server made a mistake with this connection", "connect again, with a growing delay, and report it"},
+		{CloseToken, "the token expired or was revoked; an error event says which", "get a new token, then connect again and resume"},
+		{CloseTooSlow, "the client read too slowly: more than MAX_QUEUE_BYTES waited for it", "connect again and resume"},
+		{CloseEvicted, "a newer connection of the same user took the slot (CONNECTION_POLICY=evict-oldest)", "do not connect again by yourself: the user is elsewhere"},
+	}
+}
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
@@ -67,21 +130,10 @@ func (e *Error) WriteHTTP(w http.ResponseWriter) {
 }
 
 func (e *Error) status() int {
-	switch e.Code {
-	case CodeTokenExpired, CodeTokenInvalid, CodeTokenRevoked:
-		return http.StatusUnauthorized
-	case CodeForbidden:
-		return http.StatusForbidden
-	case CodeNotFound:
-		return http.StatusNotFound
-	case CodeTooLarge:
-		return http.StatusRequestEntityTooLarge
-	case CodeRateLimited, CodeTooManyConnections:
-		return http.StatusTooManyRequests
-	case CodeUnavailable:
-		return http.StatusServiceUnavailable
-	case CodeUpgrade:
-		return http.StatusUpgradeRequired
+	for _, c := range Codes() {
+		if c.Code == e.Code {
+			return c.Status
+		}
 	}
 	return http.StatusBadRequest
 }

@@ -148,6 +148,7 @@ func (s *store) want(user, all, unread string) {
 func testStore(t *testing.T, open func(*testing.T) *sqldb.DB) {
 	for name, test := range map[string]func(*testing.T, *store){
 		"notifications and read state":     testNotifications,
+		"an outbox that repeats":           testOutbox,
 		"announcements are joined on read": testAnnouncements,
 		"messages":                         testMessages,
 		"conversations":                    testConversations,
@@ -190,6 +191,34 @@ func testNotifications(t *testing.T, s *store) {
 		t.Fatal(err)
 	}
 	s.want("a", "5 4 3 2", "5 4")
+}
+
+// testOutbox: a record with an identity that is appended again, long after the dedup window, is the same row: read stays read.
+func testOutbox(t *testing.T, s *store) {
+	named := func(e *topics.Event) *topics.Event {
+		e.Source, e.ID = "/orders", "order-7"
+		return e
+	}
+	first, again := named(notification("a", "1")), named(notification("a", "1"))
+	s.fold(topics.Notifications, first)
+	s.fold(topics.Notifications, event("user:a", topics.TypeNotificationRead, "notificationId", first.EventID()), again)
+	s.want("a", "1", "")
+	s.fold(topics.Notifications, event("user:a", topics.TypeNotificationDeleted, "notificationId", again.EventID()), named(notification("a", "1")))
+	s.want("a", "", "")
+	everybody := func() *topics.Event {
+		return named(event(topics.EveryoneKey, topics.TypeAnnouncement, "title", "all", "body", "b"))
+	}
+	s.fold(topics.Broadcasts, everybody(), everybody())
+	s.want("a", "all", "all")
+	mail := func() *topics.Event {
+		e := chat("a", "b", "hi")
+		e.ID = "m-1"
+		return e
+	}
+	s.fold(topics.Messages, mail(), mail())
+	if list, _, _, err := s.in.Messages(t.Context(), "a", "b", inbox.Page{Limit: 10}); err != nil || len(list) != 1 {
+		t.Errorf("%d messages, %v", len(list), err)
+	}
 }
 
 func testAnnouncements(t *testing.T, s *store) {

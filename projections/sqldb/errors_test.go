@@ -141,13 +141,15 @@ func cancelled(t *testing.T, db *sqldb.DB) error {
 func TestErrorsKeepTheirKind(t *testing.T) {
 	db := openSQLite(t)
 	mine := errors.New("mine")
-	if err := db.Tx(t.Context(), func(*sql.Tx) error { return fmt.Errorf("x: %w", mine) }); !errors.Is(err, mine) || pipeline.IsPermanent(err) {
+	if err := db.Tx(t.Context(), func(*sql.Tx) error { return fmt.Errorf("x: %w", mine) }); !errors.Is(err, mine) ||
+		pipeline.IsPermanent(err) {
 		t.Errorf("%v", err)
 	}
 }
 
 // passwords are hard to write into a URL: each stands there encoded, and as somebody would paste it.
-var passwords = []string{"hunter2@home", "hunter2:home", "hunter2/home", "12/hunter2@home", "hunter2?home", "12?hunter2=home", "hunter2#home", "12#hunter2",
+var passwords = []string{"hunter2@home", "hunter2:home", "hunter2/home", "12/hunter2@home", "hunter2?home", "12?hunter2=home",
+	"hunter2#home", "12#hunter2",
 	"hunter2%home", "hunter2%41home", "hunter2 home", "12 hunter2", "@hunter2@", "/hunter2", `hunter2\'home`, "hunter2[home]"}
 
 // TestPasswordsStayOut: whatever is wrong with DATABASE_URL, no error repeats a piece of the password.
@@ -179,8 +181,10 @@ func TestPasswordsStayOutOfServers(t *testing.T) {
 	db := openPostgres(t, sqldb.Limits{}, testenv.Postgres(t))
 	for _, password := range passwords {
 		for name, dsn := range map[string]string{
-			"auth": "postgres://nobody:" + escape(password) + "@" + at + "/" + database, "database": "postgres://nexus:" + escape(password) + "@" + at + "/nowhere",
-			"pasted": "postgres://nexus:" + password + "@" + at + "/nowhere", "parameter": "postgres://nexus:" + escape(password) + "@" + at + "/" + database + "?nonsense=1",
+			"auth": "postgres://nobody:" + escape(password) + "@" + at + "/" + database, "database": "postgres://nexus:" + escape(password) + "@" +
+				at + "/nowhere",
+			"pasted": "postgres://nexus:" + password + "@" + at + "/nowhere", "parameter": "postgres://nexus:" + escape(password) + "@" + at + "/" +
+				database + "?nonsense=1",
 		} {
 			staysOut(t, name, dsn)
 		}

@@ -7,21 +7,22 @@ import (
 	"time"
 )
 
-// Limits bound the time that a database may take. A zero field takes its default.
+// Limits bound the time that a database may take. A zero field has its default. A limit that is reached is an error, and the pipeline
+// tries again.
 type Limits struct {
-	// Tx is for a transaction from begin to commit (30 s), and for a statement whose caller set no deadline. A commit that
+	// Tx is for a transaction from begin to commit (default 30 s), and for a statement whose caller set no deadline. A commit that
 	// did not answer in time may have happened: positions are moved by compare-and-set, so it is safe to try again.
 	Tx time.Duration
-	// Read is for a query until its last row is read, the wait for a connection included (5 s).
+	// Read is for a query until its last row is read, the wait for a connection included (default 5 s).
 	Read time.Duration
-	// Dial is for a connection until it can be used (3 s); connect_timeout in the URL wins.
+	// Dial is for a connection until it can be used (default 3 s); connect_timeout in the URL wins.
 	Dial time.Duration
-	// Life is how long a connection of the pool is used at most (30 min): after a change of primary or a new address none
+	// Life is how long a connection of the pool is used at most (default 30 min): after a change of primary or a new address none
 	// stays where it was.
 	Life time.Duration
 }
 
-// OrDefault fills in the defaults.
+// OrDefault returns the limits with the defaults in the place of zeros.
 func (l Limits) OrDefault() Limits {
 	return Limits{
 		Tx:   cmp.Or(l.Tx, 30*time.Second),
@@ -31,12 +32,12 @@ func (l Limits) OrDefault() Limits {
 	}
 }
 
-// Reading bounds ctx by the limit for reads.
+// Reading bounds ctx by Limits.Read.
 func (d *DB) Reading(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, d.limits.Read)
 }
 
-// Query hands each row of a query to scan, all within the limit for reads.
+// Query hands each row of a query to scan, all within Limits.Read. It stops at scan's first error and returns it.
 func (d *DB) Query(ctx context.Context, scan func(*sql.Rows) error, query string, args ...any) error {
 	ctx, cancel := d.Reading(ctx)
 	defer cancel()
@@ -53,7 +54,7 @@ func (d *DB) Query(ctx context.Context, scan func(*sql.Rows) error, query string
 	return rows.Err()
 }
 
-// Get reads a query's one row into dest, within the limit for reads; sql.ErrNoRows where there is none.
+// Get reads the first row of a query into dest, within Limits.Read; sql.ErrNoRows where there is none.
 func (d *DB) Get(ctx context.Context, dest []any, query string, args ...any) error {
 	ctx, cancel := d.Reading(ctx)
 	defer cancel()

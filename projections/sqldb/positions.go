@@ -52,13 +52,15 @@ func (d *DB) addColumn(ctx context.Context, tx *sql.Tx, table, column string) er
 	return err
 }
 
-// Positions are the rows of one projection in table positions, which Migrate makes.
+// Positions are the rows of one projection in the table positions, which Migrate makes. Its methods return the database's errors, with
+// topic and partition, within Limits.Read where nothing else is said.
 type Positions struct {
 	DB         *DB
-	Projection string
+	Projection string // the projection's name, the rows' first key
 }
 
-// Reset empties tables and sets every position back to the beginning of whatever log comes, as one.
+// Reset empties these tables and sets every position back to the beginning of whatever log comes, in one transaction (DB.Long). nexus
+// rebuild calls it.
 func (p Positions) Reset(ctx context.Context, tables ...string) error {
 	return p.DB.Long(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		for _, t := range tables {
@@ -71,7 +73,7 @@ func (p Positions) Reset(ctx context.Context, tables ...string) error {
 	})
 }
 
-// Next reads a position; the row is made, at 0, where it is missing.
+// Next reads a position (pipeline.Sink.Position). Where the row is missing it is made, at 0.
 func (p Positions) Next(ctx context.Context, t topics.Topic, part int32) (pipeline.Position, error) {
 	at, err := p.Peek(ctx, t, part)
 	if !errors.Is(err, sql.ErrNoRows) {
@@ -80,7 +82,7 @@ func (p Positions) Next(ctx context.Context, t topics.Topic, part int32) (pipeli
 	return p.Begin(ctx, t, part, pipeline.Position{})
 }
 
-// Begin makes a position's row where it is missing, and reads it.
+// Begin reads a position. Where the row is missing it is made, at first.
 func (p Positions) Begin(ctx context.Context, t topics.Topic, part int32, first pipeline.Position) (pipeline.Position, error) {
 	ctx, cancel := p.DB.Reading(ctx)
 	defer cancel()
@@ -92,18 +94,19 @@ func (p Positions) Begin(ctx context.Context, t topics.Topic, part int32, first 
 	return p.Peek(ctx, t, part)
 }
 
-// Peek reads a position; sql.ErrNoRows where there is none yet.
+// Peek reads a position and makes nothing; sql.ErrNoRows where there is none yet.
 func (p Positions) Peek(ctx context.Context, t topics.Topic, part int32) (at pipeline.Position, err error) {
 	err = p.DB.Get(ctx, []any{&at.Next, &at.Log, &at.Mark}, `SELECT `+columns+` FROM positions WHERE projection=$1 AND topic=$2 AND part=$3`,
 		p.Projection, string(t), int64(part))
 	return at, err
 }
 
-// Move sets the position of a batch's partition in the transaction of its rows, if it still is from; else it returns
-// pipeline.ErrMoved.
+// Move moves the position of a batch's partition to b.After(), in the transaction of its rows. It returns pipeline.ErrMoved where the
+// stored offset is not from any more: the transaction must then be rolled back.
 func (p Positions) Move(ctx context.Context, tx *sql.Tx, b pipeline.Batch, from int64) error {
 	to := b.After()
-	r, err := tx.ExecContext(ctx, `UPDATE positions SET next=$1, log=$2, mark=$3, marked=$1 WHERE projection=$4 AND topic=$5 AND part=$6 AND next=$7`,
+	r, err := tx.ExecContext(ctx,
+		`UPDATE positions SET next=$1, log=$2, mark=$3, marked=$1 WHERE projection=$4 AND topic=$5 AND part=$6 AND next=$7`,
 		to.Next, to.Log, to.Mark, p.Projection, string(b.Topic), int64(b.Partition), from)
 	if err != nil {
 		return fmt.Errorf("move the position of %s/%d: %w", b.Topic, b.Partition, err)
@@ -115,11 +118,12 @@ func (p Positions) Move(ctx context.Context, tx *sql.Tx, b pipeline.Batch, from 
 	return err
 }
 
-// GenerationBits is how many bits of a stored place are the offset; a projection that takes another log on counts on above
-// them, so that what it keeps of the former log stands before everything of the new one and is never taken for it.
+// GenerationBits is how many low bits of a stored offset are the offset in the log; above them stands the generation, the number of times
+// that the projection has taken another log on. So what it has of a former log stands before everything of the new one and is never
+// taken for it (decision 0023).
 const GenerationBits = 40
 
-// Shift is what a projection adds to an offset to store it: it grows with each log that the projection took on.
+// Shift is what a projection adds to an offset of the log to store it: its generation, above GenerationBits.
 func (p Positions) Shift(ctx context.Context) (int64, error) {
 	var generation int64
 	err := p.DB.Get(ctx, []any{&generation}, `SELECT COALESCE(max(generation), 0) FROM positions WHERE projection=$1`, p.Projection)
@@ -129,8 +133,8 @@ func (p Positions) Shift(ctx context.Context) (int64, error) {
 	return generation << GenerationBits, nil
 }
 
-// Adopt sets positions, of another log than that of the rows there are, and begins a new generation. more changes what else
-// depends on it, in the same transaction. Nobody may fold meanwhile.
+// Adopt takes another log on (nexus adopt): it sets the positions and begins a new generation. more changes what else depends on that, in
+// the same transaction (DB.Long). No node may apply anything meanwhile.
 func (p Positions) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position, more func(*sql.Tx) error) error {
 	return p.DB.Long(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		for t, ps := range to {
@@ -143,7 +147,8 @@ func (p Positions) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipe
 				}
 			}
 		}
-		_, err := tx.ExecContext(ctx, `UPDATE positions SET generation=(SELECT max(generation)+1 FROM positions WHERE projection=$1) WHERE projection=$1`, p.Projection)
+		_, err := tx.ExecContext(ctx,
+			`UPDATE positions SET generation=(SELECT max(generation)+1 FROM positions WHERE projection=$1) WHERE projection=$1`, p.Projection)
 		if err != nil {
 			return fmt.Errorf("adopt: %w", err)
 		}
@@ -151,7 +156,7 @@ func (p Positions) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipe
 	})
 }
 
-// All reads every position of the projection.
+// All reads every position of the projection, by topic and partition.
 func (p Positions) All(ctx context.Context) (map[topics.Topic]map[int32]pipeline.Position, error) {
 	all := make(map[topics.Topic]map[int32]pipeline.Position)
 	err := p.DB.Query(ctx, func(rows *sql.Rows) error {
@@ -173,7 +178,8 @@ func (p Positions) All(ctx context.Context) (map[topics.Topic]map[int32]pipeline
 	return all, nil
 }
 
-// Await returns once every position given has been reached, or with ctx's error.
+// Await returns once the projection has reached every one of these offsets of a topic, by partition: who then reads sees what stood
+// below them. It asks the database every 5 ms. It returns ctx's error where that ends first.
 func (p Positions) Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error {
 	for part, end := range ends {
 		for {

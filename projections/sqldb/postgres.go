@@ -13,11 +13,12 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// OpenPostgres opens a pool on a PostgreSQL URL with the default limits.
+// OpenPostgres is Limits.OpenPostgres with the default limits.
 func OpenPostgres(dsn string) (*DB, error) { return Limits{}.OpenPostgres(dsn) }
 
-// OpenPostgres opens a pool on a PostgreSQL URL. It does not wait for the server to be there. What the URL sets itself
-// (connect_timeout, statement_timeout, default_query_exec_mode and so on) stays as it is there. No error quotes the URL.
+// OpenPostgres opens a pool of 16 connections on a PostgreSQL URL (DATABASE_URL). It does not wait for the server to be there. What the
+// URL sets itself (connect_timeout, statement_timeout, default_query_exec_mode and so on) stays as it is there. An error means that it
+// is no such URL; it never quotes it, since it has the password.
 func (l Limits) OpenPostgres(dsn string) (*DB, error) {
 	l = l.OrDefault()
 	if err := CheckURL("DATABASE_URL", dsn); err != nil {
@@ -61,13 +62,14 @@ func CheckURL(name, dsn string) error {
 // longer than that. The bounds are the transaction's, not the session's: PgBouncer refuses them when a session begins,
 // and would give a session's settings to others.
 func beginQuery(chosen map[string]string, limit time.Duration) string {
-	q := "begin"
+	var q strings.Builder
+	q.WriteString("begin")
 	for _, name := range []string{"statement_timeout", "idle_in_transaction_session_timeout"} {
 		if _, ok := chosen[name]; !ok {
-			q += fmt.Sprintf("; set local %s=%d", name, limit.Milliseconds())
+			fmt.Fprintf(&q, "; set local %s=%d", name, limit.Milliseconds())
 		}
 	}
-	return q
+	return q.String()
 }
 
 // connector makes connections on which every statement ends within a time.
@@ -77,6 +79,7 @@ type connector struct {
 	limit time.Duration
 }
 
+// Connect opens a connection (driver.Connector).
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	inner, err := c.Connector.Connect(ctx)
 	if err != nil {
@@ -116,12 +119,14 @@ func (c *conn) ResetSession(ctx context.Context) error {
 	return c.Conn.ResetSession(ctx)
 }
 
+// ExecContext runs a statement within the limit (driver.ExecerContext).
 func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
 	return c.Conn.ExecContext(ctx, query, args)
 }
 
+// QueryContext runs a query; its rows must be read within the limit (driver.QueryerContext).
 func (c *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
 	ctx, cancel := c.bound(ctx)
 	inner, err := c.Conn.QueryContext(ctx, query, args)
@@ -138,6 +143,7 @@ type boundRows struct {
 	cancel context.CancelFunc
 }
 
+// Close ends the query (driver.Rows).
 func (r boundRows) Close() error {
 	defer r.cancel()
 	return r.Rows.Close()
@@ -169,11 +175,13 @@ type transaction struct {
 	cancel context.CancelFunc
 }
 
+// Commit ends the transaction (driver.Tx).
 func (t *transaction) Commit() error {
 	defer t.release()
 	return t.tx.Commit(t.ctx)
 }
 
+// Rollback ends the transaction (driver.Tx).
 func (t *transaction) Rollback() error {
 	defer t.release()
 	return t.tx.Rollback(t.ctx)

@@ -19,9 +19,9 @@ import (
 	_ "modernc.org/sqlite" // driver "sqlite"
 )
 
-// DB is a database of a projection. Read runs beside a writer; Write is for transactions that change something. It is
-// safe for concurrent use.
+// DB is a database that projections live in. It is safe for concurrent use.
 type DB struct {
+	// Read is for queries, which run beside a writer. Write is for what changes something. On PostgreSQL both are the same pool.
 	Read, Write *sql.DB
 	postgres    bool
 	limits      Limits
@@ -33,9 +33,8 @@ const (
 	busyReading = 3_000  // ms
 )
 
-// OpenSQLite opens the file at path, making it where it is missing. Its folder must exist. One connection writes, so
-// transactions queue up instead of failing as busy. A commit does not wait for the disk (synchronous=NORMAL): what a loss
-// of power takes is folded again from the log, and a table must never be ahead of it.
+// OpenSQLite opens the file, and makes it where it is missing. Its folder must exist. One connection writes, so that transactions wait for
+// each other instead of failing as busy. A commit does not wait for the disk (decision 0001). Errors name the file.
 func OpenSQLite(file string) (*DB, error) {
 	dsn := "file:" + (&url.URL{Path: file}).EscapedPath() + "?_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)&_txlock=immediate"
 	w, err := sql.Open("sqlite", fmt.Sprintf("%s&_pragma=busy_timeout(%d)", dsn, busyWriting))
@@ -64,7 +63,7 @@ func (d *DB) Close() error {
 	return errors.Join(d.Read.Close(), d.Write.Close())
 }
 
-// Postgres tells the engine.
+// Postgres reports whether this is PostgreSQL; else it is SQLite.
 func (d *DB) Postgres() bool { return d.postgres }
 
 // Step is the part of a migration that SQL cannot say. It runs after the file of this name, in the same transaction.
@@ -73,9 +72,9 @@ type Step struct {
 	Run  func(context.Context, *sql.Tx) error
 }
 
-// Migrate applies the files migrations/NNNN_name.sql that have not been applied yet, in order, all in one transaction.
-// set names the projection, so that several can share a database. Many nodes may call it at once: PostgreSQL's CREATE
-// TABLE IF NOT EXISTS alone does not bear that.
+// Migrate applies the files migrations/NNNN_name.sql that have not been applied yet, in order, all in one transaction, and makes the
+// table of positions. Call it before anything else. set names the projection, so that several can share a database. Many nodes may
+// call it at once: on PostgreSQL they wait for each other, since CREATE TABLE IF NOT EXISTS alone does not bear that. Errors name the file.
 func (d *DB) Migrate(ctx context.Context, set string, files embed.FS, steps ...Step) error {
 	return d.Long(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if d.postgres { // the lock is the transaction's: one of the session would stay with a connection of PgBouncer's
@@ -111,7 +110,7 @@ func migrate(ctx context.Context, tx *sql.Tx, as, file string, files embed.FS, s
 	if err != nil {
 		return err
 	}
-	for _, statement := range strings.Split(string(text), ";\n") {
+	for statement := range strings.SplitSeq(string(text), ";\n") {
 		if strings.TrimSpace(statement) == "" {
 			continue
 		}
@@ -131,8 +130,8 @@ func migrate(ctx context.Context, tx *sql.Tx, as, file string, files embed.FS, s
 	return err
 }
 
-// Tx runs fn in a writing transaction and commits it, within the limit for transactions. An error that comes of the
-// values written is pipeline.Permanent.
+// Tx runs fn in a writing transaction and commits it, within Limits.Tx. Where fn returns an error it rolls back and returns that. An error
+// that comes of the values written is pipeline.Permanent (decision 0076).
 func (d *DB) Tx(ctx context.Context, fn func(*sql.Tx) error) error {
 	begun := time.Now()
 	bounded, cancel := context.WithTimeout(ctx, d.limits.Tx)
@@ -147,7 +146,8 @@ func (d *DB) Tx(ctx context.Context, fn func(*sql.Tx) error) error {
 // longLimit is for work on whole tables, which takes minutes where they are large.
 const longLimit = time.Hour
 
-// Long is Tx for work on whole tables: it may take an hour, on the server as well.
+// Long is Tx for work on whole tables (migrations, rebuild, adopt): it may take an hour, on the server as well. Its errors are not
+// classified.
 func (d *DB) Long(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, longLimit)
 	defer cancel()
@@ -185,8 +185,8 @@ type Table struct {
 	Conflict string
 }
 
-// Insert adds rows; their keys must differ where t.Conflict updates rows. PostgreSQL gets one statement, SQLite a prepared one for each row: that
-// is the fastest way in either (docs/performance.md).
+// Insert adds rows; their keys must differ where t.Conflict updates rows. PostgreSQL gets one statement, SQLite a prepared one for each
+// row: that is the fastest way in either (docs/performance.md). The values are string, int64 or []byte, as t.Columns says.
 func (d *DB) Insert(ctx context.Context, tx *sql.Tx, t Table, rows [][]any) error {
 	if len(rows) == 0 {
 		return nil
@@ -195,8 +195,8 @@ func (d *DB) Insert(ctx context.Context, tx *sql.Tx, t Table, rows [][]any) erro
 	return err
 }
 
-// InsertNew is Insert that returns what the rows that were not there before have in a column, which is a bigint and
-// differs in all rows.
+// InsertNew is Insert, and returns the set of values that the new rows have in a column; rows that were there before are missing from it.
+// The column must be a bigint and differ in all rows.
 func (d *DB) InsertNew(ctx context.Context, tx *sql.Tx, t Table, rows [][]any, column string) (map[int64]bool, error) {
 	i := slices.Index(t.Columns, column+" bigint")
 	if i < 0 {
@@ -208,7 +208,7 @@ func (d *DB) InsertNew(ctx context.Context, tx *sql.Tx, t Table, rows [][]any, c
 	return d.insert(ctx, tx, t, rows, i)
 }
 
-// insert writes rows; told (a column's index, or -1) is of which column the values written are returned.
+// insert writes rows and returns the values of one column of the new ones; told is the column's index, -1 for none.
 func (d *DB) insert(ctx context.Context, tx *sql.Tx, t Table, rows [][]any, told int) (map[int64]bool, error) {
 	way := insertEach
 	if d.postgres {
