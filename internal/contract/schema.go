@@ -65,10 +65,10 @@ func fieldSchema(f topics.Field) tree {
 	return t.with("description", sentence(f.Doc))
 }
 
-// sentence is a doc as a sentence.
+// sentence is a doc as a sentence. One that begins with a value or a code, true: or rate_limited:, keeps that as it is.
 func sentence(doc string) string {
-	if doc == "" {
-		return ""
+	if first, _, _ := strings.Cut(doc, " "); doc == "" || strings.HasSuffix(first, ":") {
+		return doc
 	}
 	return strings.ToUpper(doc[:1]) + doc[1:]
 }
