@@ -362,7 +362,7 @@ func (a *API) recovered(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) (err error) {
 		defer func() {
 			if p := recover(); p != nil {
-				if p == http.ErrAbortHandler {
+				if p == http.ErrAbortHandler { //nolint:errorlint // net/http compares with == as well
 					panic(p)
 				}
 				a.o.Logger.Error("a handler panicked", "route", c.Path(), "stack", string(debug.Stack()))

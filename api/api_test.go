@@ -412,7 +412,7 @@ func TestStatsAway(t *testing.T) {
 		w := &world{}
 		handler := api.New(w.options(t))
 		get := func() (int, string) {
-			r := httptest.NewRequest("GET", "/stats", nil)
+			r := httptest.NewRequest(http.MethodGet, "/stats", nil)
 			r.Header.Set("Authorization", "Bearer alice")
 			a := httptest.NewRecorder()
 			handler.ServeHTTP(a, r)
@@ -565,7 +565,7 @@ func TestCORS(t *testing.T) {
 	}
 	o := (&world{}).options(t)
 	o.Origins = nil
-	r := httptest.NewRequest("GET", "/stats", nil)
+	r := httptest.NewRequest(http.MethodGet, "/stats", nil)
 	r.Header.Set("Origin", "https://anything.example")
 	rec := httptest.NewRecorder()
 	api.New(o).ServeHTTP(rec, r)
@@ -600,7 +600,7 @@ func TestOrigins(t *testing.T) {
 		if o.Origins, err = api.ParseOrigins([]string{tc.allowed}); err != nil {
 			t.Fatal(err)
 		}
-		r := httptest.NewRequest("GET", "/stats", nil)
+		r := httptest.NewRequest(http.MethodGet, "/stats", nil)
 		r.Host = "nexus.test"
 		r.Header.Set("Authorization", "Bearer alice")
 		r.Header.Set("Origin", tc.origin)

@@ -177,7 +177,7 @@ func ownAttribute(name string) bool {
 
 // attributeName follows CloudEvents 1.0, "Attribute Naming Convention".
 func attributeName(name string) bool {
-	return name != "" && !strings.ContainsFunc(name, func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9') })
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') })
 }
 
 // binary reads an event whose attributes are headers and whose data is the body (HTTP Protocol Binding, section 3.1).

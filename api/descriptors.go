@@ -38,7 +38,7 @@ func DescriptorLimit() (uint64, error) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
 		return 0, fmt.Errorf("read RLIMIT_NOFILE: %w", err)
 	}
-	return uint64(r.Cur), nil
+	return uint64(r.Cur), nil //nolint:unconvert // it is signed on FreeBSD
 }
 
 // Guard is a listener that refuses connections, with 503 and before they cost more than a moment, where they would take the

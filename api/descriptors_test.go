@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -114,7 +115,7 @@ func TestStopCutsWhatIsOpen(t *testing.T) {
 	}()
 	<-begun
 	stop()
-	if err := <-served; err != nil && err != http.ErrServerClosed {
+	if err := <-served; err != nil && !errors.Is(err, http.ErrServerClosed) {
 		t.Errorf("Serve: %v", err)
 		_ = a.echo.Server.Close() // the rest must not hang
 	}

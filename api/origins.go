@@ -116,20 +116,21 @@ func allowedHeaders(asked string) string {
 	if len(asked) > maxAskedBytes || strings.Count(asked, ",") >= maxAsked {
 		return usualHeaders
 	}
-	allowed := usualHeaders
+	var allowed strings.Builder
+	allowed.WriteString(usualHeaders)
 	for name := range strings.SplitSeq(asked, ",") {
 		name = strings.ToLower(strings.Trim(name, " \t"))
 		if name == "" || strings.ContainsFunc(name, notToken) || trusted(name) || strings.Contains(", "+usualHeaders+",", ", "+name+",") {
 			continue
 		}
-		allowed += ", " + name
+		allowed.WriteString(", " + name)
 	}
-	return allowed
+	return allowed.String()
 }
 
 // notToken tells what may not stand in a header's name (RFC 9110, section 5.6.2).
 func notToken(r rune) bool {
-	return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || strings.ContainsRune("!#$%&'*+-.^_`|~", r))
+	return (r < 'a' || r > 'z') && (r < '0' || r > '9') && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
 }
 
 // trusted are headers that proxies write and servers behind them believe: no page may set them.

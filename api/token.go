@@ -31,12 +31,7 @@ const (
 
 // Has reports whether the token has a scope.
 func (c Claims) Has(scope string) bool {
-	for _, s := range c.Scopes {
-		if s == scope {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(c.Scopes, scope)
 }
 
 // Tokens verifies and signs JSON Web Tokens: HS256 (RFC 7518, section 3.2) and no other algorithm.

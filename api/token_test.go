@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -127,12 +128,8 @@ func TestClaimsOfOtherTypes(t *testing.T) {
 		}},
 	} {
 		claims := jwt.MapClaims{}
-		for k, v := range base {
-			claims[k] = v
-		}
-		for k, v := range tc.changes {
-			claims[k] = v
-		}
+		maps.Copy(claims, base)
+		maps.Copy(claims, tc.changes)
 		tc.tokens.Secrets, tc.tokens.Now = [][]byte{[]byte("current")}, func() time.Time { return now }
 		c, err := tc.tokens.Verify(sign(t, "current", claims))
 		switch {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"io"
 	"log/slog"
 	"path/filepath"
 	"testing"
@@ -39,7 +38,7 @@ func TestLargestValues(t *testing.T) {
 	}
 	for name, open := range map[string]func(*testing.T) *sqldb.DB{"sqlite": openSQLite, "postgres": openPostgres} {
 		t.Run("inbox/"+name, func(t *testing.T) {
-			in, err := inbox.Open(t.Context(), open(t), time.Hour, slog.New(slog.NewTextHandler(io.Discard, nil)))
+			in, err := inbox.Open(t.Context(), open(t), time.Hour, slog.New(slog.DiscardHandler))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -2,7 +2,6 @@ package projections_test
 
 import (
 	"fmt"
-	"io"
 	"log/slog"
 	"sync"
 	"testing"
@@ -29,7 +28,7 @@ func TestPgBouncer(t *testing.T) {
 				return
 			}
 			t.Cleanup(func() { db.Close() })
-			if nodes[i], err = inbox.Open(t.Context(), db, time.Hour, slog.New(slog.NewTextHandler(io.Discard, nil))); err != nil {
+			if nodes[i], err = inbox.Open(t.Context(), db, time.Hour, slog.New(slog.DiscardHandler)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -103,7 +102,7 @@ func BenchmarkFoldPostgres(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer db.Close()
-			in, err := inbox.Open(b.Context(), db, time.Hour, slog.New(slog.NewTextHandler(io.Discard, nil)))
+			in, err := inbox.Open(b.Context(), db, time.Hour, slog.New(slog.DiscardHandler))
 			if err != nil {
 				b.Fatal(err)
 			}

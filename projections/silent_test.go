@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/url"
 	"strings"
@@ -43,7 +42,7 @@ func openInbox(t *testing.T, dsn string) (*sqldb.DB, *inbox.Inbox) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { db.Close() })
-	in, err := inbox.Open(t.Context(), db, time.Hour, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	in, err := inbox.Open(t.Context(), db, time.Hour, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

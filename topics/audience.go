@@ -120,7 +120,7 @@ func CheckChannel(name string) error {
 	}
 	for i := range len(name) {
 		c := name[i]
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("_.:-", c) >= 0) {
+		if ('a' > c || c > 'z') && ('A' > c || c > 'Z') && ('0' > c || c > '9') && strings.IndexByte("_.:-", c) < 0 {
 			return errors.New("a channel name consists of A-Z a-z 0-9 _ . : -")
 		}
 	}

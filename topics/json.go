@@ -312,7 +312,7 @@ func (s *scanner) hex() (uint64, bool) {
 		return 0, false
 	}
 	for _, c := range s.b[s.i : s.i+4] {
-		if !('0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F') {
+		if ('0' > c || c > '9') && ('a' > c || c > 'f') && ('A' > c || c > 'F') {
 			return 0, false
 		}
 	}

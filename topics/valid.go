@@ -54,7 +54,7 @@ func Valid(e *Event) error {
 }
 
 func (e *Event) judge() error {
-	if err := e.Meta.check(); err != nil {
+	if err := e.check(); err != nil {
 		return err
 	}
 	k, err := e.readKey()

@@ -12,8 +12,8 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-const adoptHelp = `nexus adopt takes this log on where a store remembers another one: the log was wiped, restored from an older backup, has lost
-its last records, or is another installation's. The store keeps what it has and goes on from here:
+const adoptHelp = `nexus adopt takes this log on where a store remembers another one: the log was wiped, restored from an older backup, has
+lost its last records, or is another installation's. The store keeps what it has and goes on from here:
 
   - from the beginning of a topic that was made anew,
   - from the end of a topic that has lost records: what was appended since the loss is not folded. nexus rebuild has all of it.
@@ -38,10 +38,7 @@ func adopt(ctx context.Context, args []string, env environment, stdout, stderr i
 	if err != nil {
 		return err
 	}
-	a, err := newApp(c, quietLog(stderr), stdout)
-	if err != nil {
-		return err
-	}
+	a := newApp(c, quietLog(stderr), stdout)
 	defer a.close()
 	known := namesWhere(a.stored(), func(part) bool { return true })
 	for _, name := range names {
@@ -79,7 +76,8 @@ func (a *app) adopt(ctx context.Context, names []string, out io.Writer) error {
 		}
 	}
 	if left {
-		return errors.New("some stores remember another log: nexus adopt and their names takes this one on, nexus rebuild inbox and stats fold anew")
+		return errors.New("some stores remember another log: nexus adopt and their names takes this one on, nexus rebuild inbox and stats " +
+			"fold anew")
 	}
 	return nil
 }
@@ -98,7 +96,8 @@ func (a *app) adoptFor(ctx context.Context, p part, list []pipeline.Misfit, out 
 			m.To.Next = m.End
 		}
 		to[m.Topic][m.Partition] = m.To
-		fmt.Fprintf(out, "%s: %s/%d: goes on from offset %d; the log ends at %d\n", c.Name, a.kafka.Names.Name(m.Topic), m.Partition, m.To.Next, m.End)
+		fmt.Fprintf(out, "%s: %s/%d: goes on from offset %d; the log ends at %d\n", c.Name, a.kafka.Names.Name(m.Topic), m.Partition, m.To.Next,
+			m.End)
 	}
 	if err := c.Sink.(adopter).Adopt(ctx, to); err != nil {
 		return err

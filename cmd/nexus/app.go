@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -41,13 +40,13 @@ type app struct {
 
 	registry *prometheus.Registry
 	metrics  *pipeline.Metrics
-	tokens   api.Tokens
 
 	list    []part
 	parts   map[string]*opened // those that are open, by name
 	closers []func()           // called backwards
 
 	// What the parts have opened, for the parts below them in the list.
+	tokens   api.Tokens
 	listener net.Listener
 	kafka    pipeline.Kafka
 	logs     *pipeline.Log
@@ -65,21 +64,13 @@ type app struct {
 	api      *api.API
 }
 
-// newApp makes an app of which nothing is open: it only sees to DATA_DIR and to the secret that tokens are signed with.
-func newApp(c *Config, log *slog.Logger, stdout io.Writer) (*app, error) {
+// newApp makes an app of which nothing is open yet.
+func newApp(c *Config, log *slog.Logger, stdout io.Writer) *app {
 	a := &app{c: c, log: log, stdout: stdout, registry: prometheus.NewRegistry(), parts: make(map[string]*opened)}
 	a.list = a.allParts()
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildOf().metric())
 	a.metrics = pipeline.NewMetrics(a.registry)
-	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
-		return nil, fmt.Errorf("DATA_DIR: %w", err)
-	}
-	secret, err := secretOf(c)
-	if err != nil {
-		return nil, err
-	}
-	a.tokens = tokensOf(c, secret)
-	return a, nil
+	return a
 }
 
 // embedded tells whether the log is this process's own.

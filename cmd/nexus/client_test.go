@@ -17,11 +17,13 @@ func TestPublications(t *testing.T) {
 		body map[string]any // nil: refused
 		says string
 	}{
-		{[]string{"notification", "--user", "a", "--title", "T", "--body", "B", "--type", "SYSTEM", "--icon", "I", "--data", `{"x":1}`}, "/notifications",
+		{[]string{"notification", "--user", "a", "--title", "T", "--body", "B", "--type", "SYSTEM", "--icon", "I", "--data", `{"x":1}`},
+			"/notifications",
 			map[string]any{"userId": "a", "title": "T", "body": "B", "type": "SYSTEM", "icon": "I", "data": map[string]any{"x": 1.0}}, ""},
 		{[]string{"notification", "--channel", "c", "--title", "T", "--text", "B", "--type", "SYSTEM"}, "/notifications",
 			map[string]any{"channel": "c", "title": "T", "body": "B", "type": "SYSTEM"}, ""},
-		{[]string{"activity", "--user", "a", "--type", "x", "--text", "M"}, "/activities", map[string]any{"userId": "a", "type": "x", "message": "M"}, ""},
+		{[]string{"activity", "--user", "a", "--type", "x", "--text", "M"}, "/activities", map[string]any{"userId": "a", "type": "x",
+			"message": "M"}, ""},
 		{[]string{"announcement", "--title", "T"}, "/announcements", map[string]any{"title": "T", "body": ""}, ""},
 		{[]string{"message", "--to", "b", "--text", "hi", "--client-message-id", "1"}, "/messages",
 			map[string]any{"receiverId": "b", "content": "hi", "clientMessageId": "1"}, ""},

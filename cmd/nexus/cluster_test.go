@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -105,9 +106,7 @@ func cluster(t testing.TB) func(name string, more ...string) map[string]string {
 		"DATABASE_URL": testenv.Postgres(t), "CLICKHOUSE_URL": testenv.ClickHouse(t), "NEXUS_TOPIC_PREFIX": testenv.Name("t") + "."}
 	return func(name string, more ...string) map[string]string {
 		env := map[string]string{"NODE_NAME": name, "DATA_DIR": t.TempDir()}
-		for k, v := range shared {
-			env[k] = v
-		}
+		maps.Copy(env, shared)
 		for i := 0; i+1 < len(more); i += 2 {
 			env[more[i]] = more[i+1]
 		}

@@ -167,36 +167,48 @@ func settings() []setting {
 			return nil
 		}},
 		{"HOST", "", "address to listen on; empty means all", text(func(c *Config) *string { return &c.Host })},
-		{"NODE_NAME", "", "name of this node, the same at every start; default <hostname>:<port>", text(func(c *Config) *string { return &c.NodeName })},
+		{"NODE_NAME", "", "name of this node, the same at every start; default <hostname>:<port>",
+			text(func(c *Config) *string { return &c.NodeName })},
 		{"DATA_DIR", "nexus-data", "folder of the embedded engines", text(func(c *Config) *string { return &c.DataDir })},
-		{"LOG_LEVEL", "info", "debug, info, warn or error", oneOf(func(c *Config) *string { return &c.LogLevel }, "debug", "info", "warn", "error")},
+		{"LOG_LEVEL", "info", "debug, info, warn or error",
+			oneOf(func(c *Config) *string { return &c.LogLevel }, "debug", "info", "warn", "error")},
 
 		{"KAFKA_BROKERS", "", "Kafka as host:port,…; unset: the embedded one", list(func(c *Config) *[]string { return &c.Kafka.Brokers })},
 		{"KAFKA_TLS", "false", "reach Kafka over TLS", truth(func(c *Config) *bool { return &c.Kafka.TLS })},
-		{"KAFKA_SASL_MECHANISM", "", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", oneOf(func(c *Config) *string { return &c.Kafka.SASLMechanism }, "", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")},
+		{"KAFKA_SASL_MECHANISM", "", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512",
+			oneOf(func(c *Config) *string { return &c.Kafka.SASLMechanism }, "", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")},
 		{"KAFKA_SASL_USERNAME", "", "user name for SASL", text(func(c *Config) *string { return &c.Kafka.SASLUsername })},
 		{"KAFKA_SASL_PASSWORD", "", "password for SASL", text(func(c *Config) *string { return &c.Kafka.SASLPassword })},
-		{"EMBEDDED_KAFKA_PORT", "", "port of the embedded Kafka on loopback; default 9092, or a free one where that is taken", func(c *Config, v string) error {
+		{"EMBEDDED_KAFKA_PORT", "", "port of the embedded Kafka on loopback; default 9092, or a free one where that is taken", func(c *Config,
+			v string) error {
 			c.BrokerPortSet = true
 			return number(func(c *Config) *int { return &c.Broker.Port }, 0, 65535)(c, v)
 		}},
-		{"DURABILITY", "process", "process: the embedded log survives kill -9; fsync: also a loss of power, slower", choice(func(c *Config, v string) { c.Broker.Fsync = v == fsync }, "process", fsync)},
+		{"DURABILITY", "process", "process: the embedded log survives kill -9; fsync: also a loss of power, slower",
+			choice(func(c *Config, v string) { c.Broker.Fsync = v == fsync }, "process", fsync)},
 		{topicPrefix, "nexus.", "what the topics' names begin with", text(func(c *Config) *string { return &c.Kafka.Names.Prefix })},
-		{"TOPIC_PARTITIONS", "6", "partitions of topics that Nexus makes", number(func(c *Config) *int32 { return &c.Topics.Partitions }, 1, 1000)},
-		{"TOPIC_REPLICATION", "0", "replicas of topics that Nexus makes; 0 means min(3, brokers)", number(func(c *Config) *int { return &c.Topics.Replication }, 0, 10)},
+		{"TOPIC_PARTITIONS", "6", "partitions of topics that Nexus makes",
+			number(func(c *Config) *int32 { return &c.Topics.Partitions }, 1, 1000)},
+		{"TOPIC_REPLICATION", "0", "replicas of topics that Nexus makes; 0 means min(3, brokers)",
+			number(func(c *Config) *int { return &c.Topics.Replication }, 0, 10)},
 
-		{"DATABASE_URL", "", "PostgreSQL for the inbox, like postgres://user:password@host:5432/name; unset: SQLite", func(c *Config, v string) error {
+		{"DATABASE_URL", "", "PostgreSQL for the inbox, like postgres://user:password@host:5432/name; unset: SQLite", func(c *Config,
+			v string) error {
 			c.DatabaseURL = v
 			return urlOf(v, "postgres", "postgresql")
 		}},
-		{"CLICKHOUSE_URL", "", "ClickHouse for statistics, like clickhouse://user:password@host:9000/database; unset: SQLite", func(c *Config, v string) error {
+		{"CLICKHOUSE_URL", "", "ClickHouse for statistics, like clickhouse://user:password@host:9000/database; unset: SQLite", func(c *Config,
+			v string) error {
 			c.ClickHouseURL = v
 			return urlOf(v, "clickhouse", "tcp")
 		}},
-		{"FEED_RETENTION", "168h", "how long the feed that clients resume from is kept", span(func(c *Config) *time.Duration { return &c.FeedRetention }, time.Minute)},
+		{"FEED_RETENTION", "168h", "how long the feed that clients resume from is kept",
+			span(func(c *Config) *time.Duration { return &c.FeedRetention }, time.Minute)},
 
-		{"JWT_SECRET", "", "secret that tokens are signed with (HS256), at least 32 bytes", text(func(c *Config) *string { return &c.JWTSecret })},
-		{"JWT_SECRET_PREVIOUS", "", "secret that is still accepted while it is being replaced", text(func(c *Config) *string { return &c.JWTSecretPrevious })},
+		{"JWT_SECRET", "", "secret that tokens are signed with (HS256), at least 32 bytes",
+			text(func(c *Config) *string { return &c.JWTSecret })},
+		{"JWT_SECRET_PREVIOUS", "", "secret that is still accepted while it is being replaced",
+			text(func(c *Config) *string { return &c.JWTSecretPrevious })},
 		{"JWT_ISSUER", "", "demanded iss of tokens", text(func(c *Config) *string { return &c.Tokens.Issuer })},
 		{"JWT_AUDIENCE", "", "demanded aud of tokens", text(func(c *Config) *string { return &c.Tokens.Audience })},
 		{"ALLOWED_ORIGIN", "", "origins that browsers may come from, comma-separated; unset: any", func(c *Config, v string) error {
@@ -205,25 +217,44 @@ func settings() []setting {
 			return err
 		}},
 
-		{"MAX_CONNECTIONS_PER_USER", "5", "connections of a user in a namespace", number(func(c *Config) *int { return &c.Edge.Limits.PerUser }, 1, many)},
-		{"MAX_CONNECTIONS_PER_NAMESPACE", "1000", "connections in a namespace", number(func(c *Config) *int { return &c.Edge.Limits.PerNamespace }, 1, many)},
-		{"CONNECTION_POLICY", "refuse", "what happens to one connection too many of a user: refuse it, or evict-oldest", choice(func(c *Config, v string) { c.Edge.Limits.EvictOldest = v == evictOldest }, "refuse", evictOldest)},
-		{"RATE_LIMIT_MESSAGES", "100", "messages of a user within the window", number(func(c *Config) *int { return &c.Edge.RateLimit }, 1, many)},
-		{"RATE_LIMIT_WINDOW", "1m", "the window of the rate limit", span(func(c *Config) *time.Duration { return &c.Edge.RateWindow }, time.Second)},
-		{"DEDUP_WINDOW", "5m", "how long a repeat is a duplicate; fixed by the log's first start", span(func(c *Config) *time.Duration { return &c.DedupWindow }, time.Millisecond)},
-		{"DEDUP_CONTENT_WINDOW", "5m", "how long a node gives copies of a message without an id the first one's id", span(func(c *Config) *time.Duration { return &c.Edge.ContentWindow }, 0)},
-		{"PING_INTERVAL", "30s", "heartbeat of connections", span(func(c *Config) *time.Duration { return &c.Edge.PingInterval }, 50*time.Millisecond)},
-		{"PING_TIMEOUT", "20s", "how long an answer to the heartbeat may take", span(func(c *Config) *time.Duration { return &c.Edge.PingTimeout }, 50*time.Millisecond)},
-		{"CONNECT_TIMEOUT", "45s", "how long a Socket.IO session may take to join a namespace", span(func(c *Config) *time.Duration { return &c.Edge.ConnectTimeout }, time.Second)},
-		{"STATS_INTERVAL", "30s", "how often stats_update is sent without a change", span(func(c *Config) *time.Duration { return &c.Edge.StatsInterval }, time.Second)},
-		{"PRESENCE_GRACE", "2s", "how long a user who is gone is still shown as online", span(func(c *Config) *time.Duration { return &c.Edge.PresenceGrace }, 0)},
-		{"COMPRESSION_THRESHOLD", "1024", "longer messages are compressed, in bytes", number(func(c *Config) *int { return &c.Edge.CompressionThreshold }, 0, many)},
-		{"MAX_MESSAGE_BYTES", "1000000", "longest frame from a client", number(func(c *Config) *int { return &c.Edge.MaxMessageBytes }, 1024, 64<<20)},
-		{"MAX_CONTENT_BYTES", "32768", "longest content of a chat message", number(func(c *Config) *int { return &c.Edge.MaxContentBytes }, 1, 200<<10)},
-		{"MAX_QUEUE_BYTES", "1048576", "bytes that may wait for a slow client before it is closed", number(func(c *Config) *int { return &c.Edge.MaxQueueBytes }, 64<<10, many)},
-		{"FIREBASE_PROJECT_ID", "", "Firebase project that pushes are sent for; unset: push is off", real("FIREBASE_PROJECT_ID", func(c *Config) *string { return &c.Firebase.ProjectID })},
-		{"FIREBASE_PRIVATE_KEY", "", "private key of its service account, PEM; \\n stands for a line's end", real("FIREBASE_PRIVATE_KEY", func(c *Config) *string { return &c.Firebase.PrivateKey })},
-		{"FIREBASE_CLIENT_EMAIL", "", "its service account", real("FIREBASE_CLIENT_EMAIL", func(c *Config) *string { return &c.Firebase.ClientEmail })},
+		{"MAX_CONNECTIONS_PER_USER", "5", "connections of a user in a namespace",
+			number(func(c *Config) *int { return &c.Edge.Limits.PerUser }, 1, many)},
+		{"MAX_CONNECTIONS_PER_NAMESPACE", "1000", "connections in a namespace",
+			number(func(c *Config) *int { return &c.Edge.Limits.PerNamespace }, 1, many)},
+		{"CONNECTION_POLICY", "refuse", "what happens to one connection too many of a user: refuse it, or evict-oldest",
+			choice(func(c *Config, v string) { c.Edge.Limits.EvictOldest = v == evictOldest }, "refuse", evictOldest)},
+		{"RATE_LIMIT_MESSAGES", "100", "messages of a user within the window",
+			number(func(c *Config) *int { return &c.Edge.RateLimit }, 1, many)},
+		{"RATE_LIMIT_WINDOW", "1m", "the window of the rate limit",
+			span(func(c *Config) *time.Duration { return &c.Edge.RateWindow }, time.Second)},
+		{"DEDUP_WINDOW", "5m", "how long a repeat is a duplicate; fixed by the log's first start",
+			span(func(c *Config) *time.Duration { return &c.DedupWindow }, time.Millisecond)},
+		{"DEDUP_CONTENT_WINDOW", "5m", "how long a node gives copies of a message without an id the first one's id",
+			span(func(c *Config) *time.Duration { return &c.Edge.ContentWindow }, 0)},
+		{"PING_INTERVAL", "30s", "heartbeat of connections",
+			span(func(c *Config) *time.Duration { return &c.Edge.PingInterval }, 50*time.Millisecond)},
+		{"PING_TIMEOUT", "20s", "how long an answer to the heartbeat may take",
+			span(func(c *Config) *time.Duration { return &c.Edge.PingTimeout }, 50*time.Millisecond)},
+		{"CONNECT_TIMEOUT", "45s", "how long a Socket.IO session may take to join a namespace",
+			span(func(c *Config) *time.Duration { return &c.Edge.ConnectTimeout }, time.Second)},
+		{"STATS_INTERVAL", "30s", "how often stats_update is sent without a change",
+			span(func(c *Config) *time.Duration { return &c.Edge.StatsInterval }, time.Second)},
+		{"PRESENCE_GRACE", "2s", "how long a user who is gone is still shown as online",
+			span(func(c *Config) *time.Duration { return &c.Edge.PresenceGrace }, 0)},
+		{"COMPRESSION_THRESHOLD", "1024", "longer messages are compressed, in bytes",
+			number(func(c *Config) *int { return &c.Edge.CompressionThreshold }, 0, many)},
+		{"MAX_MESSAGE_BYTES", "1000000", "longest frame from a client",
+			number(func(c *Config) *int { return &c.Edge.MaxMessageBytes }, 1024, 64<<20)},
+		{"MAX_CONTENT_BYTES", "32768", "longest content of a chat message",
+			number(func(c *Config) *int { return &c.Edge.MaxContentBytes }, 1, 200<<10)},
+		{"MAX_QUEUE_BYTES", "1048576", "bytes that may wait for a slow client before it is closed",
+			number(func(c *Config) *int { return &c.Edge.MaxQueueBytes }, 64<<10, many)},
+		{"FIREBASE_PROJECT_ID", "", "Firebase project that pushes are sent for; unset: push is off",
+			unlessPlaceholder("FIREBASE_PROJECT_ID", func(c *Config) *string { return &c.Firebase.ProjectID })},
+		{"FIREBASE_PRIVATE_KEY", "", "private key of its service account, PEM; \\n stands for a line's end",
+			unlessPlaceholder("FIREBASE_PRIVATE_KEY", func(c *Config) *string { return &c.Firebase.PrivateKey })},
+		{"FIREBASE_CLIENT_EMAIL", "", "its service account",
+			unlessPlaceholder("FIREBASE_CLIENT_EMAIL", func(c *Config) *string { return &c.Firebase.ClientEmail })},
 		{"FIREBASE_ENDPOINT", "", "a proxy or a fake in FCM's place, like https://host/v1", func(c *Config, v string) error {
 			c.Firebase.Endpoint = v
 			return httpURL(v)
@@ -233,16 +264,19 @@ func settings() []setting {
 			return httpURL(v)
 		}},
 		{"PUSH_TTL", "24h", "older events are not pushed any more", span(func(c *Config) *time.Duration { return &c.Push.TTL }, time.Second)},
-		{"PUSH_LEASE", "90s", "when a push that a node was making when it died is made again", span(func(c *Config) *time.Duration { return &c.Push.Lease }, time.Second)},
+		{"PUSH_LEASE", "90s", "when a push that a node was making when it died is made again",
+			span(func(c *Config) *time.Duration { return &c.Push.Lease }, time.Second)},
 		{"PUSH_RATE", "200", "pushes of this node in a second, at most", number(func(c *Config) *int { return &c.Push.Rate }, 1, 100_000)},
 
-		{"STARTUP_TIMEOUT", "30s", "how long a start waits for the engines to be there", span(func(c *Config) *time.Duration { return &c.StartupTimeout }, time.Second)},
-		{"SHUTDOWN_TIMEOUT", "8s", "how long a shutdown may take to drain", span(func(c *Config) *time.Duration { return &c.ShutdownTimeout }, time.Second)},
+		{"STARTUP_TIMEOUT", "30s", "how long a start waits for the engines to be there",
+			span(func(c *Config) *time.Duration { return &c.StartupTimeout }, time.Second)},
+		{"SHUTDOWN_TIMEOUT", "8s", "how long a shutdown may take to drain",
+			span(func(c *Config) *time.Duration { return &c.ShutdownTimeout }, time.Second)},
 	}
 }
 
-// real takes a value unless it is the guide's placeholder, which counts as unset.
-func real(name string, p func(*Config) *string) func(*Config, string) error {
+// unlessPlaceholder takes a value unless it is the guide's placeholder, which counts as unset.
+func unlessPlaceholder(name string, p func(*Config) *string) func(*Config, string) error {
 	return func(c *Config, v string) error {
 		if strings.HasPrefix(v, "your-") {
 			c.FirebasePlaceholder = name
@@ -378,14 +412,17 @@ func (c *Config) checkFirebase() error {
 		problems = append(problems, errors.New("FIREBASE_PROJECT_ID: must be a project id like my-app-1234"))
 	}
 	if !strings.Contains(f.ClientEmail, "@") {
-		problems = append(problems, errors.New("FIREBASE_CLIENT_EMAIL: must be the service account's address, like name@project.iam.gserviceaccount.com"))
+		problems = append(problems, errors.New("FIREBASE_CLIENT_EMAIL: must be the service account's address, like "+
+			"name@project.iam.gserviceaccount.com"))
 	}
 	block, _ := pem.Decode([]byte(f.PrivateKey))
 	if block == nil {
-		problems = append(problems, errors.New("FIREBASE_PRIVATE_KEY: must be the service account's private_key, from -----BEGIN to END-----, with its line ends or with \\n in their place"))
+		problems = append(problems, errors.New("FIREBASE_PRIVATE_KEY: must be the service account's private_key, from -----BEGIN to "+
+			"END-----, with its line ends or with \\n in their place"))
 	} else if _, err := x509.ParsePKCS8PrivateKey(block.Bytes); err != nil {
 		if _, err := x509.ParsePKCS1PrivateKey(block.Bytes); err != nil {
-			problems = append(problems, errors.New("FIREBASE_PRIVATE_KEY: is no private key (PKCS #8): copy it from the service account's JSON file as it is"))
+			problems = append(problems, errors.New("FIREBASE_PRIVATE_KEY: is no private key (PKCS #8): copy it from the service account's JSON "+
+				"file as it is"))
 		}
 	}
 	return errors.Join(problems...)

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"maps"
 	mathrand "math/rand/v2"
 	"os"
 	"os/exec"
@@ -180,9 +181,7 @@ func TestWeakSecrets(t *testing.T) {
 		for _, name := range []string{"JWT_SECRET", "JWT_SECRET_PREVIOUS"} {
 			for _, command := range [][]string{{"serve"}, {"token", "--user", "u"}, {"publish", "announcement", "--title", "t", "--body", "b"}, {"doctor", "--user", "u"}} {
 				env := environment{"JWT_SECRET": testSecret}
-				for k, v := range external {
-					env[k] = v
-				}
+				maps.Copy(env, external)
 				env[name] = weak
 				var out bytes.Buffer
 				if code := run(t.Context(), command, env, &out, &out); code != 2 || !strings.Contains(out.String(), name+":") || strings.Contains(out.String(), weak) {

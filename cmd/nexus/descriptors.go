@@ -15,7 +15,8 @@ func (a *app) guarded(ln net.Listener) net.Listener {
 		return ln
 	}
 	if want := uint64(2*a.c.Edge.Limits.PerNamespace + 128); limit < want {
-		a.log.Warn("the limit of file descriptors is lower than MAX_CONNECTIONS_PER_NAMESPACE needs: connections beyond it are refused with 503; raise it (ulimit -n, LimitNOFILE)",
+		a.log.Warn("the limit of file descriptors is lower than MAX_CONNECTIONS_PER_NAMESPACE needs: connections beyond it are refused with "+
+			"503; raise it (ulimit -n, LimitNOFILE)",
 			"limit", limit, "wanted", want)
 	}
 	return api.NewGuard(ln, limit, a.registry)

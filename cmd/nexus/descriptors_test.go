@@ -40,7 +40,7 @@ func TestFewDescriptors(t *testing.T) {
 			t.Fatalf("after %d connections: %v, want 503", len(in), err)
 		default:
 			body, _ := io.ReadAll(resp.Body)
-			if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(string(body), `"code":"unavailable"`) {
+			if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" || !strings.Contains(string(body), `"code":"unavailable"`) {
 				t.Fatalf("after %d connections: %s %s", len(in), resp.Status, body)
 			}
 			refused++
@@ -78,6 +78,6 @@ func TestFewDescriptors(t *testing.T) {
 		}
 		defer resp.Body.Close()
 		_, _ = io.Copy(io.Discard, resp.Body)
-		return resp.StatusCode == 200
+		return resp.StatusCode == http.StatusOK
 	})
 }

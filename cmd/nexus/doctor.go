@@ -61,14 +61,15 @@ func diagnose(ctx context.Context, args []string, env environment, stdout, stder
 	if *token == "" && *user == "" && *origin == "" {
 		return usageError{errors.New("say what to examine: --token, --user or --origin (see --help)")}
 	}
-	d := &doctor{ctx: ctx, out: stdout, colour: isTerminal(stdout) && env["NO_COLOR"] == "", server: u, client: &http.Client{Timeout: 10 * time.Second}}
+	d := &doctor{ctx: ctx, out: stdout, colour: isTerminal(stdout) && env["NO_COLOR"] == "", server: u,
+		client: &http.Client{Timeout: 10 * time.Second}}
 	defer d.client.CloseIdleConnections()
 	if d.serverWell() {
 		if *origin != "" {
 			d.originAllowed(*origin)
 		}
 		if *token != "" {
-			d.tokenGood(*token, *user, *origin)
+			d.tokenGood(*token, *user, *origin) //nolint:contextcheck // d.ctx is the command's
 		}
 		if *user != "" && *token == "" {
 			d.userWell(*user, *channel, *device, tokens, signErr)
@@ -155,9 +156,11 @@ func (d *doctor) originAllowed(origin string) {
 	case err != nil:
 		d.bad("Try again.", "the server does not answer: %v", err)
 	case status == http.StatusForbidden:
-		d.bad("Add it to ALLOWED_ORIGIN (comma-separated, without a path; https://*.example.com for all hosts below it) and restart.", "pages of %s may not connect", origin)
+		d.bad("Add it to ALLOWED_ORIGIN (comma-separated, without a path; https://*.example.com for all hosts below it) and restart.",
+			"pages of %s may not connect", origin)
 	case header.Get("Access-Control-Allow-Origin") != origin:
-		d.bad("Have the proxy in front of Nexus pass Origin and the answer's headers on.", "the answer lacks Access-Control-Allow-Origin for %s", origin)
+		d.bad("Have the proxy in front of Nexus pass Origin and the answer's headers on.",
+			"the answer lacks Access-Control-Allow-Origin for %s", origin)
 	default:
 		d.good("pages of %s may connect", origin)
 	}
@@ -173,9 +176,11 @@ func (d *doctor) tokenGood(token, user, origin string) {
 		return
 	case status == http.StatusUnauthorized:
 		d.bad(map[string]string{
-			apierr.CodeTokenExpired: "Have the client fetch a new token before it connects, and send " + topics.CommandAuthenticate + " {token} before the old one expires.",
+			apierr.CodeTokenExpired: "Have the client fetch a new token before it connects, and send " + topics.CommandAuthenticate +
+				" {token} before the old one expires.",
 			apierr.CodeTokenRevoked: "The user has to sign in again.",
-		}[r.Error.Code]+" Tokens are HS256 over JWT_SECRET, with sub (or userId) and exp; JWT_ISSUER and JWT_AUDIENCE must match where they are set.",
+		}[r.Error.Code]+" Tokens are HS256 over JWT_SECRET, with sub (or userId) and exp; JWT_ISSUER and JWT_AUDIENCE must match where they "+
+			"are set.",
 			"the token is refused: %s (%s)", r.Error.Message, r.Error.Code)
 		return
 	}
@@ -212,7 +217,7 @@ func (d *doctor) connects(ns, user, token, origin string) {
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, 10*time.Second)
 	defer cancel()
-	ws, resp, err := websocket.DefaultDialer.DialContext(ctx, u.String(), h)
+	ws, resp, err := websocket.DefaultDialer.DialContext(ctx, u.String(), h) //nolint:bodyclose // it is in memory (Dial)
 	if err != nil {
 		var r refusal
 		if resp == nil {
@@ -223,7 +228,8 @@ func (d *doctor) connects(ns, user, token, origin string) {
 		remedy := "Have the proxy in front of Nexus pass WebSocket upgrades on."
 		switch r.Error.Code {
 		case apierr.CodeTooManyConnections:
-			remedy = "Close one of the user's connections (GET /diagnostics/{userId} lists them), or raise MAX_CONNECTIONS_PER_USER, or set CONNECTION_POLICY=evict-oldest."
+			remedy = "Close one of the user's connections (GET /diagnostics/{userId} lists them), or raise MAX_CONNECTIONS_PER_USER, or set " +
+				"CONNECTION_POLICY=evict-oldest."
 		case apierr.CodeUnavailable:
 			remedy = "The namespace is full (MAX_CONNECTIONS_PER_NAMESPACE), or the log is away: see /readyz."
 		case apierr.CodeForbidden:
@@ -264,7 +270,8 @@ func (d *doctor) userWell(user, channel, device string, tokens api.Tokens, signE
 	}
 	status, _, err := d.ask("GET", "/diagnostics/"+url.PathEscape(user), bearer, "", &r)
 	if err != nil || status != http.StatusOK {
-		d.bad("Set JWT_SECRET (or DATA_DIR) to the server's own.", "the server does not tell about %s: status %d, %s", user, status, r.refusal.Error.Message)
+		d.bad("Set JWT_SECRET (or DATA_DIR) to the server's own.", "the server does not tell about %s: status %d, %s", user, status,
+			r.Error.Message)
 		return
 	}
 	dashboards, joined := 0, 0
@@ -278,7 +285,8 @@ func (d *doctor) userWell(user, channel, device string, tokens api.Tokens, signE
 		}
 	}
 	if len(r.Sessions) == 0 {
-		d.bad("The client has to connect; examine its token with --token. What it missed is in its inbox (GET /notifications).", "%s has no connection", user)
+		d.bad("The client has to connect; examine its token with --token. What it missed is in its inbox (GET /notifications).",
+			"%s has no connection", user)
 	} else {
 		d.good("%s is connected", user)
 	}
@@ -287,7 +295,8 @@ func (d *doctor) userWell(user, channel, device string, tokens api.Tokens, signE
 	case joined > 0:
 		d.good("%s is subscribed to %s", user, channel)
 	default:
-		d.bad("Have the client send "+topics.CommandSubscribe+` {"channels":["`+channel+`"]} after every connect, and look at refused in its acknowledgement.`,
+		d.bad("Have the client send "+topics.CommandSubscribe+
+			` {"channels":["`+channel+`"]} after every connect, and look at refused in its acknowledgement.`,
 			"%s is not subscribed to %s in any of %d dashboard sessions", user, channel, dashboards)
 	}
 	known := device == "" && len(r.Devices) > 0
@@ -296,12 +305,15 @@ func (d *doctor) userWell(user, channel, device string, tokens api.Tokens, signE
 	}
 	switch {
 	case len(r.Devices) > 0 && !known:
-		d.bad("Register it again: POST /notifications/device-token. Tokens are removed when FCM says that they are dead, and when another user registers them.",
+		d.bad("Register it again: POST /notifications/device-token. Tokens are removed when FCM says that they are dead, and when another "+
+			"user registers them.",
 			"that device is not registered for %s, who has %d others", user, len(r.Devices))
 	case len(r.Devices) == 0:
-		d.bad("Register the device: POST /notifications/device-token, after the browser has granted notifications.", "%s has no registered device: nothing can be pushed", user)
+		d.bad("Register the device: POST /notifications/device-token, after the browser has granted notifications.",
+			"%s has no registered device: nothing can be pushed", user)
 	case !r.Push:
-		d.bad("Set FIREBASE_PROJECT_ID, FIREBASE_PRIVATE_KEY and FIREBASE_CLIENT_EMAIL.", "%s has %d devices, but mobile push is off on this server", user, len(r.Devices))
+		d.bad("Set FIREBASE_PROJECT_ID, FIREBASE_PRIVATE_KEY and FIREBASE_CLIENT_EMAIL.",
+			"%s has %d devices, but mobile push is off on this server", user, len(r.Devices))
 	default:
 		d.good("%s has %d devices, and push is on", user, len(r.Devices))
 	}

@@ -22,13 +22,15 @@ func kafkaHint(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, kerr.IllegalSaslState), errors.Is(err, kerr.UnsupportedSaslMechanism):
-		return fmt.Errorf("%w (the broker does not take this SASL mechanism on this port: KAFKA_SASL_MECHANISM, or the port of another listener)", err)
+		return fmt.Errorf("%w (the broker does not take this SASL mechanism on this port: KAFKA_SASL_MECHANISM, or the port of another "+
+			"listener)", err)
 	case errors.Is(err, kerr.SaslAuthenticationFailed):
 		return fmt.Errorf("%w (the SASL credentials are not good: KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD)", err)
 	case strings.Contains(err.Error(), "invalid large response size"), strings.Contains(err.Error(), "unexpected correlation"):
 		return fmt.Errorf("%w (what listens there is no Kafka: is it another server's port?)", err)
 	case errors.Is(err, io.EOF), errors.As(err, &large):
-		return fmt.Errorf("%w (it hangs up: the SASL credentials are not good, KAFKA_SASL_*, or one of the two speaks TLS and the other does not, KAFKA_TLS)", err)
+		return fmt.Errorf("%w (it hangs up: the SASL credentials are not good, KAFKA_SASL_*, or one of the two speaks TLS and the other "+
+			"does not, KAFKA_TLS)", err)
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -40,9 +41,7 @@ func TestHints(t *testing.T) {
 		"KAFKA_BROKERS of an HTTP port":  {environment{"KAFKA_BROKERS": refusing(t), "JWT_SECRET": testSecret}, "is it another server's port?"},
 	} {
 		env := environment{"PORT": "0", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "STARTUP_TIMEOUT": "1s"}
-		for k, v := range tc.env {
-			env[k] = v
-		}
+		maps.Copy(env, tc.env)
 		var log safeBuffer
 		if code := run(t.Context(), []string{"serve"}, env, io.Discard, &log); code != 1 || !strings.Contains(log.String(), tc.says) || strings.Contains(log.String(), "hunter2") {
 			t.Errorf("%s: %d\n%s", name, code, log.String())

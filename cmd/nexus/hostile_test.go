@@ -5,6 +5,7 @@ import (
 	"compress/flate"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -319,7 +320,7 @@ func TestHeartbeat(t *testing.T) {
 	for err == nil {
 		_, _, err = silent.ReadMessage()
 	}
-	if e, timeout := err.(net.Error); timeout && e.Timeout() {
+	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 		t.Error("a client that answers no ping was not closed")
 	}
 	since := pings.Load()

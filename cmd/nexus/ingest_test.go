@@ -324,7 +324,7 @@ func testKcat(t *testing.T, i *instance, kcat, addr, prefix string) {
 			t.Fatal(err)
 		}
 		seen := make(map[string]int)
-		for _, line := range strings.Fields(string(out)) {
+		for line := range strings.FieldsSeq(string(out)) {
 			if _, origin, ok := strings.Cut(line, "nexus-origin="); ok {
 				origin, _, _ = strings.Cut(origin, ",")
 				seen[origin]++

@@ -131,7 +131,7 @@ func (r *killRun) send(ctx context.Context, key, path, token, body string) {
 }
 
 func (r *killRun) try(key, path, token, body string) (id string, err error) {
-	q, err := http.NewRequest("POST", "http://127.0.0.1:"+r.port+path, strings.NewReader(body))
+	q, err := http.NewRequest(http.MethodPost, "http://127.0.0.1:"+r.port+path, strings.NewReader(body))
 	if err != nil {
 		return "", err
 	}
@@ -236,7 +236,7 @@ func (r *killRun) read(u int, ns, token string) (map[string]int, error) {
 	}
 	count := make(map[string]int)
 	for cursor := ""; ; {
-		q, err := http.NewRequest("GET", "http://127.0.0.1:"+r.port+path+"&cursor="+cursor, nil)
+		q, err := http.NewRequest(http.MethodGet, "http://127.0.0.1:"+r.port+path+"&cursor="+cursor, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -249,7 +249,7 @@ func (r *killRun) read(u int, ns, token string) (map[string]int, error) {
 		err = json.NewDecoder(resp.Body).Decode(&page)
 		resp.Body.Close()
 		if err != nil || resp.StatusCode != http.StatusOK || page["stale"] == true {
-			return nil, fmt.Errorf("status %d, stale %v: %v", resp.StatusCode, page["stale"], err)
+			return nil, fmt.Errorf("status %d, stale %v: %w", resp.StatusCode, page["stale"], err)
 		}
 		for _, item := range page[list].([]any) {
 			data := item.(map[string]any)

@@ -69,7 +69,8 @@ func (c *calm) WithGroup(name string) slog.Handler {
 
 // Handle is slog.Handler's.
 func (c *calm) Handle(ctx context.Context, r slog.Record) error {
-	if r.Level < slog.LevelWarn || !c.lines.leaveOut(kind{c.component, r.Message, r.Level}, r, c.next) {
+	k := kind{c.component, r.Message, r.Level}
+	if r.Level < slog.LevelWarn || !c.lines.leaveOut(k, r, c.next) { //nolint:contextcheck // a line told later has no caller
 		return c.next.Handle(ctx, r)
 	}
 	return nil

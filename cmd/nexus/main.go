@@ -38,8 +38,9 @@ func main() {
 // run is the whole program; it returns the exit code: 0 done, 1 failed, 2 wrong use.
 func run(ctx context.Context, args []string, env environment, stdout, stderr io.Writer) int {
 	commands := map[string]func(context.Context, []string, environment, io.Writer, io.Writer) error{
-		"serve": serve, "token": token, "publish": publish, "tail": tail, "doctor": diagnose, "rebuild": rebuild, "adopt": adopt, "repartition": repartition,
-		"version": version,
+		"serve": serve, "token": token, "publish": publish, "tail": tail, "doctor": diagnose, "rebuild": rebuild, "adopt": adopt,
+		"repartition": repartition,
+		"version":     version,
 	}
 	if len(args) == 0 || args[0] == "help" || args[0] == "--help" || args[0] == "-h" {
 		fmt.Fprint(stdout, help)

@@ -17,7 +17,7 @@ func (i *instance) scrape() string {
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != 200 {
+	if err != nil || resp.StatusCode != http.StatusOK {
 		i.t.Fatalf("/metrics: %d %v", resp.StatusCode, err)
 	}
 	return string(b)

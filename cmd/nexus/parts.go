@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -65,16 +66,17 @@ type opened struct {
 func (a *app) allParts() []part {
 	sql, olap := storeOf(a.c.DatabaseURL), storeOf(a.c.ClickHouseURL)
 	return []part{
-		{name: "http", open: a.listen}, // first, for a port that is taken is told at once; served last, by api
-		{name: "log", open: a.openLog},
-		{name: "database", open: a.openDatabase},
+		{name: "data", open: a.openData},
+		{name: "http", needs: []string{"data"}, open: a.listen}, // early: a port that is taken is told at once; served last, by api
+		{name: "log", needs: []string{"data"}, open: a.openLog},
+		{name: "database", needs: []string{"data"}, open: a.openDatabase},
 		a.projection(part{name: "inbox", needs: []string{"log", "database"}, keeps: sql, rebuilds: true}, inbox.Topics(), a.openInbox),
 		a.projection(part{name: "stats", needs: []string{"log"}, keeps: olap, rebuilds: true}, stats.Topics(), a.openStats),
 		a.projection(part{name: "control", needs: []string{"log"}}, []topics.Topic{topics.Control}, a.openControl),
-		{name: "edge", needs: []string{"log", "inbox", "stats", "control"}, open: a.openEdge},
+		{name: "edge", needs: []string{"data", "log", "inbox", "stats", "control"}, open: a.openEdge},
 		a.projection(part{name: "push", needs: []string{"log", "database", "inbox", "edge"}, keeps: sql, skips: true}, push.Topics(), a.openPush),
 		{name: "gate", needs: []string{"log"}, keeps: sharedStore, open: a.openGate},
-		{name: "api", needs: []string{"http", "log", "inbox", "stats", "control", "edge", "push"}, open: a.openAPI}, // last: its health knows all parts
+		{name: "api", needs: []string{"http", "log", "inbox", "stats", "control", "edge", "push"}, open: a.openAPI}, // last: it knows all
 	}
 }
 
@@ -159,11 +161,28 @@ func probeOf(sink pipeline.Sink, c *pipeline.Consumer) func(ctx context.Context)
 
 // wayOut tells an operator what to do where a part's store remembers another log.
 func wayOut(p part) string {
-	adopt := "if store and log belong together (see the URLs and NEXUS_TOPIC_PREFIX), stop all nodes and run nexus adopt " + p.name + " to go on from here"
+	adopt := "if store and log belong together (see the URLs and NEXUS_TOPIC_PREFIX), stop all nodes and run nexus adopt " + p.name +
+		" to go on from here"
 	if p.rebuilds {
 		return adopt + " with what it has, or nexus rebuild " + p.name + " to fold it anew from this log"
 	}
 	return adopt
+}
+
+// openData makes DATA_DIR, and finds the secret that tokens are signed with.
+func (a *app) openData(context.Context) (opened, error) {
+	if err := os.MkdirAll(a.c.DataDir, 0o700); err != nil {
+		return opened{}, fmt.Errorf("DATA_DIR: %w", err)
+	}
+	secret, err := secretOf(a.c)
+	if err != nil {
+		return opened{}, err
+	}
+	if a.c.JWTSecret == "" {
+		a.log.Info("JWT_SECRET is not set: using one of this server's own", "file", secretFile(a.c.DataDir))
+	}
+	a.tokens = tokensOf(a.c, secret)
+	return opened{}, nil
 }
 
 // listen takes the port, so that a second process ends here before it touches anything, and names the node after it.
@@ -216,7 +235,8 @@ func (a *app) openEdge(ctx context.Context) (opened, error) {
 	set := a.c.Edge
 	set.ContentWindow = min(set.ContentWindow, a.window) // beyond that a copy is another message
 	var err error
-	a.edge, err = edge.New(ctx, edge.Options{Kafka: a.kafka, Producer: a.producer, Log: a.logs, Windows: a.windows, Watch: a.watch, Inbox: a.inbox, Stats: a.counts,
+	a.edge, err = edge.New(ctx, edge.Options{Kafka: a.kafka, Producer: a.producer, Log: a.logs, Windows: a.windows, Watch: a.watch,
+		Inbox: a.inbox, Stats: a.counts,
 		Logger: a.component("edge"), Metrics: a.registry, NodeName: a.c.NodeName, Verify: a.identify,
 		Revoked:  func(id edge.Identity) bool { return a.control.IsRevoked(id.User, id.TokenID, id.Issued) },
 		Settings: set, HeartbeatInterval: heartbeatInterval, RepeatInterval: repeatInterval})
@@ -236,7 +256,7 @@ func (a *app) openPush(ctx context.Context) (pipeline.Sink, error) {
 			return nil, err
 		}
 	} else {
-		a.log.Info("mobile push is off: " + a.c.pushOff())
+		a.log.Info("mobile push is off: " + a.c.pushOff()) //nolint:sloglint // one of two sentences
 	}
 	a.pusher, err = push.New(ctx, o)
 	return a.pusher, err
@@ -244,7 +264,8 @@ func (a *app) openPush(ctx context.Context) (pipeline.Sink, error) {
 
 func (a *app) openGate(context.Context) (opened, error) {
 	p := part{name: "gate"}
-	o := pipeline.GateOptions{Kafka: a.kafka, Producer: a.producer, Windows: a.windows, Log: a.component("gate"), WayOut: wayOut(p), Watch: a.watch,
+	o := pipeline.GateOptions{Kafka: a.kafka, Producer: a.producer, Windows: a.windows, Log: a.component("gate"), WayOut: wayOut(p),
+		Watch:     a.watch,
 		Positions: a.group("gate"), Instance: a.instance("gate")}
 	if !a.embedded() {
 		o.Group = o.Positions
@@ -260,6 +281,7 @@ func (a *app) openAPI(context.Context) (opened, error) {
 		a.log.Info("ALLOWED_ORIGIN is not set: browsers may come from any origin")
 	}
 	a.health = newHealth(a.probes())
+	//nolint:contextcheck // requests have contexts of their own
 	a.api = api.New(api.Options{Verify: a.verify, Producer: a.producer, Tail: a.edge.Tail(), Inbox: a.inbox, Messages: a.edge,
 		Presence: a.edge.Presence(), Stats: a.counts, Logger: a.component("api"), Metrics: a.registry, Push: a.pusher.On(),
 		Parts: a.health.names(), Problems: a.health.problems, Build: api.Build(buildOf()),

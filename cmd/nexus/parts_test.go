@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -21,14 +23,12 @@ func embeddedApp(t *testing.T) *app {
 	t.Chdir(t.TempDir()) // no .env
 	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	c, err := load(fs, nil, environment{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "JWT_SECRET": testSecret})
+	c, err := load(fs, nil, environment{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0",
+		"JWT_SECRET": testSecret})
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := newApp(c, slog.New(slog.DiscardHandler), io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := newApp(c, slog.New(slog.DiscardHandler), io.Discard)
 	t.Cleanup(a.close)
 	return a
 }
@@ -108,12 +108,11 @@ func TestOpenRollsBack(t *testing.T) {
 			}
 			a.close()
 			a.close() // serve closes in any case
-			again, err := newApp(a.c, slog.New(slog.DiscardHandler), io.Discard)
-			if err != nil {
-				t.Fatal(err)
-			}
+			again := newApp(a.c, slog.New(slog.DiscardHandler), io.Discard)
 			defer again.close()
-			again.c.Port = port(t, a)
+			if a.listener != nil {
+				again.c.Port = port(t, a)
+			}
 			if err := again.open(t.Context()); err != nil {
 				t.Fatalf("the next try: %v", err)
 			}
@@ -156,7 +155,10 @@ func TestOneLineAddsAProjection(t *testing.T) {
 	f := &folded{ran: make(chan struct{})}
 	last := len(a.list) - 1 // above api
 	a.list = slices.Insert(a.list, last,
-		a.projection(part{name: "audit", needs: []string{"log"}}, []topics.Topic{topics.Control}, func(context.Context) (pipeline.Sink, error) { return f, nil }))
+		a.projection(part{name: "audit", needs: []string{"log"}}, []topics.Topic{topics.Control}, func(context.Context) (pipeline.Sink,
+			error) {
+			return f, nil
+		}))
 	if err := a.open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -203,6 +205,20 @@ func TestNamesOfParts(t *testing.T) {
 	} {
 		if got != want {
 			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// A name that is no part's, or an argument too many, changes nothing on the disk.
+func TestWrongNamesLeaveNothing(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, args := range [][]string{{"rebuild", "gate"}, {"rebuild"}, {"adopt", "control"}, {"repartition"}, {"serve", "now"}} {
+		dir := filepath.Join(t.TempDir(), "data")
+		if code, _, problem := command(t, environment{"DATA_DIR": dir, "EMBEDDED_KAFKA_PORT": "0"}, args...); code != 2 {
+			t.Errorf("nexus %v: %d %s", args, code, problem)
+		}
+		if _, err := os.Stat(dir); !os.IsNotExist(err) {
+			t.Errorf("nexus %v: DATA_DIR was made (%v)", args, err)
 		}
 	}
 }

@@ -122,7 +122,7 @@ func checkHandshake(t *testing.T, text string, upgrades ...any) {
 	if got := strings.Join(keys, " "); got != "maxPayload pingInterval pingTimeout sid upgrades" {
 		t.Errorf("fields %s", got)
 	}
-	if h["pingInterval"] != 1000.0 || h["pingTimeout"] != 3000.0 || h["maxPayload"] != 1e6 || fmt.Sprint(h["upgrades"]) != fmt.Sprint([]any(upgrades)) {
+	if h["pingInterval"] != 1000.0 || h["pingTimeout"] != 3000.0 || h["maxPayload"] != 1e6 || fmt.Sprint(h["upgrades"]) != fmt.Sprintf("%v", upgrades) {
 		t.Errorf("handshake %v", h)
 	}
 }
@@ -157,7 +157,7 @@ func TestEngineIOProtocol(t *testing.T) {
 		}
 		checkHandshake(t, p.expect("0"))
 		for _, bad := range []string{"?transport=websocket", "?EIO=abc&transport=websocket", "?EIO=3&transport=websocket", "?EIO=4", "?EIO=4&transport=abc", "?EIO=4&transport=websocket&sid=unknown"} {
-			if _, resp, err := i.wsEngine(t, bad); err == nil || resp == nil || resp.StatusCode != 400 {
+			if _, resp, err := i.wsEngine(t, bad); err == nil || resp == nil || resp.StatusCode != http.StatusBadRequest {
 				t.Errorf("%s: let in, or another status than 400: %v", bad, err)
 			}
 		}
@@ -177,7 +177,7 @@ func TestEngineIOProtocol(t *testing.T) {
 		}
 		// A long payload is compressed for those who take that.
 		i.must(202, "POST", "/announcements", tokenFor(t, "service", "publish"), `{"title":"long","body":"`+strings.Repeat("x", 5000)+`"}`)
-		r, _ := http.NewRequestWithContext(t.Context(), "GET", c.base+"&sid="+c.sid, nil)
+		r, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, c.base+"&sid="+c.sid, nil)
 		r.Header.Set("Accept-Encoding", "gzip")
 		for {
 			resp, err := http.DefaultClient.Do(r)
@@ -253,7 +253,8 @@ func TestEngineIOProtocol(t *testing.T) {
 			p.send("3")
 		}
 		c.post(200, "3")                              // longer than a silent one is borne
-		for status, text := 200, ""; status != 400; { // it polls, but answers no ping
+		for status := 200; status != 400; { // it polls, but answers no ping
+			var text string
 			if status, text = quiet.do("GET", ""); status != 200 && status != 400 {
 				t.Fatalf("%d %q", status, text)
 			}

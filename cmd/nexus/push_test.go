@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -19,9 +20,7 @@ import (
 // pushing is settings with push to a fake FCM.
 func pushing(f *testenv.FCM, more map[string]string) map[string]string {
 	env := f.Env()
-	for k, v := range more {
-		env[k] = v
-	}
+	maps.Copy(env, more)
 	return env
 }
 
@@ -106,16 +105,14 @@ func engines2(t *testing.T, more map[string]string, scenario func(*testing.T, *i
 	t.Run("embedded", func(t *testing.T) { scenario(t, start(t, more), "e") })
 	t.Run("distributed", func(t *testing.T) {
 		env := map[string]string{"KAFKA_BROKERS": testenv.Kafka(t), "DATABASE_URL": testenv.Postgres(t), "CLICKHOUSE_URL": testenv.ClickHouse(t), "NEXUS_TOPIC_PREFIX": testenv.Name("t") + "."}
-		for k, v := range more {
-			env[k] = v
-		}
+		maps.Copy(env, more)
 		scenario(t, start(t, env), "d")
 	})
 }
 
 // at finds a member by its path.
 func at(v any, path string) any {
-	for _, name := range strings.Split(path, ".") {
+	for name := range strings.SplitSeq(path, ".") {
 		m, _ := v.(map[string]any)
 		v = m[name]
 	}

@@ -39,10 +39,7 @@ func rebuild(ctx context.Context, args []string, env environment, stdout, stderr
 	if err != nil {
 		return err
 	}
-	a, err := newApp(c, quietLog(stderr), stdout)
-	if err != nil {
-		return err
-	}
+	a := newApp(c, quietLog(stderr), stdout)
 	defer a.close()
 	if names := namesWhere(a.stored(), func(p part) bool { return p.rebuilds }); !slices.Contains(names, what) {
 		return usageError{errors.New("name what is to be folded anew: " + either(names))}

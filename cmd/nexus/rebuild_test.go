@@ -66,7 +66,7 @@ func TestRebuild(t *testing.T) {
 			for _, table := range slices.Sorted(maps.Keys(node)) {
 				switch table {
 				case "events", "nexus_events": // what was appended last the node had not counted yet
-					for _, row := range strings.Split(node[table], "\n") {
+					for row := range strings.SplitSeq(node[table], "\n") {
 						if !strings.Contains(before[table], row) {
 							t.Errorf("%s: the node had %s", table, row)
 						}

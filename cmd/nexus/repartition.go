@@ -13,10 +13,10 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-const repartitionHelp = `nexus repartition copies the log to topics with another number of partitions, under another prefix. Partitions cannot simply be
-added: a key's later events would stand in another partition than its earlier ones, and nodes refuse such a log. What counts in the
-old log counts in the copy, with the same times and ids, the same order of each key, and the same duplicates. The old log is only read:
-the way back is the old prefix.
+const repartitionHelp = `nexus repartition copies the log to topics with another number of partitions, under another prefix.
+Partitions cannot simply be added: a key's later events would stand in another partition than its earlier ones, and nodes refuse
+such a log. What counts in the old log counts in the copy, with the same times and ids, the same order of each key, and the same
+duplicates. The old log is only read: the way back is the old prefix.
 
   nexus repartition --to-prefix nexus2. --partitions 12
 
@@ -57,17 +57,17 @@ func repartition(ctx context.Context, args []string, env environment, stdout, st
 		return usageError{errors.New("--partitions must be a number from 1 to 10000")}
 	}
 	c.Broker.Port, c.BrokerPortSet = 0, true // services that still run must not find it
-	a, err := newApp(c, quietLog(stderr), stdout)
-	if err != nil {
-		return err
-	}
+	a := newApp(c, quietLog(stderr), stdout)
 	defer a.close()
 	a.keepTimes = true
 	return a.repartition(ctx, *prefix, int32(*partitions), *discard, stdout)
 }
 
 func (a *app) repartition(ctx context.Context, prefix string, partitions int32, discard bool, out io.Writer) error {
-	if err := a.reachLog(ctx); err != nil {
+	if err := a.open(ctx, "data"); err != nil {
+		return err
+	}
+	if err := a.reachLog(ctx); err != nil { // part log would make topics, and agree on a contract
 		return err
 	}
 	for _, p := range a.stored() {
@@ -89,11 +89,14 @@ func (a *app) repartition(ctx context.Context, prefix string, partitions int32, 
 		return err
 	}
 	d := done.Dropped
-	fmt.Fprintf(out, "copied and verified: %d records of %d topics in %s; left out: %d misplaced ones whose copy stands where they belong, %d contents beyond the bound\n",
+	fmt.Fprintf(out, "copied and verified: %d records of %d topics in %s; left out: %d misplaced ones whose copy stands where they "+
+		"belong, %d contents beyond the bound\n",
 		done.Records, done.Topics, time.Since(begin).Round(time.Millisecond), d.Strays, d.Contents)
 	if len(done.Rejudged) > 0 {
-		fmt.Fprintf(out, "a broker's clock was set back by more than the dedup window: these are duplicates in one of the two logs only: %s\n", strings.Join(done.Rejudged, " "))
+		fmt.Fprintf(out, "a broker's clock was set back by more than the dedup window: these are duplicates in one of the two logs only: %s\n",
+			strings.Join(done.Rejudged, " "))
 	}
-	fmt.Fprintf(out, "next: set NEXUS_TOPIC_PREFIX=%s everywhere; nexus rebuild inbox; nexus rebuild stats; nexus adopt push; start the nodes\n", prefix)
+	fmt.Fprintf(out, "next: set NEXUS_TOPIC_PREFIX=%s everywhere; nexus rebuild inbox; nexus rebuild stats; nexus adopt push; start the "+
+		"nodes\n", prefix)
 	return nil
 }

@@ -18,10 +18,12 @@ const minLetters = 6
 const makeOne = "; make one with: openssl rand -hex 32"
 
 // placeholders are what guides write where a secret belongs, without the characters between the words.
-var placeholders = []string{"secret", "jwtsecret", "supersecret", "password", "changeme", "changeit", "secretkey", "mysecret", "test", "dev", "todo", "none"}
+var placeholders = []string{"secret", "jwtsecret", "supersecret", "password", "changeme", "changeit", "secretkey", "mysecret", "test",
+	"dev", "todo", "none"}
 
 // placeholderShape is how guides write it otherwise: your-…, change-…, <…>, …example….
-var placeholderShape = regexp.MustCompile(`^(your|my|change|replace|insert|enter|put)[-_ ]|^<.*>$|^\$?\{.*\}$|changeme|change[-_ ](me|this|it)|replace[-_ ]?(me|this)|example|placeholder|secret[-_ ]?key[-_ ]?here`)
+var placeholderShape = regexp.MustCompile(`^(your|my|change|replace|insert|enter|put)[-_ ]|^<.*>$|^\$?\{.*\}$|` +
+	`changeme|change[-_ ](me|this|it)|replace[-_ ]?(me|this)|example|placeholder|secret[-_ ]?key[-_ ]?here`)
 
 // isPlaceholder tells whether everybody who has read a guide knows the secret.
 func isPlaceholder(secret string) bool {

@@ -6,6 +6,7 @@ import (
 	"compress/flate"
 	"crypto/rand"
 	"crypto/rsa"
+	"errors"
 	"fmt"
 	"io"
 	mrand "math/rand/v2"
@@ -277,14 +278,14 @@ func TestForgedTokens(t *testing.T) {
 		"a megabyte":        strings.Repeat("a", 1<<20),
 		"iat in the future": signed(t, jwt.SigningMethodHS256, []byte(testSecret), claims("iat", exp)),
 	} {
-		r, _ := http.NewRequest("GET", "http://"+i.base+"/stats", nil)
+		r, _ := http.NewRequest(http.MethodGet, "http://"+i.base+"/stats", nil)
 		r.Header.Set("Authorization", "Bearer "+token)
 		resp, err := http.DefaultClient.Do(r)
 		if err != nil { // a header beyond its bound may break the connection
 			continue
 		}
 		resp.Body.Close()
-		if resp.StatusCode != 401 && resp.StatusCode != 431 {
+		if resp.StatusCode != http.StatusUnauthorized && resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
 			t.Errorf("%s: %d", name, resp.StatusCode)
 		}
 		if len(token) > 10_000 {
@@ -364,7 +365,7 @@ func TestSlowLoris(t *testing.T) {
 		for err == nil {
 			_, _, err = ws.ReadMessage()
 		}
-		if e, ok := err.(net.Error); ok && e.Timeout() {
+		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 			t.Fatal("a silent WebSocket was not closed")
 		}
 	}
@@ -372,7 +373,7 @@ func TestSlowLoris(t *testing.T) {
 	for _, c := range slow {
 		_ = c.SetReadDeadline(time.Now().Add(patience))
 		if _, err := io.Copy(io.Discard, bufio.NewReader(c)); err != nil {
-			if e, ok := err.(net.Error); ok && e.Timeout() {
+			if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 				t.Fatal("a slow header was not given up")
 			}
 		}
@@ -395,7 +396,7 @@ func TestSlowBody(t *testing.T) {
 	fmt.Fprintf(c, "POST /messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 1000\r\n\r\n{", tokenFor(t, "alice"))
 	_ = c.SetReadDeadline(time.Now().Add(45 * time.Second))
 	if _, err := io.Copy(io.Discard, c); err != nil {
-		if e, ok := err.(net.Error); ok && e.Timeout() {
+		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 			t.Error("a body that never ends was not given up")
 		}
 	}

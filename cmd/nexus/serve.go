@@ -26,11 +26,8 @@ func serve(ctx context.Context, args []string, env environment, stdout, stderr i
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(c.LogLevel)) // checked by load
 	lines := newCalm(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
-	defer lines.Close()
-	a, err := newApp(c, slog.New(lines), stdout)
-	if err != nil {
-		return err
-	}
+	defer lines.Close() //nolint:contextcheck // what was left out is written also after the command's end
+	a := newApp(c, slog.New(lines), stdout)
 	defer a.close()
 	a.greet()
 	if err := a.open(ctx); err != nil {
@@ -45,11 +42,8 @@ func serve(ctx context.Context, args []string, env environment, stdout, stderr i
 // greet logs what an operator asks first: which build runs, on which engines, and what is odd about the settings.
 func (a *app) greet() {
 	a.log.Info("nexus starts", buildOf().attributes()...)
-	if a.c.JWTSecret == "" {
-		a.log.Info("JWT_SECRET is not set: using one of this server's own", "file", secretFile(a.c.DataDir))
-	}
 	a.log.Info("engines", a.c.engines()...)
 	for _, w := range a.c.Warnings {
-		a.log.Warn(w)
+		a.log.Warn(w) //nolint:sloglint // a sentence for the operator
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -142,7 +143,7 @@ func TestSlowClient(t *testing.T) {
 		_, _, err = slow.ReadMessage()
 	}
 	t.Logf("after %d frames of 200 kB: %v", sent, err)
-	if ce, ok := err.(*websocket.CloseError); ok && ce.Code != 4408 && ce.Code != websocket.CloseAbnormalClosure {
+	if ce, ok := errors.AsType[*websocket.CloseError](err); ok && ce.Code != 4408 && ce.Code != websocket.CloseAbnormalClosure {
 		t.Errorf("closed with %v, want 4408", err)
 	}
 }

@@ -129,7 +129,7 @@ func (t *tailer) run(ctx context.Context, kafka pipeline.Kafka, names []string, 
 	ping, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if err := cl.Ping(ping); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("Kafka at %s cannot be reached: is the server running? %w", strings.Join(kafka.Brokers, ","), err)
+		return fmt.Errorf("reach Kafka at %s: is the server running? %w", strings.Join(kafka.Brokers, ","), err)
 	}
 	for shown := 0; ; {
 		fs := cl.PollFetches(ctx)
@@ -204,7 +204,8 @@ func (t *tailer) showJSON(e *topics.Event, invalid string) error {
 	}
 	enc := json.NewEncoder(t.out)
 	enc.SetEscapeHTML(false)
-	return enc.Encode(line{Time: topics.FormatTime(e.Time), Topic: e.Topic, Partition: e.Partition, Offset: e.Offset, Key: string(e.Key), Type: e.Type,
+	return enc.Encode(line{Time: topics.FormatTime(e.Time), Topic: e.Topic, Partition: e.Partition, Offset: e.Offset, Key: string(e.Key),
+		Type:   e.Type,
 		Source: e.Source, ID: e.ID, IdempotencyKey: e.IdempotencyKey, Invalid: invalid, Value: value})
 }
 

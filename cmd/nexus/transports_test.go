@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -70,7 +71,8 @@ func TestChromium(t *testing.T) {
 	} {
 		out, err := exec.Command(node, dir+"/browser.mjs", page, "http://"+i.base, "alice", tokenFor(t, "alice")).Output()
 		if err != nil {
-			t.Fatalf("%v: %s", err, err.(*exec.ExitError).Stderr)
+			exit, _ := errors.AsType[*exec.ExitError](err)
+			t.Fatalf("%v: %s", err, exit.Stderr)
 		}
 		var got map[string]string
 		if err := json.Unmarshal(out, &got); err != nil {

@@ -23,11 +23,13 @@ func TestBuildFrom(t *testing.T) {
 		version, commit, dirty string
 		want                   build
 	}{
-		"nothing is known":                        {recorded("(devel)"), "", "", "", build{Version: "devel", Commit: "unknown"}},
-		"go install of a tag":                     {recorded("v1.2.3"), "", "", "", build{Version: "v1.2.3", Commit: "unknown"}},
-		"go build in a repository":                {recorded("v1.2.4-0.20261125-c0ffee+dirty", git...), "", "", "", build{Version: "v1.2.4-0.20261125-c0ffee+dirty", Commit: "c0ffee", Dirty: true}},
-		"make build":                              {recorded("(devel)"), "v1.2.3", "abc", "", build{Version: "v1.2.3", Commit: "abc"}},
-		"make build of changed files":             {recorded("(devel)"), "v1.2.3-dirty", "abc", "true", build{Version: "v1.2.3-dirty", Commit: "abc", Dirty: true}},
+		"nothing is known":    {recorded("(devel)"), "", "", "", build{Version: "devel", Commit: "unknown"}},
+		"go install of a tag": {recorded("v1.2.3"), "", "", "", build{Version: "v1.2.3", Commit: "unknown"}},
+		"go build in a repository": {recorded("v1.2.4-0.20261125-c0ffee+dirty", git...), "", "", "",
+			build{Version: "v1.2.4-0.20261125-c0ffee+dirty", Commit: "c0ffee", Dirty: true}},
+		"make build": {recorded("(devel)"), "v1.2.3", "abc", "", build{Version: "v1.2.3", Commit: "abc"}},
+		"make build of changed files": {recorded("(devel)"), "v1.2.3-dirty", "abc", "true", build{Version: "v1.2.3-dirty",
+			Commit: "abc", Dirty: true}},
 		"the linker's commit beside Go's own":     {recorded("v9", git...), "v1.2.3", "abc", "", build{Version: "v1.2.3", Commit: "abc"}},
 		"make build where there is no repository": {recorded("(devel)"), "", "", "", build{Version: "devel", Commit: "unknown"}},
 	} {
@@ -62,7 +64,8 @@ func TestVersion(t *testing.T) {
 		}
 	}
 	alive := i.must(200, "GET", "/healthz", "", "")
-	if alive["status"] != "ok" || alive["version"] != tag || alive["commit"] != commit || alive["dirty"] != true || alive["goVersion"] != runtime.Version() {
+	told := alive["version"] == tag && alive["commit"] == commit && alive["dirty"] == true && alive["goVersion"] == runtime.Version()
+	if alive["status"] != "ok" || !told {
 		t.Errorf("%v", alive)
 	}
 	resp, err := http.Get("http://" + i.base + "/metrics")

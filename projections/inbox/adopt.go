@@ -108,7 +108,7 @@ func readPlaced(ctx context.Context, tx *sql.Tx, table string, part int32, from 
 	for rows.Next() {
 		var r placed
 		if err := rows.Scan(&r.id, &r.pos, &r.value); err != nil {
-			return nil, errors.Join(err, rows.Close())
+			return nil, errors.Join(err, rows.Close()) //nolint:sqlclosecheck // its error counts, in a transaction
 		}
 		page = append(page, r)
 	}

@@ -4,7 +4,6 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -26,7 +25,7 @@ func onEach(t *testing.T, test func(*testing.T, *Inbox)) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { db.Close() })
-		in, err := Open(t.Context(), db, time.Hour, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		in, err := Open(t.Context(), db, time.Hour, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -241,8 +240,8 @@ func TestMovedConversation(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				for i := len(list) - 1; i >= 0; i-- {
-					back = append(back, list[i].ID)
+				for _, l := range slices.Backward(list) {
+					back = append(back, l.ID)
 				}
 				if cursor = older; cursor == "" {
 					break

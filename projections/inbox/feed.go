@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nexus/nexus/projections/sqldb"
@@ -90,11 +91,11 @@ func (s Span) where() (query string, args []any) {
 	if query == "" || len(s.Audiences) == 0 {
 		return "", nil
 	}
-	in := ""
+	var in strings.Builder
 	for _, a := range s.Audiences {
-		in += "," + arg(a)
+		in.WriteString("," + arg(a))
 	}
-	return "topic=" + arg(string(s.Topic)) + " AND audience IN (" + in[1:] + ") AND (" + query[len(" OR "):] + ")", args
+	return "topic=" + arg(string(s.Topic)) + " AND audience IN (" + in.String()[1:] + ") AND (" + query[len(" OR "):] + ")", args
 }
 
 // whole tells whether nothing of the span has been trimmed.

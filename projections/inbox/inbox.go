@@ -307,7 +307,7 @@ func (i *Inbox) keyDevices(ctx context.Context, tx *sql.Tx) error {
 			var token, user, platform string
 			var registered, at, part, pos int64
 			if err := rows.Scan(&token, &user, &platform, &registered, &at, &part, &pos); err != nil {
-				return errors.Join(fmt.Errorf("read devices: %w", err), rows.Close())
+				return errors.Join(fmt.Errorf("read devices: %w", err), rows.Close()) //nolint:sqlclosecheck // before the next statement
 			}
 			list = append(list, []any{topics.DeviceKey(token), token, user, platform, registered, at, part, pos})
 			last = token

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
@@ -71,7 +70,7 @@ func newStore(t *testing.T, db *sqldb.DB) *store {
 func (s *store) reopen() {
 	s.t.Helper()
 	var err error
-	if s.in, err = inbox.Open(s.t.Context(), s.db, time.Hour, slog.New(slog.NewTextHandler(io.Discard, nil))); err != nil {
+	if s.in, err = inbox.Open(s.t.Context(), s.db, time.Hour, slog.New(slog.DiscardHandler)); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -206,7 +205,9 @@ func testOutbox(t *testing.T, s *store) {
 	s.want("a", "1", "")
 	s.fold(topics.Notifications, event("user:a", topics.TypeNotificationDeleted, "notificationId", again.EventID()), named(notification("a", "1")))
 	s.want("a", "", "")
-	everybody := func() *topics.Event { return named(event(topics.EveryoneKey, topics.TypeAnnouncement, "title", "all", "body", "b")) }
+	everybody := func() *topics.Event {
+		return named(event(topics.EveryoneKey, topics.TypeAnnouncement, "title", "all", "body", "b"))
+	}
 	s.fold(topics.Broadcasts, everybody(), everybody())
 	s.want("a", "all", "all")
 	mail := func() *topics.Event {
@@ -565,7 +566,7 @@ func testAwait(t *testing.T, s *store) {
 
 func testReopen(t *testing.T, s *store) {
 	s.fold(topics.Notifications, notification("a", "1"))
-	again, err := inbox.Open(t.Context(), s.db, time.Hour, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	again, err := inbox.Open(t.Context(), s.db, time.Hour, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -580,7 +581,7 @@ func BenchmarkApply(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer db.Close()
-	in, err := inbox.Open(b.Context(), db, time.Hour, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	in, err := inbox.Open(b.Context(), db, time.Hour, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)
 	}

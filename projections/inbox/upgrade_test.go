@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"database/sql"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -47,7 +46,7 @@ func TestUpgrade(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		in, err := inbox.Open(t.Context(), db, time.Hour, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		in, err := inbox.Open(t.Context(), db, time.Hour, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

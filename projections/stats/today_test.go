@@ -2,6 +2,7 @@ package stats_test
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,7 +44,8 @@ print(json.dumps([str(s.query(q, "CSV")).strip() for q in json.load(sys.stdin)] 
 	cmd.Stdin = strings.NewReader(string(statements))
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("%v: %s", err, err.(*exec.ExitError).Stderr)
+		exit, _ := errors.AsType[*exec.ExitError](err)
+		t.Fatalf("%v: %s", err, exit.Stderr)
 	}
 	var answers []string
 	if err := json.Unmarshal(out, &answers); err != nil {
