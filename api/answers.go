@@ -199,7 +199,7 @@ type Fault struct {
 
 // FaultText is what is wrong.
 type FaultText struct {
-	Code    string `json:"code" doc:"a word that a program can act on"`
+	Code    string `json:"code" enum:"codes" doc:"a word that a program can act on"`
 	Message string `json:"message" doc:"what is wrong and what to do, for people"`
 }
 

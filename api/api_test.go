@@ -688,7 +688,8 @@ func TestDocuments(t *testing.T) {
 		}
 	}
 	if a := (&world{}).call(t, "GET /docs", "", ""); !strings.Contains(a.Header().Get("Content-Security-Policy"), "default-src 'none'") ||
-		strings.Contains(a.Body.String(), "<script") || strings.Contains(a.Body.String(), "http://") || strings.Contains(a.Body.String(), "https://") {
+		strings.Contains(a.Body.String(), "<script") || strings.Contains(a.Body.String(), "http://") || strings.Contains(a.Body.String(),
+		"https://") {
 		t.Error("the page asks for something from elsewhere, or for a script")
 	}
 }

@@ -236,7 +236,8 @@ func Routes() []Route {
 
 // ingestRoute is the route at which product services hand in events of a kind.
 func ingestRoute(k *topics.Kind) Route {
-	r := Route{Method: http.MethodPost, Path: k.Ingest, Scope: ScopePublish, Doc: "Publishes events of type " + k.Type + ": " + k.Doc, Params: []Param{idempotent, traced},
+	r := Route{Method: http.MethodPost, Path: k.Ingest, Scope: ScopePublish, Doc: "Publishes events of type " + k.Type + ": " + k.Doc,
+		Params: []Param{idempotent, traced},
 		handle: func(a *API, c echo.Context) error { return a.ingest(c, k) }, Body: Body{Kind: k},
 		Answers: accepted("the log has the event", ID{})}
 	if addressed(k) {

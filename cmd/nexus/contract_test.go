@@ -4,20 +4,24 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/nexus/nexus/api"
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/internal/contract"
 	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
@@ -113,6 +117,17 @@ func (w *witness) ack(ns topics.Namespace, id string, data []byte) {
 	w.mu.Unlock()
 	if ok {
 		w.note(w.book.Ack(ns, event, data))
+	}
+}
+
+// closed checks the code with which a client was closed. 1005 and 1006 are none: no code came (RFC 6455, section 7.4.1).
+func (w *witness) closed(err error) {
+	var c *websocket.CloseError
+	if !errors.As(err, &c) || c.Code == websocket.CloseNoStatusReceived || c.Code == websocket.CloseAbnormalClosure {
+		return
+	}
+	if !slices.ContainsFunc(apierr.Closes(), func(known apierr.Close) bool { return known.Code == c.Code }) {
+		w.note(fmt.Errorf("closed with %d, which is not in the contract", c.Code))
 	}
 }
 

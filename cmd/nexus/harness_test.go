@@ -225,6 +225,7 @@ func (s *socket) read() {
 	for {
 		_, b, err := s.ws.ReadMessage()
 		if err != nil {
+			s.witness.closed(err)
 			s.closed <- err
 			close(s.frames)
 			return

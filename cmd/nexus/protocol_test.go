@@ -246,7 +246,7 @@ func TestEngineIOProtocol(t *testing.T) {
 			p.expect("2")
 			p.send("3")
 		}
-		c.post(200, "3")                              // longer than a silent one is borne
+		c.post(200, "3")                    // longer than a silent one is borne
 		for status := 200; status != 400; { // it polls, but answers no ping
 			var text string
 			if status, text = quiet.do("GET", ""); status != 200 && status != 400 {

@@ -58,6 +58,7 @@ func (p *packets) expectClose(code int) {
 	p.t.Helper()
 	for {
 		if _, _, err := p.ws.ReadMessage(); err != nil {
+			p.closed(err)
 			if !websocket.IsCloseError(err, code) {
 				p.t.Errorf("closed with %v, want %d", err, code)
 			}

@@ -3,9 +3,11 @@ package contract
 import (
 	"encoding/json"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/nexus/nexus/api"
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -63,10 +65,10 @@ func fieldSchema(f topics.Field) tree {
 	return t.with("description", sentence(f.Doc))
 }
 
-// sentence is a doc as a sentence.
+// sentence is a doc as a sentence. One that begins with a value or a code, true: or rate_limited:, keeps that as it is.
 func sentence(doc string) string {
-	if doc == "" {
-		return ""
+	if first, _, _ := strings.Cut(doc, " "); doc == "" || strings.HasSuffix(first, ":") {
+		return doc
 	}
 	return strings.ToUpper(doc[:1]) + doc[1:]
 }
@@ -152,7 +154,10 @@ func (s shown) names() []string {
 
 // fields are the members of the frame's data.
 func (s shown) fields() []topics.Field {
-	if s.kind == nil {
+	switch {
+	case s.frame.Event == topics.EventError:
+		return failureFields(s.frame)
+	case s.kind == nil:
 		return s.frame.Fields
 	}
 	return s.kind.FrameFields(s.frame)
@@ -178,15 +183,29 @@ func answerSchema(c topics.Command) tree {
 }
 
 func refusedSchema() tree {
-	var failure topics.Frame
+	var failure []topics.Field
 	for _, f := range topics.DerivedFrames() {
 		if f.Event == topics.EventError {
-			failure = f
+			failure = failureFields(f)
 		}
 	}
 	return object("type", "object",
-		"properties", object("ok", object("const", false), "error", closed(failure.Fields)),
+		"properties", object("ok", object("const", false), "error", closed(failure)),
 		"required", list{"ok", "error"}, "additionalProperties", false)
+}
+
+// failureFields are the members of an error, whose first is one of the codes that there are.
+func failureFields(f topics.Frame) []topics.Field {
+	fields := slices.Clone(f.Fields)
+	fields[0].Enum = codes()
+	return fields
+}
+
+func codes() (list []string) {
+	for _, c := range apierr.Codes() {
+		list = append(list, c.Code)
+	}
+	return list
 }
 
 // short is a namespace in names of files.
@@ -286,6 +305,9 @@ func (ts *types) structure(t reflect.Type) tree {
 			continue // its members are seen by themselves
 		}
 		s := ts.of(f.Type)
+		if f.Tag.Get("enum") == "codes" {
+			s = s.with("enum", texts(codes()))
+		}
 		if doc := f.Tag.Get("doc"); doc != "" {
 			s = s.with("description", sentence(doc))
 		}
