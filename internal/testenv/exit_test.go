@@ -31,8 +31,8 @@ func waitFor(release <-chan struct{}) { <-release }
 
 func TestTop(t *testing.T) {
 	for stack, want := range map[string]string{
-		"goroutine 7 [select]:\nnet/http.(*persistConn).writeLoop(0xc0001b4000)\n\t/x/transport.go:2600 +0x1": "net/http.(*persistConn).writeLoop",
-		"goroutine 8 [IO wait, 2 minutes]:\nmain.main.func1()\n\t/x/main.go:3":                                "main.main.func1",
+		"goroutine 7 [select]:\nnet/http.(*persistConn).writeLoop(0xc0001b4000)\n\t/x/transport.go:2 +0x1": "net/http.(*persistConn).writeLoop",
+		"goroutine 8 [IO wait, 2 minutes]:\nmain.main.func1()\n\t/x/main.go:3":                             "main.main.func1",
 		"": "",
 	} {
 		if got := top(stack); got != want {
