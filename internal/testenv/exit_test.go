@@ -9,8 +9,9 @@ func TestMain(m *testing.M) { Exit(m) }
 
 // A goroutine that does not end is found with its stack, one that ends within the grace is not.
 func TestLeaks(t *testing.T) {
-	release := make(chan struct{})
-	go waitFor(release)
+	running, release := make(chan struct{}), make(chan struct{})
+	go waitFor(running, release)
+	<-running
 	// The test runner's own goroutine waits for this test; after the last test there is none.
 	ours := func(stacks []string) (n int) {
 		for _, s := range stacks {
@@ -27,7 +28,10 @@ func TestLeaks(t *testing.T) {
 	Eventually(t, "the goroutine has ended", func() bool { return ours(leaks(0)) == 0 })
 }
 
-func waitFor(release <-chan struct{}) { <-release }
+func waitFor(running chan<- struct{}, release <-chan struct{}) {
+	close(running)
+	<-release
+}
 
 func TestTop(t *testing.T) {
 	for stack, want := range map[string]string{
