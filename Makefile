@@ -9,7 +9,7 @@ COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null)
 DIRTY ?= $(shell test -z "$$(git status --porcelain --untracked-files=no 2>/dev/null)" || echo true)
 BUILT = -X main.builtVersion=$(VERSION) -X main.builtCommit=$(COMMIT) -X main.builtDirty=$(DIRTY)
 
-.PHONY: help build run contracts test test-embedded test-containers fuzz bench lint format vuln
+.PHONY: help build run contracts facts test test-embedded test-containers fuzz bench lint format vuln
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -23,6 +23,10 @@ run: build ## start it on embedded engines, with two demo users and lines to try
 
 test: ## everything, on real Kafka, PostgreSQL, ClickHouse, kcat and Node clients; fetches what is missing
 	@internal/testenv/run.sh all
+
+facts: ## docs/facts.md, the guide's facts and the tests that show them, as the last make test found them
+	@test -s .cache/facts.md || { echo "make facts: no table; run make test first, which writes it where every fact's test passed"; exit 1; }
+	cp .cache/facts.md docs/facts.md
 
 test-embedded: ## what needs Go and a C compiler only
 	@internal/testenv/run.sh embedded

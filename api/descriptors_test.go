@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nexus/nexus/internal/testenv"
 )
 
 // A guard lets in as many as its limit has room for beside the node's own descriptors and the reserve; the rest gets 503.
@@ -72,14 +74,7 @@ func TestGuard(t *testing.T) {
 		t.Errorf("one too many is answered %d", status)
 	}
 	in[0].Close()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		if clients, _ := g.counts(); clients < room {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatal("a connection that was closed is still counted")
-		}
-	}
+	testenv.Eventually(t, "a connection that was closed is no longer counted", func() bool { clients, _ := g.counts(); return clients < room })
 	c, status := ask()
 	if status != 101 {
 		t.Errorf("after one has left: %d", status)

@@ -3,7 +3,7 @@ package api_test
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/nexus/nexus/internal/testenv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Exit(m) }

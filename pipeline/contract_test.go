@@ -16,34 +16,21 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/nexus/nexus/internal/testenv"
+	"github.com/nexus/nexus/internal/testenv/logtest"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/topics"
 )
 
-// onBoth runs a test on both logs.
-func onBoth(t *testing.T, test func(t *testing.T, addr string)) {
-	t.Run("embedded", func(t *testing.T) {
-		b, err := pipeline.StartBroker(pipeline.BrokerOptions{Dir: t.TempDir(), Log: quiet})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer b.Close()
-		test(t, b.Addr())
-	})
-	t.Run("kafka", func(t *testing.T) { test(t, testenv.Kafka(t)) })
-}
-
 // widen adds partitions to a topic and returns once Kafka tells of them.
 func (b *bench) widen(topic topics.Topic, to int) {
 	b.t.Helper()
-	rs, err := b.admin().UpdatePartitions(b.t.Context(), to, b.kafka.Names.Name(topic))
+	rs, err := b.admin().UpdatePartitions(b.t.Context(), to, b.Kafka.Names.Name(topic))
 	if err == nil {
 		err = rs.Error()
 	}
 	for err == nil {
 		var n int32
-		if n, err = b.log.Partitions(b.t.Context(), topic); err == nil && int(n) == to {
+		if n, err = b.Log.Partitions(b.t.Context(), topic); err == nil && int(n) == to {
 			return
 		}
 		time.Sleep(20 * time.Millisecond)
@@ -52,11 +39,11 @@ func (b *bench) widen(topic topics.Topic, to int) {
 }
 
 func (b *bench) agree(window time.Duration, set bool) (pipeline.Contract, error) {
-	return pipeline.AgreeContract(b.t.Context(), b.log, window, set)
+	return pipeline.AgreeContract(b.t.Context(), b.Log, window, set)
 }
 
 func TestContract(t *testing.T) {
-	onBoth(t, func(t *testing.T, addr string) {
+	logtest.OnBoth(t, func(t *testing.T, addr string) {
 		t.Run("recorded once", func(t *testing.T) {
 			b := newBench(t, addr)
 			first, err := b.agree(5*time.Minute, false)
@@ -70,7 +57,7 @@ func TestContract(t *testing.T) {
 			if _, err := b.agree(time.Minute, true); err == nil || !strings.Contains(err.Error(), "DEDUP_WINDOW=5m0s") {
 				t.Errorf("another window: got %v, want an error that names the way out", err)
 			}
-			if ends, err := b.log.Ends(t.Context(), topics.Control); err != nil || ends[0] != 1 {
+			if ends, err := b.Log.Ends(t.Context(), topics.Control); err != nil || ends[0] != 1 {
 				t.Errorf("control has %d records, %v; want one", ends[0], err)
 			}
 		})
@@ -104,7 +91,7 @@ func TestContract(t *testing.T) {
 					t.Errorf("got %v, %v", c, err)
 				}
 			}
-			if ends, err := b.log.Ends(t.Context(), topics.Control); err != nil || ends[0] != 3 {
+			if ends, err := b.Log.Ends(t.Context(), topics.Control); err != nil || ends[0] != 3 {
 				t.Errorf("control has %d records, %v; want the counts recorded once", ends[0], err)
 			}
 		})
@@ -136,7 +123,7 @@ func TestContract(t *testing.T) {
 		t.Run("behind a transaction", func(t *testing.T) {
 			b := newBench(t, addr)
 			b.raw(topics.Control, 0, "all", `{"window":"7m0s"}`, kgo.RecordHeader{Key: "ce_type", Value: []byte("dedup.window")})
-			b.inTransaction(kgo.TryAbort, &kgo.Record{Topic: b.kafka.Names.Name(topics.Control), Key: []byte("all"),
+			b.inTransaction(kgo.TryAbort, &kgo.Record{Topic: b.Kafka.Names.Name(topics.Control), Key: []byte("all"),
 				Value: []byte(`{"window":"9m"}`)})
 			if c, err := b.agree(time.Minute, false); err != nil || c.Window != 7*time.Minute {
 				t.Errorf("got %v, %v", c, err)
@@ -148,7 +135,7 @@ func TestContract(t *testing.T) {
 // inTransaction appends records in one transaction and ends it.
 func (b *bench) inTransaction(end kgo.TransactionEndTry, rs ...*kgo.Record) {
 	b.t.Helper()
-	cl, err := b.kafka.Client(kgo.TransactionalID(b.kafka.Names.Prefix + topics.NewID()))
+	cl, err := b.Kafka.Client(kgo.TransactionalID(b.Kafka.Names.Prefix + topics.NewID()))
 	if err == nil {
 		defer cl.Close()
 		err = cl.BeginTransaction()
@@ -171,15 +158,15 @@ func (b *bench) watch(ctx context.Context, missing time.Duration) (*pipeline.Wat
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.kafka.Partitions = c.Partitions
-	w := pipeline.NewWatch(pipeline.WatchOptions{Log: b.log, Contract: c, Logger: quiet, Every: 20 * time.Millisecond, MissingFor: missing})
+	b.Kafka.Partitions = c.Partitions
+	w := pipeline.NewWatch(pipeline.WatchOptions{Log: b.Log, Contract: c, Logger: quiet, Every: 20 * time.Millisecond, MissingFor: missing})
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
 	return w, ended
 }
 
 func TestWatch(t *testing.T) {
-	onBoth(t, func(t *testing.T, addr string) {
+	logtest.OnBoth(t, func(t *testing.T, addr string) {
 		for name, c := range map[string]struct {
 			change  func(b *bench)
 			missing time.Duration
@@ -244,7 +231,7 @@ func within(t *testing.T, ended <-chan error) error {
 // remove deletes a topic and returns once Kafka has forgotten it.
 func (b *bench) remove(topic topics.Topic) {
 	b.t.Helper()
-	adm, name := b.admin(), b.kafka.Names.Name(topic)
+	adm, name := b.admin(), b.Kafka.Names.Name(topic)
 	rs, err := adm.DeleteTopics(b.t.Context(), name)
 	if err == nil {
 		err = rs.Error()
@@ -263,7 +250,7 @@ func (b *bench) remove(topic topics.Topic) {
 func (b *bench) makeAnew() {
 	b.t.Helper()
 	for range 100 {
-		l, err := pipeline.OpenLog(b.kafka) // one that has not heard of the old ones
+		l, err := pipeline.OpenLog(b.Kafka) // one that has not heard of the old ones
 		if err != nil {
 			b.t.Fatal(err)
 		}
@@ -278,14 +265,11 @@ func (b *bench) makeAnew() {
 
 // The log away is no change.
 func TestWatchOutlivesAnOutage(t *testing.T) {
-	b, err := pipeline.StartBroker(pipeline.BrokerOptions{Dir: t.TempDir(), Log: quiet})
-	if err != nil {
-		t.Fatal(err)
-	}
-	bench := newBench(t, b.Addr())
+	b := logtest.Start(t, pipeline.BrokerOptions{})
+	bench := newBench(t, b.Addr)
 	ctx, stop := context.WithCancel(t.Context())
 	_, ended := bench.watch(ctx, 300*time.Millisecond)
-	b.Close()
+	b.Stop()
 	select {
 	case err := <-ended:
 		t.Errorf("ended with %v", err)
@@ -299,22 +283,22 @@ func TestWatchOutlivesAnOutage(t *testing.T) {
 // Partitions are added while a gate runs and services write: what they put into new partitions is carried over once, what
 // Nexus itself appends goes where the contract says, and nothing runs in circles.
 func TestPartitionsAddedUnderAGate(t *testing.T) {
-	onBoth(t, func(t *testing.T, addr string) {
+	logtest.OnBoth(t, func(t *testing.T, addr string) {
 		b := newBench(t, addr)
 		_, ended := b.watch(t.Context(), time.Minute)
-		producer, err := pipeline.NewProducer(b.kafka)
+		producer, err := pipeline.NewProducer(b.Kafka)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { producer.Close(quiet) })
-		gate := pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: producer, Group: b.kafka.Names.Prefix + "gate", Instance: "n",
-			Positions: b.kafka.Names.Prefix + "gate", Windows: pipeline.NewWindows(b.window), Log: quiet})
+		gate := pipeline.NewGate(pipeline.GateOptions{Kafka: b.Kafka, Producer: producer, Group: b.Kafka.Names.Prefix + "gate", Instance: "n",
+			Positions: b.Kafka.Names.Prefix + "gate", Windows: pipeline.NewWindows(b.window), Log: quiet})
 		t.Cleanup(gate.Close)
 		ctx, stop := context.WithCancel(t.Context())
 		gated := make(chan error, 1)
 		go func() { gated <- gate.Run(ctx) }()
 		b.widen(topics.Notifications, 7)
-		outsider, err := b.kafka.Client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0))
+		outsider, err := b.Kafka.Client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -327,7 +311,7 @@ func TestPartitionsAddedUnderAGate(t *testing.T) {
 			if p != topics.Partition(e.Key, 3) {
 				moved++
 			}
-			r := &kgo.Record{Topic: b.kafka.Names.Name(topics.Notifications), Partition: p, Key: e.Key, Value: e.Value,
+			r := &kgo.Record{Topic: b.Kafka.Names.Name(topics.Notifications), Partition: p, Key: e.Key, Value: e.Value,
 				Headers: []kgo.RecordHeader{{Key: "idempotency-key", Value: []byte(e.IdempotencyKey)}}}
 			if err := outsider.ProduceSync(t.Context(), r).FirstErr(); err != nil {
 				t.Fatal(err)
@@ -363,7 +347,7 @@ func TestPartitionsAddedUnderAGate(t *testing.T) {
 
 func (b *bench) records(topic topics.Topic) (n int64) {
 	b.t.Helper()
-	ends, err := b.log.Ends(b.t.Context(), topic)
+	ends, err := b.Log.Ends(b.t.Context(), topic)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -393,13 +377,13 @@ func TestTopicsThatCannotKeep(t *testing.T) {
 		{topics.Control, "retention.ms", "604800000"},
 		{topics.Messages, "message.timestamp.type", "CreateTime"},
 	}
-	onBoth(t, func(t *testing.T, addr string) {
+	logtest.OnBoth(t, func(t *testing.T, addr string) {
 		b := newBench(t, addr)
 		adm := b.admin()
 		set := func(topic topics.Topic, setting, value string) {
 			t.Helper()
 			rs, err := adm.AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: setting, Value: new(value)}},
-				b.kafka.Names.Name(topic))
+				b.Kafka.Names.Name(topic))
 			if err == nil {
 				err = rs[0].Err
 			}
@@ -411,13 +395,13 @@ func TestTopicsThatCannotKeep(t *testing.T) {
 			s, _ := topics.Of(topic)
 			return s.Configs(1)[setting]
 		}
-		check := func() error { return b.log.EnsureTopics(t.Context(), pipeline.TopicOptions{Partitions: 3}) }
+		check := func() error { return b.Log.EnsureTopics(t.Context(), pipeline.TopicOptions{Partitions: 3}) }
 		if err := check(); err != nil {
 			t.Fatalf("as they are made: %v", err)
 		}
 		var all []string
 		for _, c := range bad {
-			wants := []string{b.kafka.Names.Name(c.topic) + " has " + c.setting + "=" + c.value, "--add-config " + c.setting + "="}
+			wants := []string{b.Kafka.Names.Name(c.topic) + " has " + c.setting + "=" + c.value, "--add-config " + c.setting + "="}
 			all = append(all, wants[1])
 			set(c.topic, c.setting, c.value)
 			err := check()
@@ -455,19 +439,16 @@ func TestTopicsThatCannotKeep(t *testing.T) {
 
 // A log that does not answer fills with telemetry never: what clients wait for has its room.
 func TestTelemetryTakesNoRoom(t *testing.T) {
-	b, err := pipeline.StartBroker(pipeline.BrokerOptions{Dir: t.TempDir(), Log: quiet})
-	if err != nil {
-		t.Fatal(err)
-	}
-	bench := newBench(t, b.Addr())
+	b := logtest.Start(t, pipeline.BrokerOptions{})
+	bench := newBench(t, b.Addr)
 	registry := prometheus.NewRegistry()
-	bench.kafka.Metrics = pipeline.NewMetrics(registry)
-	p, err := pipeline.NewProducer(bench.kafka)
+	bench.Kafka.Metrics = pipeline.NewMetrics(registry)
+	p, err := pipeline.NewProducer(bench.Kafka)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer p.Close(quiet)
-	b.Close()
+	b.Stop()
 	const posted = 60_000 // more than the producer has room for
 	var mu sync.Mutex
 	refused := 0

@@ -7,11 +7,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/topics"
 )
@@ -45,7 +45,7 @@ func untilCaughtUp(t *testing.T, m *memory, c *pipeline.Consumer) {
 // transaction appends one event in a Kafka transaction.
 func (b *bench) transaction(e *topics.Event, end kgo.TransactionEndTry) {
 	b.t.Helper()
-	cl, err := b.kafka.Client(kgo.TransactionalID(b.kafka.Names.Prefix+"tx"), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
+	cl, err := b.Kafka.Client(kgo.TransactionalID(b.Kafka.Names.Prefix+"tx"), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func (b *bench) transaction(e *topics.Event, end kgo.TransactionEndTry) {
 	if err := cl.BeginTransaction(); err != nil {
 		b.t.Fatal(err)
 	}
-	r := &kgo.Record{Topic: b.kafka.Names.Name(e.Topic), Key: e.Key, Value: e.Value}
+	r := &kgo.Record{Topic: b.Kafka.Names.Name(e.Topic), Key: e.Key, Value: e.Value}
 	if err := cl.ProduceSync(b.t.Context(), r).FirstErr(); err != nil {
 		b.t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func testEnds(t *testing.T, b *bench) {
 		stop := b.consume(c)
 		untilCaughtUp(t, m, c)
 		m.until(t, "the sink at the end of every partition", func() bool {
-			ends, err := b.log.Ends(t.Context(), topics.Notifications)
+			ends, err := b.Log.Ends(t.Context(), topics.Notifications)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -116,7 +116,7 @@ func testRemoved(t *testing.T, b *bench) {
 
 func (b *bench) admin() *kadm.Client {
 	b.t.Helper()
-	cl, err := b.kafka.Client()
+	cl, err := b.Kafka.Client()
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func (b *bench) admin() *kadm.Client {
 func (b *bench) truncate(topic topics.Topic, partition int32, below int64) {
 	b.t.Helper()
 	var os kadm.Offsets
-	os.Add(kadm.Offset{Topic: b.kafka.Names.Name(topic), Partition: partition, At: below, LeaderEpoch: -1})
+	os.Add(kadm.Offset{Topic: b.Kafka.Names.Name(topic), Partition: partition, At: below, LeaderEpoch: -1})
 	rs, err := b.admin().DeleteRecords(b.t.Context(), os)
 	if err == nil {
 		err = rs.Error()
@@ -141,22 +141,16 @@ func (b *bench) truncate(topic topics.Topic, partition int32, below int64) {
 // remake deletes a topic and makes it again, empty.
 func (b *bench) remake(topic topics.Topic) {
 	b.t.Helper()
-	if _, err := b.admin().DeleteTopics(b.t.Context(), b.kafka.Names.Name(topic)); err != nil {
+	if _, err := b.admin().DeleteTopics(b.t.Context(), b.Kafka.Names.Name(topic)); err != nil {
 		b.t.Fatal(err)
 	}
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		err := b.log.EnsureTopics(b.t.Context(), pipeline.TopicOptions{Partitions: 3})
-		if err == nil { // the producer knows the former topic
-			b.producer.Close(quiet)
-			if b.producer, err = pipeline.NewProducer(b.kafka); err != nil {
-				b.t.Fatal(err)
-			}
-			return
-		}
-		if time.Now().After(deadline) {
-			b.t.Fatal(err)
-		}
+	testenv.Eventually(b.t, "the topic can be made again", func() bool {
+		return b.Log.EnsureTopics(b.t.Context(), pipeline.TopicOptions{Partitions: 3}) == nil
+	})
+	b.Producer.Close(quiet) // it knows the former topic
+	var err error
+	if b.Producer, err = pipeline.NewProducer(b.Kafka); err != nil {
+		b.t.Fatal(err)
 	}
 }
 
@@ -184,7 +178,7 @@ func testWrongLog(t *testing.T, b *bench) {
 		m.until(t, "three events", func() bool { m.mu.Lock(); defer m.mu.Unlock(); return len(m.all) == 3 })
 		stop()
 		good := m.positions[at(topic, p)]
-		if good.Next != 3 || good.Mark == 0 || !strings.HasPrefix(good.Log, b.kafka.Names.Name(topic)+"@") {
+		if good.Next != 3 || good.Mark == 0 || !strings.HasPrefix(good.Log, b.Kafka.Names.Name(topic)+"@") {
 			t.Fatalf("%s: the position is %+v", topic, good)
 		}
 		wrong := map[string]pipeline.Position{
@@ -192,15 +186,15 @@ func testWrongLog(t *testing.T, b *bench) {
 			"made anew, or the store is another":   {Next: 3, Log: "other." + good.Log, Mark: good.Mark},
 			"truncated or restored from a backup":  {Next: 3, Log: good.Log, Mark: good.Mark - 1},
 			"the log has lost records":             {Next: 1 << 40},
-			"the topic was made anew, or the stor": {Next: 0, Log: b.kafka.Names.Name(topic) + "@AAAAAAAAAAAAAAAAAAAAAA"},
+			"the topic was made anew, or the stor": {Next: 0, Log: b.Kafka.Names.Name(topic) + "@AAAAAAAAAAAAAAAAAAAAAA"},
 		}
 		for why, position := range wrong {
-			for _, group := range []string{"", b.kafka.Names.Prefix + "g" + string(topic)} {
+			for _, group := range []string{"", b.Kafka.Names.Prefix + "g" + string(topic)} {
 				m := newMemory()
 				m.positions[at(topic, p)] = position
 				c := &pipeline.Consumer{Sink: m, Topics: []topics.Topic{topic}, Group: group, Name: "store", WayOut: "way out"}
-				c.Kafka, c.Log, c.Windows = b.kafka, quiet, pipeline.NewWindows(b.window)
-				if err := c.Check(t.Context(), b.log); !strings.Contains(fmt.Sprint(err), why) {
+				c.Kafka, c.Log, c.Windows = b.Kafka, quiet, pipeline.NewWindows(b.window)
+				if err := c.Check(t.Context(), b.Log); !strings.Contains(fmt.Sprint(err), why) {
 					t.Errorf("%s: Check with %+v said %v, want %q", topic, position, err, why)
 				}
 				if topic != topics.Notifications && position.Mark == good.Mark-1 {
@@ -221,7 +215,7 @@ func testWrongLog(t *testing.T, b *bench) {
 		}
 		b.remake(topic)
 		b.append(e, eventIn(topic, 1), eventIn(topic, 2), eventIn(topic, 3), eventIn(topic, 4)) // it has grown past the position
-		c := &pipeline.Consumer{Sink: m, Topics: []topics.Topic{topic}, Kafka: b.kafka, Log: quiet, Windows: pipeline.NewWindows(b.window)}
+		c := &pipeline.Consumer{Sink: m, Topics: []topics.Topic{topic}, Kafka: b.Kafka, Log: quiet, Windows: pipeline.NewWindows(b.window)}
 		if err := c.Run(t.Context()); !strings.Contains(fmt.Sprint(err), "made anew") {
 			t.Errorf("%s: a topic that was made anew: %v", topic, err)
 		}
@@ -241,7 +235,7 @@ func testWrongLogRunning(t *testing.T, b *bench) {
 	good := m.positions[at(topics.Devices, p)]
 	// The position lies beyond the end, and so does what the consumer fetches: as if the log had lost its tail meanwhile.
 	m.positions[at(topics.Devices, p)] = good
-	c := &pipeline.Consumer{Sink: m, Topics: []topics.Topic{topics.Devices}, Kafka: b.kafka, Log: quiet}
+	c := &pipeline.Consumer{Sink: m, Topics: []topics.Topic{topics.Devices}, Kafka: b.Kafka, Log: quiet}
 	done := make(chan error, 1)
 	go func() { done <- c.Run(t.Context()) }()
 	untilCaughtUp(t, m, c)
@@ -338,7 +332,7 @@ func testTakesNothing(t *testing.T, b *bench) {
 	var wait sync.WaitGroup
 	for i := range n {
 		wait.Add(1)
-		b.producer.TryAppend(note("a", "", fmt.Sprint(i)), func(err error) {
+		b.Producer.TryAppend(note("a", "", fmt.Sprint(i)), func(err error) {
 			if err != nil {
 				t.Error(err)
 			}
@@ -373,7 +367,7 @@ func testRevokedPaused(t *testing.T, b *bench) {
 	var wait sync.WaitGroup
 	for i := range perUser * users {
 		wait.Add(1)
-		b.producer.TryAppend(note(fmt.Sprint("u", i%users), "", "x"), func(err error) {
+		b.Producer.TryAppend(note(fmt.Sprint("u", i%users), "", "x"), func(err error) {
 			if err != nil {
 				t.Error(err)
 			}
@@ -389,7 +383,7 @@ func testRevokedPaused(t *testing.T, b *bench) {
 		}
 		return nil
 	}
-	group := b.kafka.Names.Prefix + "paused"
+	group := b.Kafka.Names.Prefix + "paused"
 	c := &pipeline.Consumer{Sink: m, Group: group}
 	b.consume(c)
 	paused := func() (n int) {
@@ -415,13 +409,13 @@ func testRevokedPaused(t *testing.T, b *bench) {
 func testBomb(t *testing.T, b *bench) {
 	p := topics.Partition([]byte("user:a"), 3)
 	b.append(note("a", "k", "1"))
-	cl, err := b.kafka.Client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(kgo.ZstdCompression()),
+	cl, err := b.Kafka.Client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(kgo.ZstdCompression()),
 		kgo.ProducerBatchMaxBytes(96<<20), kgo.MaxBufferedRecords(400_000), kgo.ManualFlushing())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer cl.Close()
-	topic := b.kafka.Names.Name(topics.Notifications)
+	topic := b.Kafka.Names.Name(topics.Notifications)
 	zeros := &kgo.Record{Topic: topic, Partition: p, Key: []byte("user:a"), Value: make([]byte, 64<<20)}
 	oneBatch := func(rs ...*kgo.Record) { // however slow this machine is: a linger would cut it
 		t.Helper()
@@ -479,7 +473,7 @@ func testBomb(t *testing.T, b *bench) {
 func testPoints(t *testing.T, b *bench) {
 	p := topics.Partition([]byte("user:a"), 3)
 	newTail := func() *pipeline.Tail {
-		tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.kafka, Producer: b.producer, Log: b.log, Logger: quiet,
+		tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.Kafka, Producer: b.Producer, Log: b.Log, Logger: quiet,
 			Windows: pipeline.NewWindows(b.window),
 			Topics:  []topics.Topic{topics.Notifications}, Route: func(pipeline.Batch) {}})
 		if err != nil {

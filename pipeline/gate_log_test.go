@@ -26,7 +26,7 @@ func (b *bench) letters() letters {
 }
 
 func (b *bench) gate() *pipeline.Gate {
-	g := pipeline.NewGate(pipeline.GateOptions{Kafka: b.kafka, Producer: b.producer, Positions: b.kafka.Names.Prefix + "gate",
+	g := pipeline.NewGate(pipeline.GateOptions{Kafka: b.Kafka, Producer: b.Producer, Positions: b.Kafka.Names.Prefix + "gate",
 		Windows: pipeline.NewWindows(b.window), Log: quiet})
 	b.t.Cleanup(g.Close)
 	return g
@@ -46,7 +46,7 @@ func (l letters) byOrigin() (n map[string]int, reasons map[string]string) {
 // Whatever is not valid is told, in every topic that an outsider can write, also amid transactions; what is valid is not.
 func testGateTopics(t *testing.T, b *bench) {
 	reg := prometheus.NewRegistry()
-	b.kafka.Metrics = pipeline.NewMetrics(reg)
+	b.Kafka.Metrics = pipeline.NewMetrics(reg)
 	want := make(map[string]string) // origin to a part of the reason
 	next := make(map[string]int64)
 	put := func(topic topics.Topic, key, value, reason string, headers ...kgo.RecordHeader) {
@@ -100,7 +100,7 @@ func testGateTopics(t *testing.T, b *bench) {
 			want)
 	})
 
-	tx, err := b.kafka.Client(kgo.TransactionalID(b.kafka.Names.Prefix + "gate-tx"))
+	tx, err := b.Kafka.Client(kgo.TransactionalID(b.Kafka.Names.Prefix + "gate-tx"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func testGateTopics(t *testing.T, b *bench) {
 		if err := tx.BeginTransaction(); err != nil {
 			t.Fatal(err)
 		}
-		r := &kgo.Record{Topic: b.kafka.Names.Name(topics.Messages), Key: []byte("dm:a:b"), Value: []byte("garbage")}
+		r := &kgo.Record{Topic: b.Kafka.Names.Name(topics.Messages), Key: []byte("dm:a:b"), Value: []byte("garbage")}
 		if err := tx.ProduceSync(t.Context(), r).FirstErr(); err != nil {
 			t.Fatal(err)
 		}
@@ -157,7 +157,7 @@ func testGateTopics(t *testing.T, b *bench) {
 
 // Where the log takes some dead letters of a batch and refuses others, those that it took are not written again.
 func testGateOnce(t *testing.T, b *bench) {
-	cl, err := b.kafka.Client()
+	cl, err := b.Kafka.Client()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +166,7 @@ func testGateOnce(t *testing.T, b *bench) {
 		t.Helper()
 		rs, err := kadm.NewClient(cl).AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "max.message.bytes",
 			Value: new(bytes)}},
-			b.kafka.Names.Name(topics.DeadLetters))
+			b.Kafka.Names.Name(topics.DeadLetters))
 		if err != nil || rs[0].Err != nil {
 			t.Fatal(err, rs)
 		}

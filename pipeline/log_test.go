@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"os/exec"
 	"slices"
@@ -18,53 +17,28 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/nexus/nexus/internal/testenv"
+	"github.com/nexus/nexus/internal/testenv/logtest"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/topics"
 )
 
 func TestMain(m *testing.M) { testenv.Exit(m) }
 
-var quiet = slog.New(slog.DiscardHandler)
+var quiet = logtest.Quiet()
 
 // TestLog runs one suite on both logs: what is built on the one holds on the other.
-func TestLog(t *testing.T) {
-	t.Run("embedded", func(t *testing.T) {
-		b, err := pipeline.StartBroker(pipeline.BrokerOptions{Dir: t.TempDir(), Log: quiet})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer b.Close()
-		testLog(t, b.Addr())
-	})
-	t.Run("kafka", func(t *testing.T) { testLog(t, testenv.Kafka(t)) })
-}
+func TestLog(t *testing.T) { logtest.OnBoth(t, testLog) }
 
-// bench is a log with topics of its own.
+// bench is a log with topics of its own, of three partitions, and a dedup window.
 type bench struct {
-	t        *testing.T
-	kafka    pipeline.Kafka
-	log      *pipeline.Log
-	producer *pipeline.Producer
-	window   time.Duration
+	*logtest.Fixture
+	t      *testing.T
+	window time.Duration
 }
 
 func newBench(t *testing.T, addr string) *bench {
 	t.Helper()
-	b := &bench{t: t, window: time.Minute, kafka: pipeline.Kafka{Brokers: []string{addr}, Log: quiet,
-		Names: topics.Names{Prefix: "t" + strconv.FormatInt(time.Now().UnixNano(), 36) + "."}}}
-	var err error
-	if b.log, err = pipeline.OpenLog(b.kafka); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(b.log.Close)
-	if err := b.log.EnsureTopics(t.Context(), pipeline.TopicOptions{Partitions: 3}); err != nil {
-		t.Fatal(err)
-	}
-	if b.producer, err = pipeline.NewProducer(b.kafka); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { b.producer.Close(quiet) }) // the one that is there then
-	return b
+	return &bench{Fixture: logtest.Open(t, addr, 3), t: t, window: time.Minute}
 }
 
 func note(user, key, text string) *topics.Event {
@@ -76,7 +50,7 @@ func note(user, key, text string) *topics.Event {
 func (b *bench) append(events ...*topics.Event) {
 	b.t.Helper()
 	for _, e := range events {
-		if err := b.producer.Append(b.t.Context(), e); err != nil {
+		if err := b.Producer.Append(b.t.Context(), e); err != nil {
 			b.t.Fatal(err)
 		}
 	}
@@ -85,12 +59,12 @@ func (b *bench) append(events ...*topics.Event) {
 // raw appends a record as a foreign client would.
 func (b *bench) raw(topic topics.Topic, partition int32, key, value string, headers ...kgo.RecordHeader) {
 	b.t.Helper()
-	cl, err := b.kafka.Client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0))
+	cl, err := b.Kafka.Client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0))
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	defer cl.Close()
-	r := &kgo.Record{Topic: b.kafka.Names.Name(topic), Partition: partition, Value: []byte(value), Headers: headers,
+	r := &kgo.Record{Topic: b.Kafka.Names.Name(topic), Partition: partition, Value: []byte(value), Headers: headers,
 		Timestamp: time.UnixMilli(86400000)}
 	if key != "" {
 		r.Key = []byte(key)
@@ -109,11 +83,10 @@ type memory struct {
 	told      map[string][]string // of dead letters: origin to reasons
 	batches   int
 	fail      func(b pipeline.Batch) error
-	changed   chan struct{}
 }
 
 func newMemory() *memory {
-	return &memory{told: make(map[string][]string), positions: make(map[string]pipeline.Position), changed: make(chan struct{}, 1)}
+	return &memory{told: make(map[string][]string), positions: make(map[string]pipeline.Position)}
 }
 
 func at(t topics.Topic, p int32) string { return fmt.Sprintf("%s/%d", t, p) }
@@ -144,10 +117,6 @@ func (m *memory) Apply(_ context.Context, b pipeline.Batch) error {
 	for e := range b.Live {
 		m.seen = append(m.seen, e.Body.Text("title"))
 	}
-	select {
-	case m.changed <- struct{}{}:
-	default:
-	}
 	return nil
 }
 
@@ -175,15 +144,12 @@ func (m *memory) titles() []string {
 // until waits for a condition that Apply brings about.
 func (m *memory) until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(60 * time.Second)
-	for !ok() {
-		select {
-		case <-m.changed:
-		case <-time.After(20 * time.Millisecond):
-		case <-deadline:
-			t.Fatalf("%s: not within 60 s; got %q", what, m.titles())
+	defer func() {
+		if t.Failed() {
+			t.Logf("applied so far: %q", m.titles())
 		}
-	}
+	}()
+	testenv.Eventually(t, what, ok)
 }
 
 func (m *memory) untilSeen(t *testing.T, want ...string) {
@@ -197,7 +163,7 @@ func (m *memory) untilSeen(t *testing.T, want ...string) {
 // consume runs a consumer until the test or the returned function ends it.
 func (b *bench) consume(c *pipeline.Consumer) (stop func()) {
 	b.t.Helper()
-	c.Kafka, c.Log, c.Windows = b.kafka, quiet, pipeline.NewWindows(b.window)
+	c.Kafka, c.Log, c.Windows = b.Kafka, quiet, pipeline.NewWindows(b.window)
 	if c.Topics == nil {
 		c.Topics = []topics.Topic{topics.Notifications}
 	}
@@ -264,13 +230,13 @@ func testOneTime(t *testing.T, b *bench) {
 	for codec, c := range map[string]kgo.CompressionCodec{"none": kgo.NoCompression(), "gzip": kgo.GzipCompression(),
 		"snappy": kgo.SnappyCompression(),
 		"lz4":    kgo.Lz4Compression(), "zstd": kgo.ZstdCompression()} {
-		cl, err := b.kafka.Client(kgo.ProducerBatchCompression(c), kgo.ProducerLinger(100*time.Millisecond))
+		cl, err := b.Kafka.Client(kgo.ProducerBatchCompression(c), kgo.ProducerLinger(100*time.Millisecond))
 		if err != nil {
 			t.Fatal(err)
 		}
 		var rs []*kgo.Record
 		for i, ahead := range []time.Duration{0, time.Second, -time.Hour, 20 * time.Minute} {
-			rs = append(rs, &kgo.Record{Topic: b.kafka.Names.Name(topics.Broadcasts), Key: []byte("all"),
+			rs = append(rs, &kgo.Record{Topic: b.Kafka.Names.Name(topics.Broadcasts), Key: []byte("all"),
 				Value:     fmt.Appendf(nil, `{"title":"%s-%d","body":"%s"}`, codec, i, strings.Repeat("b", 200)),
 				Timestamp: now.Add(ahead)})
 		}
@@ -303,7 +269,7 @@ func testOneTime(t *testing.T, b *bench) {
 	if err != nil {
 		return
 	}
-	out, err := exec.Command(kcat, "-C", "-b", b.kafka.Brokers[0], "-t", b.kafka.Names.Name(topics.Broadcasts), "-e", "-q", "-f",
+	out, err := exec.Command(kcat, "-C", "-b", b.Kafka.Brokers[0], "-t", b.Kafka.Names.Name(topics.Broadcasts), "-e", "-q", "-f",
 		"%o %T\n").Output()
 	if err != nil {
 		t.Fatal(err)
@@ -320,7 +286,7 @@ func testOneTime(t *testing.T, b *bench) {
 func testOrder(t *testing.T, b *bench) {
 	var want []string
 	for i := range 200 {
-		b.producer.TryAppend(note("alice", "", strconv.Itoa(i)), func(err error) {
+		b.Producer.TryAppend(note("alice", "", strconv.Itoa(i)), func(err error) {
 			if err != nil {
 				t.Error(err)
 			}
@@ -423,7 +389,7 @@ func testRewind(t *testing.T, b *bench) {
 	for i := 1; i < 5; i++ {
 		for back := range i {
 			span := time.Duration(events[i-1].Time-events[back].Time) * time.Millisecond
-			got, err := b.log.Rewind(t.Context(), topics.Notifications, map[int32]int64{p: int64(i)}, span)
+			got, err := b.Log.Rewind(t.Context(), topics.Notifications, map[int32]int64{p: int64(i)}, span)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -432,15 +398,15 @@ func testRewind(t *testing.T, b *bench) {
 			}
 		}
 	}
-	if got, err := b.log.Rewind(t.Context(), topics.Notifications, map[int32]int64{p: 0}, time.Hour); err != nil || got[p] != 0 {
+	if got, err := b.Log.Rewind(t.Context(), topics.Notifications, map[int32]int64{p: 0}, time.Hour); err != nil || got[p] != 0 {
 		t.Errorf("Rewind at the start = %v, %v", got, err)
 	}
 }
 
 func testGroup(t *testing.T, b *bench) {
 	m := newMemory()
-	stop := b.consume(&pipeline.Consumer{Sink: m, Group: b.kafka.Names.Prefix + "g", Instance: "one"})
-	b.consume(&pipeline.Consumer{Sink: m, Group: b.kafka.Names.Prefix + "g", Instance: "two"})
+	stop := b.consume(&pipeline.Consumer{Sink: m, Group: b.Kafka.Names.Prefix + "g", Instance: "one"})
+	b.consume(&pipeline.Consumer{Sink: m, Group: b.Kafka.Names.Prefix + "g", Instance: "two"})
 	want := 0
 	for i := range 40 {
 		b.append(note("u"+strconv.Itoa(i), "k", strconv.Itoa(i)))
@@ -504,7 +470,7 @@ func testGate(t *testing.T, b *bench) {
 func testTail(t *testing.T, b *bench) {
 	b.append(note("a", "before", "before"))
 	m := newMemory()
-	tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.kafka, Producer: b.producer, Log: b.log, Logger: quiet,
+	tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.Kafka, Producer: b.Producer, Log: b.Log, Logger: quiet,
 		Windows: pipeline.NewWindows(b.window),
 		Topics:  []topics.Topic{topics.Notifications}, Route: func(batch pipeline.Batch) {
 			m.mu.Lock()
@@ -535,7 +501,7 @@ func testTail(t *testing.T, b *bench) {
 
 func testSettle(t *testing.T, b *bench) {
 	settle := func(d time.Duration, set bool) (time.Duration, error) {
-		c, err := pipeline.AgreeContract(t.Context(), b.log, d, set)
+		c, err := pipeline.AgreeContract(t.Context(), b.Log, d, set)
 		return c.Window, err
 	}
 	if d, err := settle(5*time.Minute, false); err != nil || d != 5*time.Minute {
@@ -550,21 +516,21 @@ func testSettle(t *testing.T, b *bench) {
 }
 
 func testTopicCheck(t *testing.T, b *bench) {
-	if err := b.log.EnsureTopics(t.Context(), pipeline.TopicOptions{Partitions: 9}); err != nil {
+	if err := b.Log.EnsureTopics(t.Context(), pipeline.TopicOptions{Partitions: 9}); err != nil {
 		t.Errorf("topics of other partition counts must stand: %v", err)
 	}
-	cl, err := b.kafka.Client()
+	cl, err := b.Kafka.Client()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer cl.Close()
 	rs, err := kadm.NewClient(cl).AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "retention.ms",
 		Value: new("1000")}},
-		b.kafka.Names.Name(topics.Messages))
+		b.Kafka.Names.Name(topics.Messages))
 	if err != nil || rs[0].Err != nil {
 		t.Fatal(err, rs)
 	}
-	err = b.log.EnsureTopics(t.Context(), pipeline.TopicOptions{})
+	err = b.Log.EnsureTopics(t.Context(), pipeline.TopicOptions{})
 	if err == nil || !strings.Contains(err.Error(), "retention.ms=-1") {
 		t.Errorf("got %v, want an error that says how to mend retention.ms", err)
 	}
@@ -572,7 +538,7 @@ func testTopicCheck(t *testing.T, b *bench) {
 
 // Product services may use transactions: what is aborted is not seen, and control records stop nobody.
 func testTransactions(t *testing.T, b *bench) {
-	cl, err := b.kafka.Client(kgo.TransactionalID(b.kafka.Names.Prefix + "tx"))
+	cl, err := b.Kafka.Client(kgo.TransactionalID(b.Kafka.Names.Prefix + "tx"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -583,7 +549,7 @@ func testTransactions(t *testing.T, b *bench) {
 			t.Fatal(err)
 		}
 		e := note("a", title, title)
-		r := &kgo.Record{Topic: b.kafka.Names.Name(e.Topic), Key: e.Key, Value: e.Value,
+		r := &kgo.Record{Topic: b.Kafka.Names.Name(e.Topic), Key: e.Key, Value: e.Value,
 			Headers: []kgo.RecordHeader{{Key: "idempotency-key", Value: []byte("k" + title)}}}
 		if err := cl.ProduceSync(t.Context(), r).FirstErr(); err != nil {
 			t.Fatal(err)

@@ -20,7 +20,7 @@ var codecs = map[string]kgo.CompressionCodec{"none": kgo.NoCompression(), "gzip"
 // batch appends records to a partition in one batch.
 func (b *bench) batch(topic topics.Topic, partition int32, codec kgo.CompressionCodec, values ...string) {
 	b.t.Helper()
-	cl, err := b.kafka.Client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(codec),
+	cl, err := b.Kafka.Client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(codec),
 		kgo.ProducerLinger(100*time.Millisecond), kgo.ProducerBatchMaxBytes(8<<20))
 	if err != nil {
 		b.t.Fatal(err)
@@ -28,7 +28,7 @@ func (b *bench) batch(topic topics.Topic, partition int32, codec kgo.Compression
 	defer cl.Close()
 	var rs []*kgo.Record
 	for i, v := range values {
-		rs = append(rs, &kgo.Record{Topic: b.kafka.Names.Name(topic), Partition: partition, Key: []byte("user:a"), Value: []byte(v),
+		rs = append(rs, &kgo.Record{Topic: b.Kafka.Names.Name(topic), Partition: partition, Key: []byte("user:a"), Value: []byte(v),
 			Timestamp: time.UnixMilli(86400000 - int64(i)*1000)}) // a producer's times may step back
 	}
 	if err := cl.ProduceSync(b.t.Context(), rs...).FirstErr(); err != nil {
@@ -50,7 +50,7 @@ func (b *bench) fill(p int32) int64 {
 	b.batch(topics.Notifications, p, kgo.NoCompression(), strings.Repeat("large", 50<<10)) // more than is asked for of a partition
 	b.batch(topics.Notifications, p, kgo.ZstdCompression(), strings.Repeat("z", 5<<20))    // more than the fast look reads
 	b.append(note("a", "", "4"))
-	ends, err := b.log.Ends(b.t.Context(), topics.Notifications)
+	ends, err := b.Log.Ends(b.t.Context(), topics.Notifications)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func testLooks(t *testing.T, b *bench) {
 	compare := func(from int64) (same int) {
 		t.Helper()
 		for next := from; next <= end+1; next++ {
-			fast, slow, err := b.log.RecordsBelow(t.Context(), topics.Notifications, map[int32]int64{p: next})
+			fast, slow, err := b.Log.RecordsBelow(t.Context(), topics.Notifications, map[int32]int64{p: next})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -95,7 +95,7 @@ func testLooksAtOnce(t *testing.T, b *bench) {
 		b.batch(topics.Notifications, p, kgo.NoCompression(), strings.Repeat("large", 50<<10), strings.Repeat("large", 50<<10))
 		next[p] = 1
 	}
-	fast, slow, err := b.log.RecordsBelow(t.Context(), topics.Notifications, next)
+	fast, slow, err := b.Log.RecordsBelow(t.Context(), topics.Notifications, next)
 	if err != nil || len(fast) != 3 || fmt.Sprint(fast) != fmt.Sprint(slow) {
 		t.Errorf("the fast look finds %v, the slow one %v, %v", fast, slow, err)
 	}
@@ -105,7 +105,7 @@ func testLooksAtOnce(t *testing.T, b *bench) {
 func testLooksOfTail(t *testing.T, b *bench) {
 	p := topics.Partition([]byte("user:a"), 3)
 	reg := prometheus.NewRegistry()
-	k := b.kafka
+	k := b.Kafka
 	k.Metrics = pipeline.NewMetrics(reg)
 	log, err := pipeline.OpenLog(k)
 	if err != nil {
@@ -119,7 +119,7 @@ func testLooksOfTail(t *testing.T, b *bench) {
 	if err != nil || times[p] == 0 {
 		t.Fatal(times, err)
 	}
-	tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.kafka, Producer: b.producer, Log: log, Logger: quiet,
+	tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.Kafka, Producer: b.Producer, Log: log, Logger: quiet,
 		Windows: pipeline.NewWindows(b.window),
 		Topics:  []topics.Topic{topics.Notifications}, Route: func(pipeline.Batch) {}}) // it does not run: memory stays empty
 	if err != nil {

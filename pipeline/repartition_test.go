@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/nexus/nexus/internal/testenv"
+	"github.com/nexus/nexus/internal/testenv/logtest"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/sqldb"
@@ -27,12 +28,7 @@ import (
 // so in a moment.
 func onBothWithTimes(t *testing.T, test func(t *testing.T, b *bench)) {
 	t.Run("embedded", func(t *testing.T) {
-		broker, err := pipeline.StartBroker(pipeline.BrokerOptions{Dir: t.TempDir(), KeepTimes: true, Log: quiet})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer broker.Close()
-		test(t, newBench(t, broker.Addr()))
+		test(t, newBench(t, logtest.Start(t, pipeline.BrokerOptions{KeepTimes: true}).Addr))
 	})
 	t.Run("kafka", func(t *testing.T) {
 		b := newBench(t, testenv.Kafka(t))
@@ -46,7 +42,7 @@ func (b *bench) stamps(kind string) {
 	b.t.Helper()
 	var names []string
 	for _, s := range topics.Specs() {
-		names = append(names, b.kafka.Names.Name(s.Topic))
+		names = append(names, b.Kafka.Names.Name(s.Topic))
 	}
 	rs, err := b.admin().AlterTopicConfigs(b.t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "message.timestamp.type",
 		Value: new(kind)}}, names...)
@@ -73,7 +69,7 @@ type history struct {
 
 func (b *bench) history(random *rand.Rand) *history {
 	b.t.Helper()
-	cl, err := b.kafka.Client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0))
+	cl, err := b.Kafka.Client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0))
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -93,7 +89,7 @@ func (h *history) put(e *topics.Event, stray bool, more ...kgo.RecordHeader) *kg
 	if s.Partitions > 0 {
 		count = s.Partitions
 	}
-	r := &kgo.Record{Topic: h.kafka.Names.Name(e.Topic), Key: e.Key, Value: e.Value, Timestamp: h.now, Headers: more}
+	r := &kgo.Record{Topic: h.Kafka.Names.Name(e.Topic), Key: e.Key, Value: e.Value, Timestamp: h.now, Headers: more}
 	r.Partition = topics.Partition(e.Key, count)
 	if stray {
 		r.Partition = (r.Partition + 1) % count
@@ -254,9 +250,9 @@ func (b *bench) story(k pipeline.Kafka, window time.Duration) map[string][]strin
 
 func (b *bench) repartition(to string, partitions int32, discard bool) (pipeline.Repartitioned, error) {
 	b.t.Helper()
-	return pipeline.Repartition(b.t.Context(), pipeline.RepartitionOptions{From: b.kafka, To: topics.Names{Prefix: to}, Partitions: partitions,
+	return pipeline.Repartition(b.t.Context(), pipeline.RepartitionOptions{From: b.Kafka, To: topics.Names{Prefix: to}, Partitions: partitions,
 		Discard:    discard,
-		FromIntake: b.kafka.Names.Prefix + "gate", ToIntake: to + "gate"})
+		FromIntake: b.Kafka.Names.Prefix + "gate", ToIntake: to + "gate"})
 }
 
 // gated lets a gate read all there is.
@@ -289,7 +285,7 @@ func TestRepartition(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.kafka.Partitions = contract.Partitions
+		b.Kafka.Partitions = contract.Partitions
 		for n := range 600 {
 			h.step(n)
 		}
@@ -298,15 +294,15 @@ func TestRepartition(t *testing.T) {
 		}
 		e := note("u0", "", "in a transaction")
 		r := func(text string) *kgo.Record {
-			return &kgo.Record{Topic: b.kafka.Names.Name(e.Topic), Key: e.Key, Timestamp: h.now.Add(time.Second),
+			return &kgo.Record{Topic: b.Kafka.Names.Name(e.Topic), Key: e.Key, Timestamp: h.now.Add(time.Second),
 				Value: bytes.ReplaceAll(e.Value, []byte("in a"), []byte(text))}
 		}
 		b.inTransaction(kgo.TryCommit, r("in one"), r("in the same"))
 		b.inTransaction(kgo.TryAbort, r("aborted, in a"))
-		b.gated(b.kafka)
-		ends := b.allEnds(b.kafka.Names)
+		b.gated(b.Kafka)
+		ends := b.allEnds(b.Kafka.Names)
 
-		to := "r" + b.kafka.Names.Prefix
+		to := "r" + b.Kafka.Names.Prefix
 		done, err := b.repartition(to, 7, false)
 		if err != nil {
 			t.Fatal(err)
@@ -314,17 +310,17 @@ func TestRepartition(t *testing.T) {
 		if done.Dropped.Strays == 0 || done.Dropped.Contents == 0 || len(done.Rejudged) > 0 {
 			t.Errorf("%+v", done)
 		}
-		if now := b.allEnds(b.kafka.Names); now != ends {
+		if now := b.allEnds(b.Kafka.Names); now != ends {
 			t.Errorf("the old log was written to:\n%s\n%s", ends, now)
 		}
-		copied := b.kafka
+		copied := b.Kafka
 		copied.Names, copied.Partitions = topics.Names{Prefix: to}, nil
-		after := &bench{t: t, kafka: copied}
-		if after.log, err = pipeline.OpenLog(copied); err != nil {
+		after := &bench{t: t, Fixture: &logtest.Fixture{Kafka: copied}}
+		if after.Log, err = pipeline.OpenLog(copied); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(after.log.Close)
-		if err := after.log.EnsureTopics(t.Context(), pipeline.TopicOptions{Partitions: 1}); err != nil {
+		t.Cleanup(after.Log.Close)
+		if err := after.Log.EnsureTopics(t.Context(), pipeline.TopicOptions{Partitions: 1}); err != nil {
 			t.Errorf("a node refuses the copy: %v", err)
 		}
 		agreed, err := after.agree(time.Hour, false)
@@ -332,9 +328,9 @@ func TestRepartition(t *testing.T) {
 			t.Errorf("the copy's contract is %v, %v", agreed, err)
 		}
 		copied.Partitions = agreed.Partitions
-		after.kafka = copied
+		after.Kafka = copied
 
-		was, is := b.story(b.kafka, contract.Window), b.story(copied, contract.Window)
+		was, is := b.story(b.Kafka, contract.Window), b.story(copied, contract.Window)
 		duplicates, keys := 0, 0
 		for key, want := range was {
 			keys++
@@ -346,7 +342,7 @@ func TestRepartition(t *testing.T) {
 		if len(is) != len(was) || duplicates == 0 || keys < 20 {
 			t.Errorf("%d keys became %d; %d duplicates", len(was), len(is), duplicates)
 		}
-		before, now := b.answers(b.kafka, contract.Window), after.answers(copied, contract.Window)
+		before, now := b.answers(b.Kafka, contract.Window), after.answers(copied, contract.Window)
 		if before != now {
 			t.Errorf("the inbox answered otherwise: %s", firstDifference(before, now))
 		}
@@ -360,7 +356,7 @@ func TestRepartition(t *testing.T) {
 			t.Errorf("the copy's gate appended:\n%s\n%s", ends, now)
 		}
 		// And on from there: a copy of a copy is the same log.
-		b2 := &bench{t: t, kafka: copied, log: after.log}
+		b2 := &bench{t: t, Fixture: after.Fixture}
 		if _, err := b2.repartition("s"+to, 2, false); err != nil {
 			t.Fatal(err)
 		}
@@ -420,27 +416,27 @@ func TestRepartitionAfterPartitionsWereAdded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.kafka.Partitions = contract.Partitions
+		b.Kafka.Partitions = contract.Partitions
 		h.put(note("u0", "early", "early"), true) // carried over by the gate
-		b.gated(b.kafka)
+		b.gated(b.Kafka)
 		b.widen(topics.Notifications, 5)
 		h = b.history(rand.New(rand.NewPCG(3, 4))) // whose client has heard of the new partitions
 		wanted := []string{"early"}
 		for n := range 30 {
 			e := note("u"+strconv.Itoa(n%6), fmt.Sprint("k", n), fmt.Sprint("late ", n))
 			h.now = time.Now().Add(time.Duration(n-60) * time.Second)
-			r := &kgo.Record{Topic: b.kafka.Names.Name(e.Topic), Key: e.Key, Value: e.Value, Timestamp: h.now, Partition: topics.Partition(e.Key, 5)}
+			r := &kgo.Record{Topic: b.Kafka.Names.Name(e.Topic), Key: e.Key, Value: e.Value, Timestamp: h.now, Partition: topics.Partition(e.Key, 5)}
 			r.Headers = []kgo.RecordHeader{{Key: "idempotency-key", Value: []byte(e.IdempotencyKey)}}
 			if err := h.cl.ProduceSync(t.Context(), r).FirstErr(); err != nil {
 				t.Fatal(err)
 			}
 			wanted = append(wanted, fmt.Sprint("late ", n))
 		}
-		to := "r" + b.kafka.Names.Prefix
+		to := "r" + b.Kafka.Names.Prefix
 		if _, err := b.repartition(to, 5, false); err != nil {
 			t.Fatal(err)
 		}
-		copied := b.kafka
+		copied := b.Kafka
 		copied.Names, copied.Partitions = topics.Names{Prefix: to}, nil
 		m := newMemory()
 		b.readAll(copied, contract.Window, []topics.Topic{topics.Notifications}, m)
@@ -463,7 +459,7 @@ func TestRepartitionAfterPartitionsWereAdded(t *testing.T) {
 // What stands in the way is told, and changes nothing.
 func TestRepartitionRefuses(t *testing.T) {
 	onBothWithTimes(t, func(t *testing.T, b *bench) {
-		to := "r" + b.kafka.Names.Prefix
+		to := "r" + b.Kafka.Names.Prefix
 		refused := func(want string, discard bool) {
 			t.Helper()
 			if _, err := b.repartition(to, 5, discard); err == nil || !strings.Contains(err.Error(), want) {
@@ -478,12 +474,12 @@ func TestRepartitionRefuses(t *testing.T) {
 		for n := range 50 {
 			h.put(note(h.user(), "", fmt.Sprint(n)), false)
 		}
-		cl, err := b.kafka.Client(kgo.TransactionalID(to))
+		cl, err := b.Kafka.Client(kgo.TransactionalID(to))
 		if err == nil {
 			err = cl.BeginTransaction()
 		}
 		if err == nil {
-			err = cl.ProduceSync(t.Context(), &kgo.Record{Topic: b.kafka.Names.Name(topics.Notifications), Key: []byte("user:a"),
+			err = cl.ProduceSync(t.Context(), &kgo.Record{Topic: b.Kafka.Names.Name(topics.Notifications), Key: []byte("user:a"),
 				Value: []byte("{}")}).FirstErr()
 		}
 		if err != nil {
@@ -498,8 +494,8 @@ func TestRepartitionRefuses(t *testing.T) {
 		// Cut off: the half made copy is a log for nobody, and the next try says what to do.
 		ctx, cut := context.WithCancel(t.Context())
 		steps := 0
-		_, err = pipeline.Repartition(ctx, pipeline.RepartitionOptions{From: b.kafka, To: topics.Names{Prefix: to}, Partitions: 5,
-			FromIntake: b.kafka.Names.Prefix + "gate", ToIntake: to + "gate", Progress: func(step string, _ topics.Topic, _, _ int64) {
+		_, err = pipeline.Repartition(ctx, pipeline.RepartitionOptions{From: b.Kafka, To: topics.Names{Prefix: to}, Partitions: 5,
+			FromIntake: b.Kafka.Names.Prefix + "gate", ToIntake: to + "gate", Progress: func(step string, _ topics.Topic, _, _ int64) {
 				if steps++; step == "verifying" {
 					cut()
 				}
@@ -507,7 +503,7 @@ func TestRepartitionRefuses(t *testing.T) {
 		if err == nil {
 			t.Fatal("it was cut off, and has no error")
 		}
-		k := b.kafka
+		k := b.Kafka
 		k.Names = topics.Names{Prefix: to}
 		half, err := pipeline.OpenLog(k)
 		if err != nil {
@@ -522,9 +518,9 @@ func TestRepartitionRefuses(t *testing.T) {
 
 		// Somebody writes while it is copied.
 		written := false
-		_, err = pipeline.Repartition(t.Context(), pipeline.RepartitionOptions{From: b.kafka, To: topics.Names{Prefix: to}, Partitions: 5,
+		_, err = pipeline.Repartition(t.Context(), pipeline.RepartitionOptions{From: b.Kafka, To: topics.Names{Prefix: to}, Partitions: 5,
 			Discard:    true,
-			FromIntake: b.kafka.Names.Prefix + "gate", ToIntake: to + "gate", Progress: func(step string, topic topics.Topic, _, _ int64) {
+			FromIntake: b.Kafka.Names.Prefix + "gate", ToIntake: to + "gate", Progress: func(step string, topic topics.Topic, _, _ int64) {
 				if step == "verifying" && !written {
 					written = true
 					h.put(note("late", "", "late"), false)
@@ -552,7 +548,7 @@ func TestForeignPlace(t *testing.T) {
 	b.stamps("LogAppendTime")
 	b.raw(topics.Notifications, 0, "user:a", `{}`, kgo.RecordHeader{Key: "nexus-place", Value: []byte("n7-9")})
 	m := newMemory()
-	b.readAll(b.kafka, time.Minute, []topics.Topic{topics.Notifications}, m)
+	b.readAll(b.Kafka, time.Minute, []topics.Topic{topics.Notifications}, m)
 	var ids []string
 	for _, e := range m.all {
 		ids = append(ids, e.EventID())

@@ -10,7 +10,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/nexus/nexus/internal/testenv"
+	"github.com/nexus/nexus/internal/testenv/logtest"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/topics"
 )
@@ -18,15 +18,7 @@ import (
 // Once the windows are warm every consumer goes on from its own position, and knows the duplicates of what stands before
 // it: also where the log ends with a transaction marker, or a position lies far behind the others.
 func TestWarm(t *testing.T) {
-	t.Run("embedded", func(t *testing.T) {
-		broker, err := pipeline.StartBroker(pipeline.BrokerOptions{Dir: t.TempDir(), Log: quiet})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer broker.Close()
-		testWarm(t, newBench(t, broker.Addr()))
-	})
-	t.Run("kafka", func(t *testing.T) { testWarm(t, newBench(t, testenv.Kafka(t))) })
+	logtest.OnBoth(t, func(t *testing.T, addr string) { testWarm(t, newBench(t, addr)) })
 }
 
 func testWarm(t *testing.T, b *bench) {
@@ -34,7 +26,7 @@ func testWarm(t *testing.T, b *bench) {
 	var appended sync.WaitGroup
 	for i := range others {
 		appended.Add(1)
-		b.producer.TryAppend(note("busy", strconv.Itoa(i), "text"), func(err error) {
+		b.Producer.TryAppend(note("busy", strconv.Itoa(i), "text"), func(err error) {
 			defer appended.Done()
 			if err != nil {
 				t.Error(err)
@@ -46,7 +38,7 @@ func testWarm(t *testing.T, b *bench) {
 	for i := range users {
 		b.append(noteOf(i))
 	}
-	middle, err := b.log.Ends(t.Context(), topics.Notifications)
+	middle, err := b.Log.Ends(t.Context(), topics.Notifications)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +48,7 @@ func testWarm(t *testing.T, b *bench) {
 	for p := range middle {
 		abort(t, b, p)
 	}
-	ends, err := b.log.Ends(t.Context(), topics.Notifications)
+	ends, err := b.Log.Ends(t.Context(), topics.Notifications)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +58,7 @@ func testWarm(t *testing.T, b *bench) {
 	}
 	w := pipeline.NewWindows(b.window)
 	busy := topics.Partition([]byte(topics.UserKey("busy")), int32(len(ends)))
-	release, err := w.Warm(t.Context(), b.log, topics.Notifications, map[int32][]int64{busy: {ends[busy]}})
+	release, err := w.Warm(t.Context(), b.Log, topics.Notifications, map[int32][]int64{busy: {ends[busy]}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +66,7 @@ func testWarm(t *testing.T, b *bench) {
 		t.Errorf("%d entries of one partition, want %d at least", n, others)
 	}
 	release()
-	release, err = w.Warm(t.Context(), b.log, topics.Notifications, positions)
+	release, err = w.Warm(t.Context(), b.Log, topics.Notifications, positions)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +105,7 @@ func testWarm(t *testing.T, b *bench) {
 // abort leaves an aborted record and its marker.
 func abort(t *testing.T, b *bench, p int32) {
 	t.Helper()
-	cl, err := b.kafka.Client(kgo.TransactionalID("t"+strconv.Itoa(int(p))), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	cl, err := b.Kafka.Client(kgo.TransactionalID("t"+strconv.Itoa(int(p))), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +113,7 @@ func abort(t *testing.T, b *bench, p int32) {
 	if err := cl.BeginTransaction(); err != nil {
 		t.Fatal(err)
 	}
-	r := &kgo.Record{Topic: b.kafka.Names.Name(topics.Notifications), Partition: p, Value: []byte("{}"), Timestamp: time.Now()}
+	r := &kgo.Record{Topic: b.Kafka.Names.Name(topics.Notifications), Partition: p, Value: []byte("{}"), Timestamp: time.Now()}
 	if err := cl.ProduceSync(t.Context(), r).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +129,7 @@ func duplicatesOf(t *testing.T, b *bench, readers map[int32]*pipeline.Reader, n 
 	for p, r := range readers {
 		from[p] = kgo.NewOffset().At(r.Start)
 	}
-	cl, err := b.kafka.Client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{b.kafka.Names.Name(topics.Notifications): from}),
+	cl, err := b.Kafka.Client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{b.Kafka.Names.Name(topics.Notifications): from}),
 		kgo.KeepControlRecords())
 	if err != nil {
 		t.Fatal(err)

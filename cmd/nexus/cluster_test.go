@@ -144,20 +144,6 @@ func (i *instance) refused(ns, user, token string) (int, string) {
 	return resp.StatusCode, string(b)
 }
 
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	within(t, 40*time.Second, what, ok)
-}
-
-func within(t testing.TB, span time.Duration, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(span); !ok(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
-
 // What holds over all nodes, with three processes on one real Kafka.
 func TestThreeNodes(t *testing.T) {
 	t.Parallel()
@@ -170,7 +156,7 @@ func TestThreeNodes(t *testing.T) {
 		bob, bobToo := b.open("/dashboard", "bob"), c.open("/dashboard", "bob")
 		alice.expect("user_status", map[string]any{"userId": "bob", "status": "online"})
 		for _, n := range nodes {
-			eventually(t, "every node counts two online", func() bool { return n.must(200, "GET", "/presence", tokenFor(t, "x"), "")["online"] == 2.0 })
+			testenv.Eventually(t, "every node counts two online", func() bool { return n.must(200, "GET", "/presence", tokenFor(t, "x"), "")["online"] == 2.0 })
 			if got := n.must(200, "GET", "/presence/bob", tokenFor(t, "x"), ""); got["online"] != true {
 				t.Errorf("bob: %v", got)
 			}
@@ -179,7 +165,7 @@ func TestThreeNodes(t *testing.T) {
 			}
 		}
 		bob.ws.Close() // one of two sessions: still online
-		eventually(t, "one session is left", func() bool {
+		testenv.Eventually(t, "one session is left", func() bool {
 			return a.must(200, "GET", "/diagnostics/bob", tokenFor(t, "op", "admin"), "")["connections"] == 1.0
 		})
 		bobToo.ws.Close()
@@ -200,14 +186,14 @@ func TestThreeNodes(t *testing.T) {
 			t.Errorf("the other namespace: %d", status)
 		}
 		socks[1].ws.Close()
-		eventually(t, "the place is free again, on another node", func() bool { s, _ := c.refused("/ws", "carol", token); return s == 101 })
+		testenv.Eventually(t, "the place is free again, on another node", func() bool { s, _ := c.refused("/ws", "carol", token); return s == 101 })
 		for _, s := range socks {
 			s.ws.Close()
 		}
 	})
 	t.Run("connections in a namespace", func(t *testing.T) {
 		var socks []*socket
-		eventually(t, "all places are free", func() bool { return a.must(200, "GET", "/presence", tokenFor(t, "x"), "")["dashboard"] == 0.0 })
+		testenv.Eventually(t, "all places are free", func() bool { return a.must(200, "GET", "/presence", tokenFor(t, "x"), "")["dashboard"] == 0.0 })
 		for k := range 30 {
 			socks = append(socks, nodes[k%3].open("/dashboard", fmt.Sprintf("full%d", k/5)))
 		}
@@ -217,7 +203,7 @@ func TestThreeNodes(t *testing.T) {
 			}
 		}
 		socks[0].ws.Close()
-		eventually(t, "the place is free again, on another node", func() bool { s, _ := b.refused("/dashboard", "late", tokenFor(t, "late")); return s == 101 })
+		testenv.Eventually(t, "the place is free again, on another node", func() bool { s, _ := b.refused("/dashboard", "late", tokenFor(t, "late")); return s == 101 })
 		for _, s := range socks {
 			s.ws.Close()
 		}
@@ -266,12 +252,12 @@ func TestThreeNodes(t *testing.T) {
 			s.expectClose(4401)
 		}
 		for _, n := range nodes {
-			eventually(t, "the old token is refused", func() bool {
+			testenv.Eventually(t, "the old token is refused", func() bool {
 				s, body := n.refused("/ws", "frank", old)
 				return s == 401 && strings.Contains(body, "token_revoked")
 			})
 			n.must(401, "GET", "/notifications", old, "")
-			eventually(t, "a new token is good", func() bool { s, _ := n.refused("/ws", "frank", tokenFor(t, "frank")); return s == 101 })
+			testenv.Eventually(t, "a new token is good", func() bool { s, _ := n.refused("/ws", "frank", tokenFor(t, "frank")); return s == 101 })
 		}
 		bystander.send(`{"event":"typing","data":{"receiverId":"x","isTyping":false},"id":1}`)
 		bystander.expect("ack", map[string]any{"ok": true})
@@ -291,7 +277,7 @@ func TestThreeNodes(t *testing.T) {
 			t.Errorf("the sixth: %d", status)
 		}
 		// Whoever left before is shown as gone by now, and alice has been told.
-		eventually(t, "three are online", func() bool { return a.must(200, "GET", "/presence", tokenFor(t, "x"), "")["dashboard"] == 3.0 })
+		testenv.Eventually(t, "three are online", func() bool { return a.must(200, "GET", "/presence", tokenFor(t, "x"), "")["dashboard"] == 3.0 })
 		alice.send(`{"event":"subscribe","data":{"channels":[]},"id":"settled"}`)
 		alice.expect("ack", nil)
 		killed := time.Now()
@@ -376,7 +362,7 @@ func TestDedupOverRestarts(t *testing.T) {
 	if later := send(one); later["duplicate"] != nil || later["id"] != first["id"] {
 		t.Errorf("beyond the window: %v, want it delivered again as the same event", later)
 	}
-	eventually(t, "the inbox has it once", func() bool {
+	testenv.Eventually(t, "the inbox has it once", func() bool {
 		return len(one.must(200, "GET", "/messages?with=alice", tokenFor(t, "bob"), "")["messages"].([]any)) == 1
 	})
 }
@@ -439,7 +425,7 @@ func TestThousandConnections(t *testing.T) {
 		t.Errorf("the other namespace: %d", status)
 	}
 	(<-socks).Close()
-	eventually(t, "the place is free again", func() bool { s, _ := i.refused("/ws", "late", tokenFor(t, "late")); return s == 101 })
+	testenv.Eventually(t, "the place is free again", func() bool { s, _ := i.refused("/ws", "late", tokenFor(t, "late")); return s == 101 })
 }
 
 // With CONNECTION_POLICY=evict-oldest the newest five connections stay.

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+
+	"github.com/nexus/nexus/internal/testenv"
 )
 
 // nexus token and nexus publish against a running server, with the settings of the environment.
@@ -161,11 +163,11 @@ func TestDoctor(t *testing.T) {
 		code, out, problem := command(t, env, "doctor", "--server", server, "--user", "carol", "--channel", channel)
 		return code, out + problem
 	}
-	eventually(t, "the doctor sees the subscription", func() bool { _, out := examine("news"); return strings.Contains(out, "carol is subscribed to news") })
+	testenv.Eventually(t, "the doctor sees the subscription", func() bool { _, out := examine("news"); return strings.Contains(out, "carol is subscribed to news") })
 	if _, out := examine("other"); !strings.Contains(out, "carol is not subscribed to other") || !strings.Contains(out, "channels: news") {
 		t.Error(out)
 	}
-	eventually(t, "the doctor sees the device", func() bool {
+	testenv.Eventually(t, "the doctor sees the device", func() bool {
 		_, out := examine("news")
 		return strings.Contains(out, "1 devices, but mobile push is off") && strings.Contains(out, "FIREBASE_PROJECT_ID")
 	})

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/nexus/nexus/internal/testenv"
 )
 
 // Few file descriptors (X11): the node says so at the start, refuses connections with 503 and Retry-After, and goes on
@@ -71,7 +73,7 @@ func TestFewDescriptors(t *testing.T) {
 		in = in[:len(in)-1]
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	eventually(t, "there is room again", func() bool {
+	testenv.Eventually(t, "there is room again", func() bool {
 		resp, err := client.Get("http://" + n.base + "/readyz")
 		if err != nil {
 			return false

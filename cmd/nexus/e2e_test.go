@@ -56,8 +56,8 @@ func testEndToEnd(t *testing.T, env map[string]string, stored func() map[string]
 		t.Fatalf("%v\n%s\n%s", err, out, i.log)
 	}
 	i.must(202, "POST", "/messages", tokenFor(t, "alice"), `{"receiverId":"bob","encrypted":{"opaque":"last"}}`) // bob is away by now, or soon
-	eventually(t, "both kinds are pushed", func() bool { return f.Contains(control) })
-	eventually(t, "the statistics have both", func() bool { return i.must(200, "GET", "/stats", tokenFor(t, "bob"), "")["messages"].(float64) >= 7 })
+	testenv.Eventually(t, "both kinds are pushed", func() bool { return f.Contains(control) })
+	testenv.Eventually(t, "the statistics have both", func() bool { return i.must(200, "GET", "/stats", tokenFor(t, "bob"), "")["messages"].(float64) >= 7 })
 	brokers, prefix := cmp.Or(env["KAFKA_BROKERS"], i.kafka), cmp.Or(env["NEXUS_TOPIC_PREFIX"], "nexus.")
 	events, _ := foldLog(t, brokers, prefix)
 	found := map[string]bool{}
@@ -168,7 +168,7 @@ func TestOneTimeKeys(t *testing.T) {
 	nodes[0].must(400, "PUT", "/keys", owner, `{"deviceId":"phone","identityKey":"i","prekeys":[{"id":"1","key":"a"},{"id":"1","key":"b"}]}`)
 	nodes[0].must(202, "PUT", "/keys", owner, `{"deviceId":"phone","identityKey":"identity","prekeys":[`+strings.Join(prekeys, ",")+`]}`)
 	for _, n := range nodes {
-		eventually(t, "every node has the keys", func() bool {
+		testenv.Eventually(t, "every node has the keys", func() bool {
 			list := n.must(200, "GET", "/keys", owner, "")["devices"].([]any)
 			return len(list) == 1 && at(list[0], "prekeys") == 40.0
 		})

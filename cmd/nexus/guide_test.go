@@ -226,7 +226,7 @@ func TestGuideNotificationTypes(t *testing.T) {
 		s.expect("notification", map[string]any{"type": typ})
 	}
 	i.must(400, "POST", "/notifications", service, `{"userId":"alice","title":"t","body":"b","type":"OTHER"}`)
-	eventually(t, "all eight are in the inbox", func() bool {
+	testenv.Eventually(t, "all eight are in the inbox", func() bool {
 		return len(i.must(200, "GET", "/notifications", alice, "")["notifications"].([]any)) == len(types)
 	})
 	if got := i.must(200, "GET", "/stats", alice, "")["connections"]; got != 1.0 {

@@ -19,6 +19,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/nexus/nexus/api"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -121,15 +122,7 @@ func testLimits(t *testing.T, i *instance) {
 		t.Errorf("one connection too many in the namespace: %d, Retry-After %q", status, after)
 	}
 	first.ws.Close()
-	deadline := time.Now().Add(patience)
-	for { // the place is free at once
-		if status, _ := refusal("bob"); status == 101 {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("a closed connection's place is not given back")
-		}
-	}
+	testenv.Eventually(t, "a closed connection's place is given back", func() bool { status, _ := refusal("bob"); return status == 101 })
 }
 
 // Bad frames get an error and the connection stays; what breaks the protocol closes it with the right code.
@@ -324,7 +317,7 @@ func TestHeartbeat(t *testing.T) {
 		t.Error("a client that answers no ping was not closed")
 	}
 	since := pings.Load()
-	eventually(t, "pings for twice as long as a silent one is borne", func() bool { return pings.Load() >= since+2*1050/50 })
+	testenv.Eventually(t, "pings for twice as long as a silent one is borne", func() bool { return pings.Load() >= since+2*1050/50 })
 	lively.send(`{"event":"typing","data":{"receiverId":"x","isTyping":false},"id":1}`)
 	lively.expect("ack", map[string]any{"ok": true})
 }

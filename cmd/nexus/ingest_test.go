@@ -152,12 +152,7 @@ func TestUserRoutes(t *testing.T) {
 		t.Errorf("after the receipt: %v", list)
 	}
 	i.open("/dashboard", "bob")
-	deadline := time.Now().Add(patience)
-	for i.must(200, "GET", "/presence", alice, "")["online"] != 1.0 {
-		if time.Now().After(deadline) {
-			t.Fatal("bob is not counted")
-		}
-	}
+	testenv.Eventually(t, "bob is counted", func() bool { return i.must(200, "GET", "/presence", alice, "")["online"] == 1.0 })
 	if got := i.must(200, "GET", "/presence/bob", alice, ""); got["online"] != true {
 		t.Errorf("presence of bob: %v", got)
 	}
@@ -200,7 +195,7 @@ func TestConversationsAndReceipts(t *testing.T) {
 		i.must(202, "POST", "/announcements", tokenFor(t, "service", "publish"), `{"title":"while away","body":""}`)
 		id := i.notify("bob", `,"title":"a","body":""`)
 		i.notify("bob", `,"title":"b","body":""`)
-		eventually(t, "an announcement and two notifications wait for bob, who was away", func() bool {
+		testenv.Eventually(t, "an announcement and two notifications wait for bob, who was away", func() bool {
 			return i.must(200, "GET", "/notifications/unread-count", bob, "")["count"] == 3.0
 		})
 		phone, laptop := i.open("/dashboard", "bob"), i.open("/dashboard", "bob")

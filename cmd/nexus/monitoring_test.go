@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/nexus/nexus/internal/testenv"
 )
 
 // scrape is what /metrics shows.
@@ -60,12 +62,12 @@ func TestMonitoring(t *testing.T) {
 		`nexus_http_request_seconds_count{method="POST",route="/notifications",status="202"}`,
 		`go_goroutines`,
 	} {
-		eventually(t, want, func() bool { return strings.Contains(i.scrape(), want) })
+		testenv.Eventually(t, want, func() bool { return strings.Contains(i.scrape(), want) })
 	}
 	bob.ws.Close()
 	alice.ws.Close()
 	c.post(200, "41/ws,")
-	eventually(t, "every end has its reason", func() bool {
+	testenv.Eventually(t, "every end has its reason", func() bool {
 		m := i.scrape()
 		return strings.Contains(m, `nexus_sessions_closed_total{namespace="/ws",reason="left"} 1`) && strings.Contains(m, `nexus_sessions_closed_total{namespace="/ws",reason="lost"} 1`)
 	})

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/nexus/nexus/internal/testenv"
 )
 
 // What the public test suites of Engine.IO protocol 4 and Socket.IO protocol 5 ask of a server, by their own headings.
@@ -226,15 +228,7 @@ func TestEngineIOProtocol(t *testing.T) {
 		go func() { c.doContext(ctx, "GET", ""); close(done) }()
 		time.AfterFunc(100*time.Millisecond, cancel)
 		<-done
-		deadline := time.Now().Add(patience)
-		for {
-			if status, _ := c.do("POST", "3"); status == 400 {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatal("the session lives on")
-			}
-		}
+		testenv.Eventually(t, "the session ends", func() bool { status, _ := c.do("POST", "3"); return status == 400 })
 	})
 	t.Run("closes the session upon invalid packet format, WebSocket", func(t *testing.T) {
 		p := i.engine(t)

@@ -46,7 +46,7 @@ func TestPush(t *testing.T) {
 		here := i.open("/dashboard", "here")
 		id := i.notify("away", `,"title":"Hello","body":"World","icon":"/i.png","badge":"/b.png","data":{"n":7,"nested":{"a":[1]},"s":"text","link":"https://app.example.com/x","from":"reserved"}`)
 		for _, device := range []string{tok("phone"), tok("tablet")} { // all devices of a user without a session
-			eventually(t, "the push to "+device, func() bool { return len(f.Accepted(device)) == 1 })
+			testenv.Eventually(t, "the push to "+device, func() bool { return len(f.Accepted(device)) == 1 })
 			m := f.Accepted(device)[0]
 			want := map[string]string{"notification.title": "Hello", "notification.body": "World", "data.n": "7", "data.nested": `{"a":[1]}`, "data.s": "text", "data._from": "reserved",
 				"data.id": id, "data.type": "SYSTEM", "android.priority": "normal", "android.collapse_key": id, "apns.headers.apns-collapse-id": id, "apns.headers.apns-priority": "5",
@@ -60,7 +60,7 @@ func TestPush(t *testing.T) {
 		i.notify("here", `,"title":"normal","body":""`) // the session has it: no push
 		i.notify("here", `,"title":"urgent","body":"","priority":"high"`)
 		here.expect("notification", map[string]any{"title": "urgent"})
-		eventually(t, "high priority is always pushed", func() bool { return len(f.Accepted(tok("here"))) == 1 })
+		testenv.Eventually(t, "high priority is always pushed", func() bool { return len(f.Accepted(tok("here"))) == 1 })
 		if m := f.Accepted(tok("here"))[0]; at(m, "notification.title") != "urgent" || at(m, "android.priority") != "high" || at(m, "apns.headers.apns-priority") != "10" {
 			t.Errorf("pushed to a user with a session: %v", m)
 		}
@@ -68,7 +68,7 @@ func TestPush(t *testing.T) {
 		alice := tokenFor(t, "alice")
 		i.must(202, "POST", "/messages", alice, `{"receiverId":"chatty","content":"`+strings.Repeat("long ", 100)+`"}`)
 		i.must(202, "POST", "/messages", alice, `{"receiverId":"chatty","encrypted":{"c":"opaque-`+run+`"}}`)
-		eventually(t, "both messages are pushed", func() bool { return len(f.Accepted(tok("chatty"))) == 2 })
+		testenv.Eventually(t, "both messages are pushed", func() bool { return len(f.Accepted(tok("chatty"))) == 2 })
 		bodies := ""
 		for _, m := range f.Accepted(tok("chatty")) {
 			if at(m, "notification.title") != "New message" || at(m, "data.senderId") != "alice" {
@@ -83,10 +83,10 @@ func TestPush(t *testing.T) {
 		i.must(202, "POST", "/messages", alice, `{"receiverId":"chatty","content":"by socket"}`)
 		chat.expect("message:new", map[string]any{"content": "by socket"})
 		i.notify("away", `,"title":"big","body":"`+strings.Repeat("é", 3000)+`","data":{"large":"`+strings.Repeat("x", 9000)+`"}`) // within FCM's 4096 bytes all the same
-		eventually(t, "the large one is pushed", func() bool { return len(f.Accepted(tok("phone"))) == 2 })
+		testenv.Eventually(t, "the large one is pushed", func() bool { return len(f.Accepted(tok("phone"))) == 2 })
 		i.must(200, "DELETE", "/notifications/device-token", tokenFor(t, "away"), `{"token":"`+tok("phone")+`"}`)
 		i.notify("away", `,"title":"after","body":""`)
-		eventually(t, "the device that is left has it", func() bool { return len(f.Accepted(tok("tablet"))) == 3 })
+		testenv.Eventually(t, "the device that is left has it", func() bool { return len(f.Accepted(tok("tablet"))) == 3 })
 		if n := len(f.Accepted(tok("phone"))); n != 2 {
 			t.Errorf("an unregistered device got %d pushes, want 2", n)
 		}
@@ -127,14 +127,14 @@ func TestPushAfterLeaving(t *testing.T) {
 	bob, s := i.open("/dashboard", "bob"), i.open("/dashboard", "alice")
 	bob.expect("user_status", map[string]any{"userId": "alice", "status": "online"})
 	s.ws.Close()
-	eventually(t, "the session is gone", func() bool {
+	testenv.Eventually(t, "the session is gone", func() bool {
 		return len(i.must(200, "GET", "/diagnostics/alice", tokenFor(t, "op", "admin"), "")["sessions"].([]any)) == 0
 	})
 	if got := i.must(200, "GET", "/presence/alice", tokenFor(t, "bob"), ""); at(got, "online") != true {
 		t.Errorf("not shown as online: %v", got)
 	}
 	i.notify("alice", `,"title":"t","body":"b"`)
-	eventually(t, "it is pushed", func() bool { return len(f.Accepted("phone")) == 1 })
+	testenv.Eventually(t, "it is pushed", func() bool { return len(f.Accepted("phone")) == 1 })
 }
 
 // What FCM may answer (rows F25-F27): quota, faults, dead tokens, tokens of others, bad payloads. One never fails others.
@@ -170,13 +170,13 @@ func TestPushAnswers(t *testing.T) {
 	devices := func(user string) int {
 		return len(i.must(200, "GET", "/diagnostics/"+user, tokenFor(t, "op", "admin"), "")["devices"].([]any))
 	}
-	eventually(t, "what is fine is pushed", func() bool { return len(f.Accepted("fine")) == 1 })
-	eventually(t, "what failed for a while is pushed in the end, once", func() bool { return len(f.Accepted("flaky")) == 1 })
+	testenv.Eventually(t, "what is fine is pushed", func() bool { return len(f.Accepted("fine")) == 1 })
+	testenv.Eventually(t, "what failed for a while is pushed in the end, once", func() bool { return len(f.Accepted("flaky")) == 1 })
 	for _, token := range []string{"dead", "bad-token"} {
-		eventually(t, token+" is removed", func() bool { return devices("u-"+token) == 0 })
+		testenv.Eventually(t, token+" is removed", func() bool { return devices("u-"+token) == 0 })
 	}
 	for _, outcome := range []string{"accepted", "unregistered", "sender_mismatch", "invalid_token", "invalid_payload"} {
-		eventually(t, outcome+" is counted", func() bool { return strings.Contains(i.scrape(), `nexus_pushes_total{outcome="`+outcome+`"}`) })
+		testenv.Eventually(t, outcome+" is counted", func() bool { return strings.Contains(i.scrape(), `nexus_pushes_total{outcome="`+outcome+`"}`) })
 	}
 	for _, token := range []string{"foreign", "bad-payload"} {
 		if devices("u-"+token) != 1 {
@@ -185,14 +185,14 @@ func TestPushAnswers(t *testing.T) {
 	}
 	i.notify("u-foreign", `,"title":"again","body":""`) // set aside: nothing is sent
 	i.notify("u-bad-payload", `,"title":"again","body":""`)
-	eventually(t, "a token whose payload was bad is still used", func() bool { return len(f.Accepted("bad-payload")) == 1 })
+	testenv.Eventually(t, "a token whose payload was bad is still used", func() bool { return len(f.Accepted("bad-payload")) == 1 })
 
 	i.device("u-quota", "quota")
 	i.device("u-other", "other")
 	i.notify("u-quota", `,"title":"t","body":"b"`)
-	eventually(t, "the quota is used up", func() bool { mu.Lock(); defer mu.Unlock(); return !quotaAt.IsZero() })
+	testenv.Eventually(t, "the quota is used up", func() bool { mu.Lock(); defer mu.Unlock(); return !quotaAt.IsZero() })
 	i.notify("u-other", `,"title":"t","body":"b"`)
-	eventually(t, "all is pushed afterwards, once", func() bool { return len(f.Accepted("quota")) == 1 && len(f.Accepted("other")) == 1 })
+	testenv.Eventually(t, "all is pushed afterwards, once", func() bool { return len(f.Accepted("quota")) == 1 && len(f.Accepted("other")) == 1 })
 	mu.Lock()
 	defer mu.Unlock()
 	for _, at := range f.Attempts() {
@@ -263,20 +263,20 @@ func TestPushFaults(t *testing.T) {
 		return all, most
 	}
 	notify()
-	eventually(t, "the log's positions go on while pushes fail", func() bool {
+	testenv.Eventually(t, "the log's positions go on while pushes fail", func() bool {
 		return row("SELECT coalesce(sum(next),0) FROM positions WHERE projection='push' AND topic='notifications'") == users
 	})
 	if row("SELECT count(*) FROM push_jobs") == 0 {
 		t.Error("nothing was left to do when the positions had gone on")
 	}
-	within(t, 5*time.Minute, "every way of failing was seen often", func() bool {
+	testenv.Within(t, 5*time.Minute, "every way of failing was seen often", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		cured = min(faults[500], faults[503], faults[testenv.Reset], faults[testenv.Hang]) >= 25
 		return cured
 	})
 	cure := time.Now()
-	within(t, 5*time.Minute, "all are accepted after the cure", func() bool { all, _ := accepted(); return all == users*each })
+	testenv.Within(t, 5*time.Minute, "all are accepted after the cure", func() bool { all, _ := accepted(); return all == users*each })
 	mu.Lock()
 	t.Logf("faults %v (-1: reset, -2: no answer); all accepted %s after the cure; at most %d attempts at once", faults, time.Since(cure).Round(time.Second), f.AtOnce())
 	mu.Unlock()
@@ -299,12 +299,12 @@ func TestPushFaults(t *testing.T) {
 		mu.Unlock()
 		notify()
 		total += live - 1
-		eventually(t, tc.outcome+": all others have theirs", func() bool { all, _ := accepted(); return all == total })
-		eventually(t, tc.outcome+" is counted, once", func() bool {
+		testenv.Eventually(t, tc.outcome+": all others have theirs", func() bool { all, _ := accepted(); return all == total })
+		testenv.Eventually(t, tc.outcome+" is counted, once", func() bool {
 			return strings.Contains(n.scrape(), `nexus_pushes_total{outcome="`+tc.outcome+`"} 1`) && row("SELECT count(*) FROM push_jobs") == 0
 		})
 		user := fmt.Sprintf("u%d", k)
-		eventually(t, tc.outcome+": the user's devices", func() bool {
+		testenv.Eventually(t, tc.outcome+": the user's devices", func() bool {
 			return len(n.must(200, "GET", "/diagnostics/"+user, tokenFor(t, "op", "admin"), "")["devices"].([]any)) == tc.left
 		})
 		live -= each - tc.used
@@ -342,8 +342,8 @@ func TestPushKill(t *testing.T) {
 	n.kill()
 	n.start()
 	n.notify("bob", `,"title":"t","body":"b"`)
-	eventually(t, "nothing is missing", func() bool { return len(f.Accepted("slow")) >= 1 && len(f.Accepted("quick")) == 1 })
-	eventually(t, "the job is done again, its lease having run out", func() bool { return len(f.Accepted("slow")) == 2 })
+	testenv.Eventually(t, "nothing is missing", func() bool { return len(f.Accepted("slow")) >= 1 && len(f.Accepted("quick")) == 1 })
+	testenv.Eventually(t, "the job is done again, its lease having run out", func() bool { return len(f.Accepted("slow")) == 2 })
 	both := f.Accepted("slow")
 	if a, b := at(both[0], "android.collapse_key"), at(both[1], "android.collapse_key"); a != b || a == nil {
 		t.Errorf("collapse keys %v and %v", a, b)
@@ -359,13 +359,13 @@ func TestPushOffAndOld(t *testing.T) {
 	}
 	i.device("alice", "tok")
 	i.notify("alice", `,"title":"t","body":"b"`)
-	eventually(t, "it is recorded as skipped", func() bool { return strings.Contains(i.scrape(), `nexus_pushes_total{outcome="skipped"} 1`) })
+	testenv.Eventually(t, "it is recorded as skipped", func() bool { return strings.Contains(i.scrape(), `nexus_pushes_total{outcome="skipped"} 1`) })
 	i.stop()
 	f := testenv.NewFCM(t)
 	f.Answer = func(string, int) (int, string, http.Header) { return 503, "UNAVAILABLE", nil }
 	late := start(t, pushing(f, map[string]string{"DATA_DIR": dir, "PUSH_TTL": "3s"}))
 	late.notify("alice", `,"title":"t","body":"b"`)
-	eventually(t, "what FCM did not take in time is given up", func() bool { return strings.Contains(late.scrape(), `nexus_pushes_total{outcome="expired"} 1`) })
+	testenv.Eventually(t, "what FCM did not take in time is given up", func() bool { return strings.Contains(late.scrape(), `nexus_pushes_total{outcome="expired"} 1`) })
 	if f.Contains("skipped") || len(f.Accepted("tok")) != 0 {
 		t.Error("something was pushed")
 	}
@@ -430,7 +430,7 @@ func TestFunnel(t *testing.T) {
 	}
 	defer ch.Close()
 	var appended, websocket, push, reached uint64
-	eventually(t, "all are counted", func() bool {
+	testenv.Eventually(t, "all are counted", func() bool {
 		err := ch.QueryRow(t.Context(), "SELECT appended, websocket, push, reached FROM nexus_delivery_funnel WHERE event='notification'").Scan(&appended, &websocket, &push, &reached)
 		return err == nil && appended == 4*each && push == 2*each && websocket == 2*each
 	})

@@ -42,7 +42,7 @@ func TestRebuild(t *testing.T) {
 			i.must(200, "POST", "/notifications/"+fmt.Sprint(at(list[0], "id"))+"/read", tokenFor(t, "alice"), "")
 			i.must(200, "DELETE", "/notifications/"+fmt.Sprint(at(list[1], "id")), tokenFor(t, "alice"), "")
 			i.must(200, "POST", "/notifications/read-all", tokenFor(t, "bob"), "")
-			eventually(t, "all is pushed", func() bool { return len(f.Accepted("phone")) == 20 })
+			testenv.Eventually(t, "all is pushed", func() bool { return len(f.Accepted("phone")) == 20 })
 
 			if code, _, problem := rebuilt(t, env, "nothing"); code != 2 || !strings.Contains(problem, "inbox or stats") {
 				t.Errorf("a projection of no known name: %d %s", code, problem)

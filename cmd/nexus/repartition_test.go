@@ -74,7 +74,7 @@ func TestRepartitionCommand(t *testing.T) {
 				}
 			}
 			i.must(202, "POST", "/notifications", service, `{"userId":"alice","title":"after","body":"","type":"SYSTEM"}`)
-			eventually(t, "what comes after is in the inbox", func() bool {
+			testenv.Eventually(t, "what comes after is in the inbox", func() bool {
 				return at(i.must(200, "GET", "/notifications?limit=1", alice, "")["notifications"].([]any)[0], "title") == "after"
 			})
 			i.stop()

@@ -22,6 +22,8 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/gorilla/websocket"
+
+	"github.com/nexus/nexus/internal/testenv"
 )
 
 // The rows S01-S10 of what a hostile client may do; S09 is in cluster_test.go, S10 beside the edge.
@@ -50,8 +52,8 @@ func TestBadFramesByTheThousand(t *testing.T) {
 		wg.Go(func() { i.badEnvelopes(t, mrand.New(mrand.NewPCG(seed, uint64(100+w))), 5*rounds) })
 	}
 	wg.Wait()
-	eventually(t, "all but the neighbour are gone", func() bool { return i.must(200, "GET", "/presence", tokenFor(t, "x"), "")["messaging"] == 1.0 })
-	eventually(t, "no session is left behind", func() bool {
+	testenv.Eventually(t, "all but the neighbour are gone", func() bool { return i.must(200, "GET", "/presence", tokenFor(t, "x"), "")["messaging"] == 1.0 })
+	testenv.Eventually(t, "no session is left behind", func() bool {
 		return strings.Contains(i.scrape(), `nexus_cluster_connections{namespace="/ws"} 1`) && !strings.Contains(i.scrape(), `nexus_connections{namespace="/dashboard"`)
 	})
 	neighbour.send(`{"event":"typing","data":{"receiverId":"x","isTyping":true},"id":1}`)

@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/topics"
 )
@@ -248,7 +249,7 @@ func TestStatisticsEqualTheLog(t *testing.T) {
 		t.Errorf("readyz: %d %v", status, out)
 	}
 	w.set(false)
-	eventually(t, "the statistics catch up", func() bool {
+	testenv.Eventually(t, "the statistics catch up", func() bool {
 		got, stats := n.call("GET", "/stats", tokenFor(t, "alice"), "")
 		return got == 200 && stats["messages"] == 40.0 && stats["stale"] == nil
 	})
@@ -265,7 +266,7 @@ func TestStatisticsEqualTheLog(t *testing.T) {
 	n.start()
 
 	events, ends := foldLog(t, env["KAFKA_BROKERS"], env["NEXUS_TOPIC_PREFIX"])
-	eventually(t, "the statistics reach the log's end", func() bool {
+	testenv.Eventually(t, "the statistics reach the log's end", func() bool {
 		have := make(map[string]map[int32]int64)
 		var topic string
 		var part int32

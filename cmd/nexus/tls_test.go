@@ -54,7 +54,7 @@ func TestTLSAndSASL(t *testing.T) {
 			"DATABASE_URL": testenv.PostgresTLS(t), "CLICKHOUSE_URL": clickhouse, "SSL_CERT_FILE": ca}
 		n := launch(t, env)
 		n.must(202, "POST", "/notifications", tokenFor(t, "service", "publish"), `{"userId":"alice","title":"t","body":"","type":"CONNECTION_ACCEPTED"}`)
-		eventually(t, "both have it", func() bool {
+		testenv.Eventually(t, "both have it", func() bool {
 			return n.must(200, "GET", "/notifications/unread-count", tokenFor(t, "alice"), "")["count"] == 1.0 &&
 				n.must(200, "GET", "/stats", tokenFor(t, "alice"), "")["connections"] == 1.0
 		})

@@ -33,7 +33,7 @@ func TestWebPush(t *testing.T) {
 		t.Fatalf("%q %s", lines.Text(), problems.String())
 	}
 	id := i.notify("alice", `,"title":"Hello","body":"from a phone","icon":"/i.png","data":{"link":"https://app.example.com/x"}`)
-	eventually(t, "the push to the browser", func() bool { return len(f.Accepted("browser-token")) == 1 })
+	testenv.Eventually(t, "the push to the browser", func() bool { return len(f.Accepted("browser-token")) == 1 })
 	message, err := json.Marshal(f.Accepted("browser-token")[0])
 	if err != nil {
 		t.Fatal(err)

@@ -148,7 +148,7 @@ func newEvents(t *testing.T, i *instance, messages, notifications int) {
 	if n := fresh(i, "/notifications/unread-count", alice)["count"]; n != float64(notifications+6) {
 		t.Errorf("%v unread, want %d: a mark on what stood before the change does not count", n, notifications+6)
 	}
-	eventually(t, "the statistics count on", func() bool {
+	testenv.Eventually(t, "the statistics count on", func() bool {
 		now := i.must(200, "GET", "/stats", alice, "")
 		return now["messages"].(float64)-stats["messages"].(float64) == 7 && now["connections"].(float64)-stats["connections"].(float64) == 7
 	})
@@ -157,7 +157,7 @@ func newEvents(t *testing.T, i *instance, messages, notifications int) {
 // fresh reads until the answer is not stale: on a busy machine a projection may be more than two seconds behind.
 func fresh(i *instance, path, token string) (out map[string]any) {
 	i.t.Helper()
-	eventually(i.t, path+" is not stale", func() bool {
+	testenv.Eventually(i.t, path+" is not stale", func() bool {
 		out = i.must(200, "GET", path, token, "")
 		return out["stale"] == nil
 	})

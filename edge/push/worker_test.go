@@ -3,8 +3,6 @@ package push
 import (
 	"context"
 	"fmt"
-	"io"
-	"log/slog"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -15,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nexus/nexus/internal/testenv"
+	"github.com/nexus/nexus/internal/testenv/logtest"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/sqldb"
@@ -82,29 +81,11 @@ func onBothStores(t *testing.T, scenario func(*testing.T, *shop)) {
 
 func newShop(t *testing.T, db *sqldb.DB) *shop {
 	t.Helper()
-	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
 	t.Cleanup(func() { db.Close() })
-	b, err := pipeline.StartBroker(pipeline.BrokerOptions{Dir: t.TempDir(), Log: quiet})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { b.Close() })
-	kafka := pipeline.Kafka{Brokers: []string{b.Addr()}, Log: quiet}
-	log, err := pipeline.OpenLog(kafka)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(log.Close)
-	if err := log.EnsureTopics(t.Context(), pipeline.TopicOptions{Partitions: 1}); err != nil {
-		t.Fatal(err)
-	}
-	producer, err := pipeline.NewProducer(kafka)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { producer.Close(quiet) })
+	l := logtest.Open(t, logtest.Start(t, pipeline.BrokerOptions{}).Addr, 1)
 	s := &shop{t: t, clock: &clock{at: time.Now()}, fcm: testenv.NewFCM(t), next: make(map[topics.Topic]int64), reg: prometheus.NewRegistry()}
-	if s.inbox, err = inbox.Open(t.Context(), db, time.Hour, quiet); err != nil {
+	var err error
+	if s.inbox, err = inbox.Open(t.Context(), db, time.Hour, logtest.Quiet()); err != nil {
 		t.Fatal(err)
 	}
 	sender, err := NewFCM(t.Context(), Credentials{ProjectID: s.fcm.ProjectID, ClientEmail: s.fcm.ClientEmail, PrivateKey: s.fcm.PrivateKey,
@@ -112,8 +93,8 @@ func newShop(t *testing.T, db *sqldb.DB) *shop {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Pusher, err = New(t.Context(), Options{DB: db, Log: log, Producer: producer, Inbox: s.inbox, Presence: nobody{}, Sender: sender,
-		Settings: Settings{TTL: 24 * time.Hour, Rate: 100, Lease: 90 * time.Second}, Node: "n1", Logger: quiet, Metrics: NewMetrics(s.reg), Now: s.clock.now})
+	s.Pusher, err = New(t.Context(), Options{DB: db, Log: l.Log, Producer: l.Producer, Inbox: s.inbox, Presence: nobody{}, Sender: sender,
+		Settings: Settings{TTL: 24 * time.Hour, Rate: 100, Lease: 90 * time.Second}, Node: "n1", Logger: logtest.Quiet(), Metrics: NewMetrics(s.reg), Now: s.clock.now})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,61 +2,74 @@ package testenv
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
-	"time"
-
-	"github.com/testcontainers/testcontainers-go"
-	"github.com/testcontainers/testcontainers-go/wait"
+	"os/exec"
+	"path/filepath"
+	"sync"
 )
 
-// image is made by internal/testenv/setup.sh image; elsewhere NEXUS_TEST_IMAGE may name one with the same entry points.
-func image() string {
-	if i := os.Getenv("NEXUS_TEST_IMAGE"); i != "" {
-		return i
-	}
-	return "nexus-test/services:2"
-}
-
-// container starts a service of the image and returns where it is reached.
-func container(ctx context.Context, port, entrypoint string, ready wait.Strategy, hooks ...testcontainers.ContainerHook) (string, func(), error) {
-	os.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
-	if _, err := os.Stat("/.dockerenv"); err == nil && os.Getenv("TESTCONTAINERS_HOST_OVERRIDE") == "" {
-		os.Setenv("TESTCONTAINERS_HOST_OVERRIDE", "127.0.0.1")
-	}
-	c, err := testcontainers.GenericContainer(ctx, testcontainers.GenericContainerRequest{Started: true, ContainerRequest: testcontainers.ContainerRequest{
-		Image: image(), Entrypoint: []string{"/usr/local/bin/" + entrypoint}, ExposedPorts: []string{port + "/tcp"}, WaitingFor: ready,
-		LifecycleHooks: []testcontainers.ContainerLifecycleHooks{{PostStarts: hooks}},
-	}})
-	stop := func() {
-		if c != nil {
-			none := time.Duration(0)
-			_ = c.Terminate(context.Background(), testcontainers.StopTimeout(none))
-		}
-	}
+// containers is the program internal/testenv/containers, built into .cache. It is a module of its own: testcontainers-go
+// stays out of the product's module graph.
+var containers = sync.OnceValues(func() (string, error) {
+	root, err := Root()
 	if err != nil {
-		return "", stop, fmt.Errorf("container %s: %w", entrypoint, err)
+		return "", err
 	}
-	addr, err := c.PortEndpoint(ctx, port+"/tcp", "")
-	return addr, stop, err
-}
+	cache := filepath.Join(root, ".cache")
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return "", err
+	}
+	// Test binaries run at once and share the file: each moves a whole one into its place.
+	part, err := os.CreateTemp(cache, "containers-")
+	if err != nil {
+		return "", err
+	}
+	part.Close()
+	defer os.Remove(part.Name())
+	build := exec.Command("go", "build", "-o", part.Name(), ".")
+	build.Dir = filepath.Join(root, "internal/testenv/containers")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build of internal/testenv/containers: %w\n%s", err, out)
+	}
+	program := filepath.Join(cache, "containers")
+	return program, os.Rename(part.Name(), program)
+})
 
-func kafkaContainer(ctx context.Context) (string, func(), error) {
-	// Kafka has to be told the port that it is reached at, which is known only now.
-	advertise := func(ctx context.Context, c testcontainers.Container) error {
-		addr, err := c.PortEndpoint(ctx, "9092/tcp", "")
+// inContainer obtains a service (kafka, postgres or clickhouse) in a container.
+func inContainer(service string) obtain {
+	return func(ctx context.Context) (string, func(), error) {
+		program, err := containers()
 		if err != nil {
-			return err
+			return "", nil, err
 		}
-		return c.CopyToContainer(ctx, []byte(addr), "/tmp/advertised", 0o644)
+		cmd := exec.Command(program, service)
+		cmd.Stderr = os.Stderr
+		in, err := cmd.StdinPipe() // it ends with this process, whatever ends that; then the program removes its container
+		if err != nil {
+			return "", nil, err
+		}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			return "", nil, err
+		}
+		if err := cmd.Start(); err != nil {
+			return "", nil, err
+		}
+		stop := sync.OnceFunc(func() {
+			in.Close()
+			_ = cmd.Wait() // it has said what was wrong
+		})
+		defer context.AfterFunc(ctx, func() { in.Close() })() // a start that takes too long is given up
+		var answer struct{ Addr, Error string }
+		if err := json.NewDecoder(out).Decode(&answer); err != nil {
+			return "", stop, fmt.Errorf("internal/testenv/containers %s: %w", service, err)
+		}
+		if answer.Error != "" {
+			return "", stop, errors.New(answer.Error)
+		}
+		return answer.Addr, stop, nil
 	}
-	return container(ctx, "9092", "run-kafka", wait.ForListeningPort("9092/tcp").WithStartupTimeout(time.Minute), advertise)
-}
-
-func postgresContainer(ctx context.Context) (string, func(), error) {
-	return container(ctx, "5432", "run-postgres", wait.ForLog("database system is ready to accept connections").WithStartupTimeout(time.Minute))
-}
-
-func clickhouseContainer(ctx context.Context) (string, func(), error) {
-	return container(ctx, "9000", "run-clickhouse", wait.ForListeningPort("9000/tcp").WithStartupTimeout(time.Minute))
 }

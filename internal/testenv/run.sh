@@ -21,7 +21,7 @@ containers() {
     return
   fi
   NEXUS_TEST_SERVICES=containers NEXUS_TEST_REQUIRE_REAL=1 go_test -count=1 -p 1 \
-    -run 'TestLog/kafka|TestStore/postgres|TestStats/clickhouse' ./pipeline ./projections/...
+    -run 'TestLog/kafka|TestStore/postgres|TestStats/clickhouse|TestContainers' ./internal/testenv ./pipeline ./projections/...
 }
 
 case $mode in
@@ -29,7 +29,8 @@ case $mode in
     internal/testenv/setup.sh
     # Where the servers cannot be installed they come from the image, so that is made first.
     { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; } || internal/testenv/setup.sh image
-    # The output goes through facts, which holds docs/facts.txt against it; in CI the table must be the one committed.
+    # The output goes through facts, which holds docs/facts.txt against it and writes .cache/facts.md; in CI that must be the table
+    # that is committed.
     go build -o .cache/facts ./internal/testenv/facts || exit 1
     go test -json -race -timeout 20m -count=1 -p 2 ./... | .cache/facts ${CI:+-check} || failed=1
     containers

@@ -1,5 +1,5 @@
 // Package testenv gives tests real Kafka, PostgreSQL and ClickHouse. Each comes from an address in the environment, else
-// from a local program on a free port, else from a container (testcontainers-go); NEXUS_TEST_SERVICES=local or containers
+// from a local program on a free port, else from a container (internal/testenv/containers); NEXUS_TEST_SERVICES=local or containers
 // allows one of the two only. It is started once for a test binary and stopped by Exit.
 //
 // Where one cannot be had the test is skipped and says why; with NEXUS_TEST_REQUIRE_REAL=1 it fails.
@@ -18,8 +18,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
 )
 
 // service is one running server.
@@ -35,37 +33,9 @@ var (
 	stops   []func()
 )
 
-// Exit runs a package's tests, stops what they started, looks for goroutines left behind and ends the process: the body
-// of TestMain.
-func Exit(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	code := m.Run()
-	mu.Lock()
-	defer mu.Unlock()
-	for i := len(stops) - 1; i >= 0; i-- {
-		stops[i]()
-	}
-	if code == 0 {
-		if err := goleak.Find(leaksOfOthers()...); err != nil {
-			fmt.Fprintln(os.Stderr, "goroutines were left behind:", err)
-			return 1
-		}
-	}
-	return code
-}
-
-// leaksOfOthers are goroutines that libraries keep for the life of a process.
-func leaksOfOthers() []goleak.Option {
-	return []goleak.Option{
-		goleak.IgnoreTopFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"),
-		goleak.IgnoreAnyFunction("github.com/testcontainers/testcontainers-go.(*Reaper).connect.func1"),
-	}
-}
-
 // Kafka is the address of an Apache Kafka broker.
 func Kafka(t testing.TB) string {
-	return get(t, "kafka", "NEXUS_TEST_KAFKA", localKafka, kafkaContainer).addr
+	return get(t, "kafka", "NEXUS_TEST_KAFKA", localKafka, inContainer("kafka")).addr
 }
 
 // obtain is how a service is started; the stop function may be nil.

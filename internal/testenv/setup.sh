@@ -58,10 +58,17 @@ kafka() {
 }
 
 clients() {
-  [ internal/testenv/client/node_modules/.package-lock.json -nt internal/testenv/client/package-lock.json ] && return 0
-  have npm || { say "no npm: the Node clients cannot be fetched"; return 0; }
-  say "fetching socket.io-client, wscat, playwright-core, typescript and the schema of AsyncAPI"
-  retry "npm ci" npm --prefix internal/testenv/client ci --no-audit --no-fund
+  node_packages internal/testenv/client "socket.io-client, wscat, playwright-core, typescript and the schema of AsyncAPI"
+  node_packages examples/typescript "what the TypeScript example needs"
+}
+
+node_packages() { # node_packages FOLDER WHAT: as its package-lock.json says
+  [ "$1/node_modules/.package-lock.json" -nt "$1/package-lock.json" ] && return 0
+  have npm || { say "no npm: cannot be fetched: $2"; return 0; }
+  say "fetching $2"
+  # npm ci empties the folder first, through a link too: what is linked belongs to another checkout, which may be in use.
+  [ -L "$1/node_modules" ] && rm "$1/node_modules"
+  retry "npm ci" npm --prefix "$1" ci --no-audit --no-fund
 }
 
 chdb() { # a current ClickHouse's SQL engine, for Python
@@ -72,13 +79,18 @@ chdb() { # a current ClickHouse's SQL engine, for Python
   python3 -m venv "$CACHE/chdb" && retry "pip" "$CACHE/chdb/bin/pip" install -q --no-deps chdb-core==26.9.0
 }
 
-python_client() { # python-socketio, whose handlers take as many arguments as they were written with
-  local want=internal/testenv/client/requirements.txt venv=$CACHE/python-socketio
-  [ "$("$venv/bin/python" -m pip freeze 2>/dev/null)" = "$(cat $want)" ] && return 0
-  python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || { say "no python3 with venv: python-socketio cannot be fetched"; return 0; }
-  say "fetching python-socketio"
+python_clients() { # python-socketio, whose handlers take as many arguments as they were written with, and the Python example
+  python_packages python-socketio internal/testenv/client/requirements.txt
+  python_packages python-example examples/python/requirements.txt
+}
+
+python_packages() { # python_packages NAME REQUIREMENTS: .cache/NAME, with just those
+  local venv=$CACHE/$1
+  [ "$("$venv/bin/python" -m pip freeze 2>/dev/null)" = "$(cat "$2")" ] && return 0
+  python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || { say "no python3 with venv: $1 cannot be fetched"; return 0; }
+  say "fetching $1"
   rm -rf "$venv"
-  python3 -m venv "$venv" && retry "pip" "$venv/bin/pip" install -q --no-deps -r $want
+  python3 -m venv "$venv" && retry "pip" "$venv/bin/pip" install -q --no-deps -r "$2"
 }
 
 schemathesis() { # calls every route of the OpenAPI document; beside it validators of OpenAPI and JSON Schema
@@ -102,6 +114,7 @@ engine() { # a Docker engine that answers
 }
 
 image() {
+  retry "go mod download" go -C internal/testenv/containers mod download # what testenv builds the program with that starts containers
   engine || return 1
   docker image inspect $IMAGE >/dev/null 2>&1 && return 0
   if ! { debian_root && have debootstrap; }; then
@@ -122,4 +135,4 @@ image() {
 
 packages "${1:-}"
 kafka
-if [ "${1:-}" = image ]; then image; else clients; chdb; python_client; schemathesis; fi
+if [ "${1:-}" = image ]; then image; else clients; chdb; python_clients; schemathesis; fi

@@ -1,16 +1,19 @@
 // Command facts reads `go test -json` on standard input and prints what `go test` would. Then it holds every row of
-// docs/facts.txt, a fact of the product guide and the tests that show it, against what it has read, and writes the table
-// docs/facts.md where every row holds. It exits with 1 where a test failed, where a row's test did not pass (with -check: or was skipped), where the guide has a fact that no
-// row names, or, with -check, where the table that is committed says something else.
+// docs/facts.txt, a fact of the product guide and the tests that show it, against what it has read, and writes the table to
+// .cache/facts.md where every row holds; make facts puts that into docs/facts.md. It exits with 1 where a test failed, where
+// a row's test did not pass (with -check: or was skipped), where the guide has a fact that no row names, or, with -check,
+// where the table that is committed says something else.
 package main
 
 import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"regexp"
@@ -19,7 +22,7 @@ import (
 )
 
 func main() {
-	check := flag.Bool("check", false, "the table that is committed must be the one that comes out")
+	check := flag.Bool("check", false, "no row's test may be skipped, and the table that is committed must be the one that comes out")
 	flag.Parse()
 	results, failed := follow(os.Stdin, os.Stdout)
 	problems, err := table(results, *check)
@@ -83,6 +86,12 @@ func follow(in io.Reader, out io.Writer) (results map[string]string, failed bool
 // open marks a fact whose test is still to come.
 const open = "open"
 
+// Where the table is written, and where it is committed. A run of the tests changes no file that is committed.
+const (
+	written   = ".cache/facts.md"
+	committed = "docs/facts.md"
+)
+
 // table reads the rows, judges them, and writes the table.
 func table(results map[string]string, check bool) (problems []string, err error) {
 	text, err := os.ReadFile("docs/facts.txt")
@@ -94,7 +103,7 @@ func table(results map[string]string, check bool) (problems []string, err error)
 		return nil, err
 	}
 	var out bytes.Buffer
-	out.WriteString("# The guide's facts\n\nEach fact of [product-guide.md](product-guide.md) and the tests that show it. Written by `make test` from the tests' own output\n" +
+	out.WriteString("# The guide's facts\n\nEach fact of [product-guide.md](product-guide.md) and the tests that show it. Written by `make facts` from the tests' own output\n" +
 		"and `facts.txt`; a row whose test failed, was skipped or is missing fails the run.\n")
 	rows, still, left := 0, 0, 0
 	for line := range strings.Lines(string(text)) {
@@ -128,9 +137,15 @@ func table(results map[string]string, check bool) (problems []string, err error)
 	problems = append(problems, unnamed(string(guide), string(text))...)
 	fmt.Printf("facts: %d rows, %d still open, %d not shown here because their tests were skipped\n", rows, still, left)
 	if len(problems) > 0 || left > 0 {
-		return problems, nil
+		return problems, remove(written) // it would be that of an earlier run
 	}
-	return write("docs/facts.md", out.Bytes(), check), nil
+	if err := os.WriteFile(written, out.Bytes(), 0o644); err != nil {
+		return nil, err
+	}
+	if old, err := os.ReadFile(committed); check && (err != nil || !bytes.Equal(old, out.Bytes())) {
+		return []string{committed + " is not what the tests say: run make facts and commit it"}, nil
+	}
+	return nil, nil
 }
 
 func judge(tests []string, results map[string]string) (verdict string, bad []string) {
@@ -153,14 +168,10 @@ func judge(tests []string, results map[string]string) (verdict string, bad []str
 	return verdict, bad
 }
 
-// write puts the table on disk, or finds that the one there differs.
-func write(file string, b []byte, check bool) []string {
-	old, err := os.ReadFile(file)
-	if check && (err != nil || !bytes.Equal(old, b)) {
-		return []string{file + " is not what the tests say: run make test and commit it"}
-	}
-	if err := os.WriteFile(file, b, 0o644); err != nil {
-		return []string{err.Error()}
+// remove removes a file that may not be there.
+func remove(file string) error {
+	if err := os.Remove(file); !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	return nil
 }
