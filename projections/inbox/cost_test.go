@@ -325,7 +325,8 @@ func TestTrimFeed(t *testing.T) {
 			t.Helper()
 			var missing int64
 			err := in.db.Get(t.Context(), []any{&missing}, `SELECT COALESCE((SELECT next FROM positions WHERE projection='inbox' AND topic='notifications' AND part=0), 0)
-				- (SELECT count(*) FROM feed WHERE part=0 AND pos >= COALESCE((SELECT next FROM feed_trimmed WHERE topic='notifications' AND part=0), 0))
+				- (SELECT count(*) FROM feed WHERE part=0 AND pos >=
+					COALESCE((SELECT next FROM feed_trimmed WHERE topic='notifications' AND part=0), 0))
 				- COALESCE((SELECT next FROM feed_trimmed WHERE topic='notifications' AND part=0), 0)`)
 			if err != nil || missing != 0 {
 				t.Fatalf("%d rows are gone that nothing was noted of, %v", missing, err)
