@@ -97,5 +97,6 @@ func appendText(b []byte, s string) []byte {
 func (d Delivery) Push(key, source string) *Event {
 	return New(Deliveries, key, Meta{Type: TypeDeliveryPush, Source: source, ID: NewID()},
 		Fields("event", d.Event, "topic", string(d.Topic), "partition", d.Partition, "offset", d.Offset, "node", d.Node,
-			"channel", orNil(nonZero(d.Channel)), "outcome", d.Outcome, "device", orNil(nonZero(d.Device)), "sessions", d.Sessions, "latencyMs", d.LatencyMs))
+			"channel", orNil(nonZero(d.Channel)), "outcome", d.Outcome, "device", orNil(nonZero(d.Device)),
+			"sessions", d.Sessions, "latencyMs", d.LatencyMs))
 }

@@ -114,7 +114,8 @@ func (m *Meta) check() error {
 		return refuse(ReasonStructured, errors.New("the record is a CloudEvent in structured mode (content-type "+structured+
 			"…); send it in binary mode: the attributes as headers ce_…, the data as the value"))
 	}
-	for _, h := range [...]struct{ name, value string }{{HeaderID, m.ID}, {HeaderSource, m.Source}, {HeaderIdempotencyKey, m.IdempotencyKey}, {HeaderNexusID, m.NexusID}} {
+	for _, h := range [...]struct{ name, value string }{{HeaderID, m.ID}, {HeaderSource, m.Source}, {HeaderIdempotencyKey, m.IdempotencyKey},
+		{HeaderNexusID, m.NexusID}} {
 		if len(h.value) > maxHeader {
 			return refuse(ReasonHeader, fmt.Errorf("header %s has %d bytes; %d are allowed", h.name, len(h.value), maxHeader))
 		}

@@ -26,5 +26,6 @@ func ReadHeartbeat(e *Event) Heartbeat {
 
 // Event makes the event.
 func (h Heartbeat) Event() *Event {
-	return New(Presence, h.Node, Meta{Type: TypeNodeHeartbeat, Source: NodeSource(h.Node), ID: NewID()}, Fields("node", h.Node, "name", h.Name))
+	return New(Presence, h.Node, Meta{Type: TypeNodeHeartbeat, Source: NodeSource(h.Node), ID: NewID()},
+		Fields("node", h.Node, "name", h.Name))
 }

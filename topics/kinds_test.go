@@ -11,8 +11,10 @@ import (
 
 // What is written is valid, stands in its topic, and is read as it was written.
 func TestWrittenIsRead(t *testing.T) {
-	session := topics.Session{ID: "s", Node: "n", Name: "node-1", UserID: "a", Namespace: topics.Messaging, PID: "p", Repeated: true, Channels: []string{"c"}}
-	delivery := topics.Delivery{Event: topics.TypeMessage, Topic: topics.Messages, Partition: 2, Offset: 7, Node: `no"de é`, Sessions: 3, LatencyMs: 9}
+	session := topics.Session{ID: "s", Node: "n", Name: "node-1", UserID: "a", Namespace: topics.Messaging, PID: "p", Repeated: true,
+		Channels: []string{"c"}}
+	delivery := topics.Delivery{Event: topics.TypeMessage, Topic: topics.Messages, Partition: 2, Offset: 7, Node: `no"de é`, Sessions: 3,
+		LatencyMs: 9}
 	push := delivery
 	push.Channel, push.Outcome, push.Device = "fcm", "accepted", "h"
 	keys := topics.DeviceKeys{DeviceID: "d", IdentityKey: "k", Prekeys: []topics.Prekey{{ID: "1", Key: "x"}}}
@@ -23,27 +25,39 @@ func TestWrittenIsRead(t *testing.T) {
 		read func(*topics.Event) any
 		want any
 	}{
-		{topics.TypeMessageRead, topics.MessageRead{MessageID: "m", UserID: "a"}.Event("b"), as(topics.ReadMessageRead), topics.MessageRead{MessageID: "m", UserID: "a"}},
-		{topics.TypeMessageRead, topics.MessageRead{MessageID: "m", UserID: "a", UpTo: true}.Event("b"), as(topics.ReadMessageRead), topics.MessageRead{MessageID: "m", UserID: "a", UpTo: true}},
-		{topics.TypeNotificationRead, topics.NotificationMark{NotificationID: "x"}.Read("a"), as(topics.ReadNotificationMark), topics.NotificationMark{NotificationID: "x"}},
-		{topics.TypeNotificationDeleted, topics.NotificationMark{UpTo: 1764583200123}.Deleted("a"), as(topics.ReadNotificationMark), topics.NotificationMark{UpTo: 1764583200123}},
-		{topics.TypeTypingStart, topics.Typing{UserID: "b", IsTyping: true}.Event("a"), as(topics.ReadTyping), topics.Typing{UserID: "b", IsTyping: true}},
+		{topics.TypeMessageRead, topics.MessageRead{MessageID: "m", UserID: "a"}.Event("b"), as(topics.ReadMessageRead),
+			topics.MessageRead{MessageID: "m", UserID: "a"}},
+		{topics.TypeMessageRead, topics.MessageRead{MessageID: "m", UserID: "a", UpTo: true}.Event("b"), as(topics.ReadMessageRead),
+			topics.MessageRead{MessageID: "m", UserID: "a", UpTo: true}},
+		{topics.TypeNotificationRead, topics.NotificationMark{NotificationID: "x"}.Read("a"), as(topics.ReadNotificationMark),
+			topics.NotificationMark{NotificationID: "x"}},
+		{topics.TypeNotificationDeleted, topics.NotificationMark{UpTo: 1764583200123}.Deleted("a"), as(topics.ReadNotificationMark),
+			topics.NotificationMark{UpTo: 1764583200123}},
+		{topics.TypeTypingStart, topics.Typing{UserID: "b", IsTyping: true}.Event("a"), as(topics.ReadTyping),
+			topics.Typing{UserID: "b", IsTyping: true}},
 		{topics.TypeTypingStop, topics.Typing{UserID: "b"}.Event("a"), as(topics.ReadTyping), topics.Typing{UserID: "b"}},
-		{topics.TypeDeviceRegistered, topics.Device{Token: "t", Platform: "web"}.Registered("a"), as(topics.ReadDevice), topics.Device{Token: "t", Platform: "web"}},
-		{topics.TypeDeviceUnregistered, topics.Device{Token: "t"}.Unregistered("a", topics.NodeSource("n")), as(topics.ReadDevice), topics.Device{Token: "t"}},
+		{topics.TypeDeviceRegistered, topics.Device{Token: "t", Platform: "web"}.Registered("a"), as(topics.ReadDevice),
+			topics.Device{Token: "t", Platform: "web"}},
+		{topics.TypeDeviceUnregistered, topics.Device{Token: "t"}.Unregistered("a", topics.NodeSource("n")), as(topics.ReadDevice),
+			topics.Device{Token: "t"}},
 		{topics.TypeDeviceUnregistered, topics.Device{}.Unregistered("a", topics.SourceOf("a")), as(topics.ReadDevice), topics.Device{}},
-		{topics.TypeNodeHeartbeat, topics.Heartbeat{Node: "n", Name: "node-1"}.Event(), as(topics.ReadHeartbeat), topics.Heartbeat{Node: "n", Name: "node-1"}},
+		{topics.TypeNodeHeartbeat, topics.Heartbeat{Node: "n", Name: "node-1"}.Event(), as(topics.ReadHeartbeat),
+			topics.Heartbeat{Node: "n", Name: "node-1"}},
 		{topics.TypeConnected, session.Connected(), as(topics.ReadSession), session},
-		{topics.TypeDisconnected, topics.Session{ID: "s", Node: "n", Name: "node-1", UserID: "a", Namespace: topics.Dashboard}.Disconnected(), as(topics.ReadSession),
+		{topics.TypeDisconnected, topics.Session{ID: "s", Node: "n", Name: "node-1", UserID: "a", Namespace: topics.Dashboard}.Disconnected(),
+			as(topics.ReadSession),
 			topics.Session{ID: "s", Node: "n", Name: "node-1", UserID: "a", Namespace: topics.Dashboard}},
 		{topics.TypeSessionChannels, session.ChannelsChanged(), as(topics.ReadSession), session},
 		{topics.TypeDeliveryWebSocket, delivery.ToSessions("all", topics.NodeSource("n")), as(topics.ReadDelivery), delivery},
 		{topics.TypeDeliveryPush, push.Push("user:a", topics.NodeSource("n")), as(topics.ReadDelivery), push},
-		{topics.TypeSessionRevoked, topics.Revocation{TokenID: "j"}.Event("a", "root"), as(topics.ReadRevocation), topics.Revocation{TokenID: "j"}},
+		{topics.TypeSessionRevoked, topics.Revocation{TokenID: "j"}.Event("a", "root"), as(topics.ReadRevocation),
+			topics.Revocation{TokenID: "j"}},
 		{topics.TypeSessionRevoked, topics.Revocation{}.Event("a", "root"), as(topics.ReadRevocation), topics.Revocation{}},
 		{topics.TypeKeyPublished, keys.Event("a"), as(topics.ReadDeviceKeys), keys},
-		{topics.TypeKeyPublished, topics.DeviceKeys{DeviceID: "d", Removed: true}.Event("a"), as(topics.ReadDeviceKeys), topics.DeviceKeys{DeviceID: "d", Removed: true}},
-		{topics.TypeKeyTaken, topics.KeyTaken{DeviceID: "d", PrekeyID: "1", By: "b"}.Event("a"), as(topics.ReadKeyTaken), topics.KeyTaken{DeviceID: "d", PrekeyID: "1", By: "b"}},
+		{topics.TypeKeyPublished, topics.DeviceKeys{DeviceID: "d", Removed: true}.Event("a"), as(topics.ReadDeviceKeys),
+			topics.DeviceKeys{DeviceID: "d", Removed: true}},
+		{topics.TypeKeyTaken, topics.KeyTaken{DeviceID: "d", PrekeyID: "1", By: "b"}.Event("a"), as(topics.ReadKeyTaken),
+			topics.KeyTaken{DeviceID: "d", PrekeyID: "1", By: "b"}},
 		{topics.TypeLogContract, contract.Event(), func(e *topics.Event) any { c, _ := topics.ReadContract(e); return c }, contract},
 	} {
 		if err := topics.Valid(tc.e); err != nil || tc.e.Type != tc.typ {
@@ -121,19 +135,26 @@ func TestClientData(t *testing.T) {
 		t.Errorf("frame %+v", frame)
 	}
 	for want, got := range map[string][]byte{
-		`{"userId":"a","timestamp":"2025-12-01T10:00:00.000Z","message":"<hi>"}`:               topics.Connected{UserID: "a", At: 1764583200000, Message: "<hi>"}.Data(),
-		`{"userId":"a","timestamp":"2025-12-01T10:00:00.000Z","message":"","recovered":false}`: topics.Connected{UserID: "a", At: 1764583200000, Recovered: &no}.Data(),
-		`{"code":"c","message":"m"}`:                                                                   topics.Failure{Code: "c", Message: "m"}.Data(),
-		`{"code":"c","message":"m","retryAfterMs":5,"retryable":true}`:                                 topics.Failure{Code: "c", Message: "m", RetryAfterMs: 5, Retryable: true}.Data(),
-		`{"userId":"a","status":"online","timestamp":"2025-12-01T10:00:00.000Z"}`:                      online,
-		`{"userId":"a","isTyping":false,"timestamp":"2025-12-01T10:00:00.000Z"}`:                       typing,
-		`{"connections":1,"messages":2,"posts":0,"timestamp":"2025-12-01T10:00:00.000Z"}`:              topics.Stats{Connections: 1, Messages: 2}.Data(1764583200000, false),
+		`{"userId":"a","timestamp":"2025-12-01T10:00:00.000Z","message":"<hi>"}`: topics.Connected{UserID: "a", At: 1764583200000,
+			Message: "<hi>"}.Data(),
+		`{"userId":"a","timestamp":"2025-12-01T10:00:00.000Z","message":"","recovered":false}`: topics.Connected{UserID: "a", At: 1764583200000,
+			Recovered: &no}.Data(),
+		`{"code":"c","message":"m"}`: topics.Failure{Code: "c",
+			Message: "m"}.Data(),
+		`{"code":"c","message":"m","retryAfterMs":5,"retryable":true}`: topics.Failure{Code: "c", Message: "m",
+			RetryAfterMs: 5, Retryable: true}.Data(),
+		`{"userId":"a","status":"online","timestamp":"2025-12-01T10:00:00.000Z"}`: online,
+		`{"userId":"a","isTyping":false,"timestamp":"2025-12-01T10:00:00.000Z"}`:  typing,
+		`{"connections":1,"messages":2,"posts":0,"timestamp":"2025-12-01T10:00:00.000Z"}`: topics.Stats{Connections: 1,
+			Messages: 2}.Data(1764583200000, false),
 		`{"connections":0,"messages":0,"posts":0,"timestamp":"1970-01-01T00:00:00.000Z","stale":true}`: topics.Stats{}.Data(0, true),
-		`{"ok":true,"id":"1","duplicate":true}`:                                                        topics.Receipt{ID: "1", Duplicate: true}.Data(),
-		`{"ok":true,"id":"1"}`:                                                                         topics.Receipt{ID: "1"}.Data(),
-		`{"ok":false,"error":{"code":"c","message":"m"}}`:                                              topics.RefusedData(topics.Failure{Code: "c", Message: "m"}),
-		`{"ok":true,"refused":[]}`:                                                                     topics.AuthenticatedData(nil),
-		`{"channels":["c"],"refused":[{"channel":"d","code":"e"}],"recovered":false}`:                  topics.SubscribedData([]string{"c"}, []topics.RefusedChannel{{Channel: "d", Code: "e"}}, &no),
+		`{"ok":true,"id":"1","duplicate":true}`: topics.Receipt{ID: "1",
+			Duplicate: true}.Data(),
+		`{"ok":true,"id":"1"}`:                            topics.Receipt{ID: "1"}.Data(),
+		`{"ok":false,"error":{"code":"c","message":"m"}}`: topics.RefusedData(topics.Failure{Code: "c", Message: "m"}),
+		`{"ok":true,"refused":[]}`:                        topics.AuthenticatedData(nil),
+		`{"channels":["c"],"refused":[{"channel":"d","code":"e"}],"recovered":false}`: topics.SubscribedData([]string{"c"},
+			[]topics.RefusedChannel{{Channel: "d", Code: "e"}}, &no),
 	} {
 		if string(got) != want {
 			t.Errorf("got  %s\nwant %s", got, want)
@@ -154,10 +175,11 @@ func TestIDOfIdentity(t *testing.T) {
 		meta topics.Meta
 		want string
 	}{
-		"idempotency-key":              {topics.Meta{Source: "/users/svc", IdempotencyKey: "order-7", ID: "other"}, byREST},
-		"ce_id":                        {topics.Meta{Source: "/users/svc", ID: "order-7"}, byREST},
-		"copied by nexus repartition":  {topics.Meta{Source: "/users/svc", ID: "order-7", Place: "n0-1"}, byREST},
-		"of another source":            {topics.Meta{Source: "/orders", ID: "order-7"}, topics.EventID("user:a", topics.TypeNotification, "/orders", "order-7")},
+		"idempotency-key":             {topics.Meta{Source: "/users/svc", IdempotencyKey: "order-7", ID: "other"}, byREST},
+		"ce_id":                       {topics.Meta{Source: "/users/svc", ID: "order-7"}, byREST},
+		"copied by nexus repartition": {topics.Meta{Source: "/users/svc", ID: "order-7", Place: "n0-1"}, byREST},
+		"of another source": {topics.Meta{Source: "/orders", ID: "order-7"},
+			topics.EventID("user:a", topics.TypeNotification, "/orders", "order-7")},
 		"no identity":                  {topics.Meta{Source: "/orders"}, "n3-42"},
 		"no identity, copied":          {topics.Meta{Place: "n0-1"}, "n0-1"},
 		"ce_type left out is the same": {topics.Meta{Type: "-", Source: "/users/svc", ID: "order-7"}, byREST},

@@ -28,7 +28,8 @@ func markKind(typ, doc, frame, what string) Kind {
 		Type: typ, Doc: doc,
 		In: []In{{Topic: Notifications, Keys: []AudienceKind{User}}},
 		Fields: []Field{
-			{Name: "notificationId", Bytes: idBounds, Or: "upTo", Example: exampleID, Doc: "the notification's or announcement's id; either this or upTo"},
+			{Name: "notificationId", Bytes: idBounds, Or: "upTo", Example: exampleID,
+				Doc: "the notification's or announcement's id; either this or upTo"},
 			{Name: "upTo", Format: Timestamp, Doc: "all up to this time"},
 			timestamp},
 		Check: checkTarget, Sender: byKeyUser,

@@ -22,14 +22,19 @@ func TestCheckTimestamp(t *testing.T) {
 // timestamps are some, and whether they are valid.
 var timestamps = map[string]bool{
 	"2025-12-01T10:00:00Z": true, "2025-12-01T10:00:00.000Z": true, "2025-12-01T10:00:00.123456789Z": true, "2025-12-01T10:00:00+00:00": true,
-	"2025-12-01T10:00:00-00:00": true, "2025-12-01T10:00:00.5+05:30": true, "2025-12-01T10:00:00-11:30": true, "2025-12-01T10:00:00+23:59": true,
-	"2024-02-29T00:00:00Z": true, "0000-01-01T00:00:00Z": true, "9999-12-31T23:59:59.999Z": true,
+	"2025-12-01T10:00:00-00:00": true, "2025-12-01T10:00:00.5+05:30": true, "2025-12-01T10:00:00-11:30": true,
+	"2025-12-01T10:00:00+23:59": true,
+	"2024-02-29T00:00:00Z":      true, "0000-01-01T00:00:00Z": true, "9999-12-31T23:59:59.999Z": true,
 
-	"2025-12-01T9:00:00Z": false, "2025-12-01 10:00:00Z": false, "2025-12-01t10:00:00z": false, "2025-12-01T10:00:00z": false, "2025-12-01T10:00Z": false,
-	"2025-12-01T10:00:00": false, "2025-12-01T10:00:60Z": false, "2025-12-01T24:00:00Z": false, "2025-12-01T10:00:00,5Z": false, "2025-12-01T10:00:00.Z": false,
-	"2025-12-01T10:00:00+0000": false, "2025-12-01T10:00:00+24:00": false, "2025-12-01T10:00:00+00:60": false, "2025-12-01T10:00:00+1:00": false,
-	"2025-02-29T00:00:00Z": false, "2025-13-01T00:00:00Z": false, "2025-12-32T00:00:00Z": false, "2025-12-01T10:00:00.1234567890Z": false,
-	"12025-12-01T10:00:00Z": false, "-2025-12-01T10:00:00Z": false, "2025-12-01": false, "1764583200": false, "": false, "2025-12-01T10:00:00Z ": false,
+	"2025-12-01T9:00:00Z": false, "2025-12-01 10:00:00Z": false, "2025-12-01t10:00:00z": false, "2025-12-01T10:00:00z": false,
+	"2025-12-01T10:00Z":   false,
+	"2025-12-01T10:00:00": false, "2025-12-01T10:00:60Z": false, "2025-12-01T24:00:00Z": false, "2025-12-01T10:00:00,5Z": false,
+	"2025-12-01T10:00:00.Z":    false,
+	"2025-12-01T10:00:00+0000": false, "2025-12-01T10:00:00+24:00": false, "2025-12-01T10:00:00+00:60": false,
+	"2025-12-01T10:00:00+1:00": false,
+	"2025-02-29T00:00:00Z":     false, "2025-13-01T00:00:00Z": false, "2025-12-32T00:00:00Z": false, "2025-12-01T10:00:00.1234567890Z": false,
+	"12025-12-01T10:00:00Z": false, "-2025-12-01T10:00:00Z": false, "2025-12-01": false, "1764583200": false, "": false,
+	"2025-12-01T10:00:00Z ":  false,
 	"2025-12-01T10:00:00Z\n": false, "２025-12-01T10:00:00Z": false,
 }
 
@@ -62,7 +67,8 @@ func TestTimestampsInJavaScript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	node := exec.Command("node", "-e", `const l = JSON.parse(require("fs").readFileSync(0, "utf8")); console.log(JSON.stringify(l.map(s => !isNaN(new Date(s)))))`)
+	node := exec.Command("node", "-e",
+		`const l = JSON.parse(require("fs").readFileSync(0, "utf8")); console.log(JSON.stringify(l.map(s => !isNaN(new Date(s)))))`)
 	node.Stdin = strings.NewReader(string(in))
 	out, err := node.Output()
 	if err != nil {

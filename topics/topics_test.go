@@ -43,7 +43,8 @@ func TestAudience(t *testing.T) {
 			t.Errorf("ParseAudience(%q) = %+v, %v; want %+v", tc.key, got, err, tc.want)
 		}
 	}
-	for _, bad := range []string{"", "alice", "user:", "user:a:b", "user:a\nb", "user:\xff", "dm:b:a", "dm:a", "dm:a:b:c", "channel:", "channel:ä",
+	for _, bad := range []string{"", "alice", "user:", "user:a:b", "user:a\nb", "user:\xff", "dm:b:a", "dm:a", "dm:a:b:c", "channel:",
+		"channel:ä",
 		"user:" + strings.Repeat("x", 129), "ALL", "all:"} {
 		if got, err := topics.ParseAudience(bad); err == nil {
 			t.Errorf("ParseAudience(%q) = %+v, want an error", bad, got)
@@ -81,7 +82,8 @@ func TestIdentity(t *testing.T) {
 	if id("x", base) != id("x", topics.Meta{Type: "message", Source: "/users/a", IdempotencyKey: "k", ID: "other"}) {
 		t.Error("ce_id counts although there is an idempotency key")
 	}
-	for _, other := range []topics.Meta{{Type: "activity", Source: "/users/a", IdempotencyKey: "k"}, {Type: "message", Source: "/users/b", IdempotencyKey: "k"},
+	for _, other := range []topics.Meta{{Type: "activity", Source: "/users/a", IdempotencyKey: "k"},
+		{Type: "message", Source: "/users/b", IdempotencyKey: "k"},
 		{Type: "message", Source: "/users/a", IdempotencyKey: "l"}, {Type: "messag", Source: "e/users/a", IdempotencyKey: "k"}} {
 		if id("x", base) == id("x", other) {
 			t.Errorf("%+v has the identity of %+v", other, base)
@@ -105,7 +107,8 @@ func TestIdentity(t *testing.T) {
 const good = `{"title":"t","body":"b","type":"SYSTEM"}`
 
 func event(topic topics.Topic, key, typ, value string) *topics.Event {
-	return &topics.Event{Topic: topic, Key: []byte(key), Value: []byte(value), Meta: topics.Meta{Type: typ}, Partition: 3, Offset: 42, Time: 1764583200000}
+	return &topics.Event{Topic: topic, Key: []byte(key), Value: []byte(value), Meta: topics.Meta{Type: typ}, Partition: 3, Offset: 42,
+		Time: 1764583200000}
 }
 
 // by gives an event its ce_source.
@@ -120,57 +123,74 @@ func TestValid(t *testing.T) {
 		e    *topics.Event
 		want string // part of the error; empty: valid
 	}{
-		"notification":           {event(topics.Notifications, "user:a", "notification", good), ""},
-		"default type":           {event(topics.Notifications, "user:a", "", good), ""},
-		"default announcement":   {event(topics.Broadcasts, "all", "", `{"title":"t","body":"b"}`), ""},
-		"default channel":        {event(topics.Broadcasts, "channel:c", "", good), ""},
-		"whitespace around":      {event(topics.Notifications, "user:a", "", " \n"+good+"\t"), ""},
-		"all fields":             {event(topics.Notifications, "user:a", "", `{"title":"t","body":"","type":"MESSAGE","priority":"high","data":{"a":[1,-2.5e3,null,true]},"icon":"i","badge":"b","timestamp":"2025-12-01T10:00:00.000Z"}`), ""},
-		"message":                {by("/users/b", event(topics.Messages, "dm:a:b", "message", `{"senderId":"b","receiverId":"a","content":"x"}`)), ""},
-		"activity":               {event(topics.Notifications, "user:a", "activity", `{"type":"x","userId":"b","message":"m"}`), ""},
-		"escapes":                {event(topics.Notifications, "user:a", "", `{"title":"\u00e9\ud83d\ude00\n","body":"b","type":"SYSTEM"}`), ""},
-		"escaped member name":    {event(topics.Notifications, "user:a", "", `{"t\u0069tle":"t","body":"b","type":"SYSTEM"}`), ""},
-		"depth 64":               {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","data":{"a":`+strings.Repeat("[", 62)+strings.Repeat("]", 62)+`}}`), ""},
-		"depth 65":               {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","data":{"a":`+deep+`}}`), "nested"},
+		"notification":         {event(topics.Notifications, "user:a", "notification", good), ""},
+		"default type":         {event(topics.Notifications, "user:a", "", good), ""},
+		"default announcement": {event(topics.Broadcasts, "all", "", `{"title":"t","body":"b"}`), ""},
+		"default channel":      {event(topics.Broadcasts, "channel:c", "", good), ""},
+		"whitespace around":    {event(topics.Notifications, "user:a", "", " \n"+good+"\t"), ""},
+		"all fields": {event(topics.Notifications, "user:a", "",
+			`{"title":"t","body":"","type":"MESSAGE","priority":"high","data":{"a":[1,-2.5e3,null,true]},"icon":"i","badge":"b","timestamp":"2025-12-01T10:00:00.000Z"}`), ""},
+		"message": {by("/users/b", event(topics.Messages, "dm:a:b", "message", `{"senderId":"b","receiverId":"a","content":"x"}`)),
+			""},
+		"activity":            {event(topics.Notifications, "user:a", "activity", `{"type":"x","userId":"b","message":"m"}`), ""},
+		"escapes":             {event(topics.Notifications, "user:a", "", `{"title":"\u00e9\ud83d\ude00\n","body":"b","type":"SYSTEM"}`), ""},
+		"escaped member name": {event(topics.Notifications, "user:a", "", `{"t\u0069tle":"t","body":"b","type":"SYSTEM"}`), ""},
+		"depth 64": {event(topics.Notifications, "user:a", "",
+			`{"title":"t","body":"b","type":"SYSTEM","data":{"a":`+strings.Repeat("[", 62)+strings.Repeat("]", 62)+`}}`), ""},
+		"depth 65": {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","data":{"a":`+deep+`}}`),
+			"nested"},
 		"no key":                 {event(topics.Notifications, "", "", good), "key"},
 		"wrong key":              {event(topics.Notifications, "alice", "", good), "key"},
 		"channel in wrong topic": {event(topics.Notifications, "channel:c", "", good), "key"},
 		"user in broadcasts":     {event(topics.Broadcasts, "user:a", "notification", good), "key"},
 		"unknown type":           {event(topics.Notifications, "user:a", "nonsense", good), "ce_type"},
-		"type of another topic":  {event(topics.Notifications, "dm:a:b", "message", `{"senderId":"b","receiverId":"a","content":"x"}`), "ce_type"},
-		"null value":             {&topics.Event{Topic: topics.Notifications, Key: []byte("user:a")}, "JSON object"},
-		"array":                  {event(topics.Notifications, "user:a", "", `[]`), "JSON object"},
-		"garbage":                {event(topics.Notifications, "user:a", "", `garbage`), "JSON object"},
-		"trailing":               {event(topics.Notifications, "user:a", "", good+"{}"), "follow"},
-		"truncated":              {event(topics.Notifications, "user:a", "", good[:len(good)-1]), "brace"},
-		"not UTF-8":              {event(topics.Notifications, "user:a", "", "{\"title\":\"\xff\",\"body\":\"b\",\"type\":\"SYSTEM\"}"), "UTF-8"},
-		"duplicate member":       {event(topics.Notifications, "user:a", "", `{"title":"t","title":"u","body":"b","type":"SYSTEM"}`), "twice"},
-		"duplicate by case":      {event(topics.Notifications, "user:a", "", `{"title":"t","Title":"u","body":"b","type":"SYSTEM"}`), "twice"},
-		"duplicate by fold":      {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","data":{"k":1,"\u212a":2}}`), "twice"},
-		"duplicate escaped":      {event(topics.Notifications, "user:a", "", `{"title":"t","t\u0069tle":"u","body":"b","type":"SYSTEM"}`), "twice"},
-		"duplicate among many":   {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","data":{"a":1,"b":1,"c":1,"d":1,"e":1,"f":1,"g":1,"h":1,"i":1,"j":1,"k":1,"l":1,"m":1,"n":1,"o":1,"p":1,"q":1,"r":1,"A":2}}`), "twice"},
-		"lone surrogate":         {event(topics.Notifications, "user:a", "", `{"title":"\ud800","body":"b","type":"SYSTEM"}`), "surrogate"},
-		"low surrogate":          {event(topics.Notifications, "user:a", "", `{"title":"\udc00x","body":"b","type":"SYSTEM"}`), "surrogate"},
-		"U+0000":                 {event(topics.Notifications, "user:a", "", `{"title":"\u0000","body":"b","type":"SYSTEM"}`), "U+0000"},
-		"raw U+0000":             {event(topics.Notifications, "user:a", "", "{\"title\":\"\x00\",\"body\":\"b\",\"type\":\"SYSTEM\"}"), "U+0000"},
-		"number beyond":          {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","data":{"n":1e999}}`), "float64"},
-		"long number beyond":     {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","data":{"n":1`+strings.Repeat("0", 400)+`}}`), "float64"},
-		"leading zero":           {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","data":{"n":01}}`), "invalid JSON"},
-		"unknown field":          {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","extra":1}`), "put it in data"},
-		"field of wrong case":    {event(topics.Notifications, "user:a", "", `{"Title":"t","body":"b","type":"SYSTEM"}`), "put it in data"},
-		"missing field":          {event(topics.Notifications, "user:a", "", `{"title":"t","type":"SYSTEM"}`), "body"},
-		"wrong kind":             {event(topics.Notifications, "user:a", "", `{"title":1,"body":"b","type":"SYSTEM"}`), "a string"},
-		"data no object":         {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","data":[]}`), "an object"},
-		"ninth type":             {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"OTHER"}`), "one of MESSAGE"},
-		"priority":               {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","priority":"urgent"}`), "low, normal, high"},
-		"activity type length":   {event(topics.Notifications, "user:a", "activity", `{"type":"`+strings.Repeat("x", 65)+`","userId":"b","message":"m"}`), "64"},
-		"foreign id":             {event(topics.Notifications, "user:a", "", `{"id":"1","title":"t","body":"b","type":"SYSTEM"}`), "top-level id"},
-		"not the key's users":    {event(topics.Messages, "dm:a:b", "message", `{"senderId":"c","receiverId":"a","content":"x"}`), "key"},
-		"both contents":          {event(topics.Messages, "dm:a:b", "message", `{"senderId":"b","receiverId":"a","content":"x","encrypted":"y"}`), "either"},
-		"read by a stranger":     {event(topics.Messages, "dm:a:b", "message.read", `{"messageId":"1","userId":"c"}`), "userId"},
-		"timestamp":              {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","timestamp":"yesterday"}`), "RFC 3339"},
-		"both targets":           {event(topics.Notifications, "user:a", "notification.read", `{"notificationId":"1","upTo":"2025-12-01T10:00:00.000Z"}`), "either"},
-		"too large":              {event(topics.Notifications, "user:a", "", `{"title":"t","body":"`+strings.Repeat("x", topics.MaxValue)+`","type":"SYSTEM"}`), "bytes"},
+		"type of another topic": {event(topics.Notifications, "dm:a:b", "message", `{"senderId":"b","receiverId":"a","content":"x"}`),
+			"ce_type"},
+		"null value":        {&topics.Event{Topic: topics.Notifications, Key: []byte("user:a")}, "JSON object"},
+		"array":             {event(topics.Notifications, "user:a", "", `[]`), "JSON object"},
+		"garbage":           {event(topics.Notifications, "user:a", "", `garbage`), "JSON object"},
+		"trailing":          {event(topics.Notifications, "user:a", "", good+"{}"), "follow"},
+		"truncated":         {event(topics.Notifications, "user:a", "", good[:len(good)-1]), "brace"},
+		"not UTF-8":         {event(topics.Notifications, "user:a", "", "{\"title\":\"\xff\",\"body\":\"b\",\"type\":\"SYSTEM\"}"), "UTF-8"},
+		"duplicate member":  {event(topics.Notifications, "user:a", "", `{"title":"t","title":"u","body":"b","type":"SYSTEM"}`), "twice"},
+		"duplicate by case": {event(topics.Notifications, "user:a", "", `{"title":"t","Title":"u","body":"b","type":"SYSTEM"}`), "twice"},
+		"duplicate by fold": {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","data":{"k":1,"\u212a":2}}`),
+			"twice"},
+		"duplicate escaped": {event(topics.Notifications, "user:a", "", `{"title":"t","t\u0069tle":"u","body":"b","type":"SYSTEM"}`), "twice"},
+		"duplicate among many": {event(topics.Notifications, "user:a", "",
+			`{"title":"t","body":"b","type":"SYSTEM","data":{"a":1,"b":1,"c":1,"d":1,"e":1,"f":1,"g":1,"h":1,"i":1,"j":1,"k":1,"l":1,"m":1,"n":1,"o":1,"p":1,"q":1,"r":1,"A":2}}`), "twice"},
+		"lone surrogate": {event(topics.Notifications, "user:a", "", `{"title":"\ud800","body":"b","type":"SYSTEM"}`), "surrogate"},
+		"low surrogate":  {event(topics.Notifications, "user:a", "", `{"title":"\udc00x","body":"b","type":"SYSTEM"}`), "surrogate"},
+		"U+0000":         {event(topics.Notifications, "user:a", "", `{"title":"\u0000","body":"b","type":"SYSTEM"}`), "U+0000"},
+		"raw U+0000":     {event(topics.Notifications, "user:a", "", "{\"title\":\"\x00\",\"body\":\"b\",\"type\":\"SYSTEM\"}"), "U+0000"},
+		"number beyond": {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","data":{"n":1e999}}`),
+			"float64"},
+		"long number beyond": {event(topics.Notifications, "user:a", "",
+			`{"title":"t","body":"b","type":"SYSTEM","data":{"n":1`+strings.Repeat("0", 400)+`}}`), "float64"},
+		"leading zero": {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","data":{"n":01}}`),
+			"invalid JSON"},
+		"unknown field": {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","extra":1}`),
+			"put it in data"},
+		"field of wrong case": {event(topics.Notifications, "user:a", "", `{"Title":"t","body":"b","type":"SYSTEM"}`), "put it in data"},
+		"missing field":       {event(topics.Notifications, "user:a", "", `{"title":"t","type":"SYSTEM"}`), "body"},
+		"wrong kind":          {event(topics.Notifications, "user:a", "", `{"title":1,"body":"b","type":"SYSTEM"}`), "a string"},
+		"data no object":      {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","data":[]}`), "an object"},
+		"ninth type":          {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"OTHER"}`), "one of MESSAGE"},
+		"priority": {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","priority":"urgent"}`),
+			"low, normal, high"},
+		"activity type length": {event(topics.Notifications, "user:a", "activity",
+			`{"type":"`+strings.Repeat("x", 65)+`","userId":"b","message":"m"}`), "64"},
+		"foreign id":          {event(topics.Notifications, "user:a", "", `{"id":"1","title":"t","body":"b","type":"SYSTEM"}`), "top-level id"},
+		"not the key's users": {event(topics.Messages, "dm:a:b", "message", `{"senderId":"c","receiverId":"a","content":"x"}`), "key"},
+		"both contents": {event(topics.Messages, "dm:a:b", "message", `{"senderId":"b","receiverId":"a","content":"x","encrypted":"y"}`),
+			"either"},
+		"read by a stranger": {event(topics.Messages, "dm:a:b", "message.read", `{"messageId":"1","userId":"c"}`), "userId"},
+		"timestamp": {event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","timestamp":"yesterday"}`),
+			"RFC 3339"},
+		"both targets": {event(topics.Notifications, "user:a", "notification.read", `{"notificationId":"1","upTo":"2025-12-01T10:00:00.000Z"}`),
+			"either"},
+		"too large": {event(topics.Notifications, "user:a", "", `{"title":"t","body":"`+strings.Repeat("x",
+			topics.MaxValue)+`","type":"SYSTEM"}`), "bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := topics.Valid(tc.e)
@@ -194,20 +214,25 @@ func TestForeignIDs(t *testing.T) {
 		m          topics.Meta
 		want       string // part of the error; empty: valid
 	}{
-		"named, as REST mints it":      {"user:a", value(named), topics.Meta{Source: "shop", IdempotencyKey: "order-7", ID: named, NexusID: named}, ""},
-		"a CloudEvent by REST":         {"user:a", value(named), topics.Meta{Source: "shop", ID: "order-7", NexusID: named}, ""},
-		"unnamed, as REST mints it":    {"user:a", value(random), topics.Meta{Source: "/users/x", ID: random, NexusID: random}, ""},
-		"without the header":           {"user:a", value(random), topics.Meta{ID: random}, "top-level id"},
-		"without the value's id":       {"user:a", good, topics.Meta{ID: random, NexusID: random}, "differ"},
-		"another id in the value":      {"user:a", value(topics.NewID()), topics.Meta{ID: random, NexusID: random}, "differ"},
-		"of another name":              {"user:a", value(named), topics.Meta{Source: "shop", IdempotencyKey: "order-8", ID: named, NexusID: named}, "not this event's"},
-		"of another name, as ce_id":    {"user:a", value(named), topics.Meta{Source: "shop", ID: named, NexusID: named}, "not this event's"},
-		"of another source":            {"user:a", value(named), topics.Meta{Source: "bank", IdempotencyKey: "order-7", NexusID: named}, "not this event's"},
-		"of another user":              {"user:b", value(named), topics.Meta{Source: "shop", IdempotencyKey: "order-7", NexusID: named}, "not this event's"},
-		"a place in the log":           {"user:a", value("n3-42"), topics.Meta{ID: "n3-42", NexusID: "n3-42"}, "not this event's"},
-		"a random one beside a ce_id":  {"user:a", value(random), topics.Meta{ID: "1", NexusID: random}, "not this event's"},
-		"a random one in another form": {"user:a", value(strings.ToUpper(random)), topics.Meta{ID: strings.ToUpper(random), NexusID: strings.ToUpper(random)}, "not this event's"},
-		"free text":                    {"user:a", value("1"), topics.Meta{ID: "1", NexusID: "1"}, "not this event's"},
+		"named, as REST mints it": {"user:a", value(named), topics.Meta{Source: "shop", IdempotencyKey: "order-7", ID: named,
+			NexusID: named}, ""},
+		"a CloudEvent by REST":      {"user:a", value(named), topics.Meta{Source: "shop", ID: "order-7", NexusID: named}, ""},
+		"unnamed, as REST mints it": {"user:a", value(random), topics.Meta{Source: "/users/x", ID: random, NexusID: random}, ""},
+		"without the header":        {"user:a", value(random), topics.Meta{ID: random}, "top-level id"},
+		"without the value's id":    {"user:a", good, topics.Meta{ID: random, NexusID: random}, "differ"},
+		"another id in the value":   {"user:a", value(topics.NewID()), topics.Meta{ID: random, NexusID: random}, "differ"},
+		"of another name": {"user:a", value(named), topics.Meta{Source: "shop", IdempotencyKey: "order-8", ID: named,
+			NexusID: named}, "not this event's"},
+		"of another name, as ce_id": {"user:a", value(named), topics.Meta{Source: "shop", ID: named, NexusID: named}, "not this event's"},
+		"of another source": {"user:a", value(named), topics.Meta{Source: "bank", IdempotencyKey: "order-7", NexusID: named},
+			"not this event's"},
+		"of another user": {"user:b", value(named), topics.Meta{Source: "shop", IdempotencyKey: "order-7", NexusID: named},
+			"not this event's"},
+		"a place in the log":          {"user:a", value("n3-42"), topics.Meta{ID: "n3-42", NexusID: "n3-42"}, "not this event's"},
+		"a random one beside a ce_id": {"user:a", value(random), topics.Meta{ID: "1", NexusID: random}, "not this event's"},
+		"a random one in another form": {"user:a", value(strings.ToUpper(random)),
+			topics.Meta{ID: strings.ToUpper(random), NexusID: strings.ToUpper(random)}, "not this event's"},
+		"free text": {"user:a", value("1"), topics.Meta{ID: "1", NexusID: "1"}, "not this event's"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tc.m.Type = topics.TypeNotification
@@ -238,35 +263,46 @@ func TestSenders(t *testing.T) {
 	node := `"node":"n1"`
 	session := `{"session":"s",` + node + `,"name":"x","userId":"a","namespace":"/ws"}`
 	delivery := `{"event":"notification","topic":"notifications","partition":0,"offset":1}`
-	wrong := map[string]string{"none": "", "another user": "/users/c", "another node": "/nodes/n2", "a part of the name": "/users/", "a fragment": "/users/a#b", "a service": "shop"}
+	wrong := map[string]string{"none": "", "another user": "/users/c", "another node": "/nodes/n2", "a part of the name": "/users/",
+		"a fragment": "/users/a#b", "a service": "shop"}
 	for name, tc := range map[string]struct {
 		topic           topics.Topic
 		key, typ, value string
 		right           []string // nil: anybody
 		but             []string // of wrong, what is right here all the same
 	}{
-		"message":              {topics.Messages, "dm:a:b", topics.TypeMessage, `{"senderId":"a","receiverId":"b","content":"x"}`, []string{"/users/a"}, nil},
-		"message of the other": {topics.Messages, "dm:a:b", topics.TypeMessage, `{"senderId":"b","receiverId":"a","content":"x"}`, []string{"/users/b"}, nil},
-		"a user with a hash":   {topics.Messages, "dm:a#b:b", topics.TypeMessage, `{"senderId":"a#b","receiverId":"b","content":"x"}`, []string{"/users/a#b"}, []string{"a fragment"}},
-		"message.read":         {topics.Messages, "dm:a:b", topics.TypeMessageRead, `{"messageId":"1","userId":"a"}`, []string{"/users/a"}, nil},
-		"typing":               {topics.Signals, "dm:a:b", topics.TypeTypingStart, `{"userId":"a","isTyping":true}`, []string{"/users/a"}, nil},
-		"typing.stop":          {topics.Signals, "dm:a:b", topics.TypeTypingStop, `{"userId":"a","isTyping":false}`, []string{"/users/a"}, nil},
-		"notification.read":    {topics.Notifications, "user:a", topics.TypeNotificationRead, `{"notificationId":"1"}`, []string{"/users/a"}, nil},
-		"notification.deleted": {topics.Notifications, "user:a", topics.TypeNotificationDeleted, `{"notificationId":"1"}`, []string{"/users/a"}, nil},
-		"device.registered":    {topics.Devices, "user:a", topics.TypeDeviceRegistered, `{"token":"t"}`, []string{"/users/a"}, nil},
-		"device.unregistered":  {topics.Devices, "user:a", topics.TypeDeviceUnregistered, `{}`, []string{"/users/a", "/nodes/n1"}, []string{"another node"}},
-		"session.revoked":      {topics.Control, "user:a", topics.TypeSessionRevoked, `{}`, []string{"/users/admin"}, []string{"another user", "a fragment"}},
-		"key.published":        {topics.Control, "user:a", topics.TypeKeyPublished, `{"deviceId":"d","identityKey":"k"}`, []string{"/users/a"}, nil},
-		"key.taken":            {topics.Control, "user:a", topics.TypeKeyTaken, `{"deviceId":"d","prekeyId":"k","by":"b"}`, []string{"/users/b"}, nil},
-		"node.heartbeat":       {topics.Presence, "n1", topics.TypeNodeHeartbeat, `{` + node + `,"name":"x"}`, []string{"/nodes/n1"}, nil},
-		"connected":            {topics.Presence, "s", topics.TypeConnected, session, []string{"/nodes/n1"}, nil},
-		"disconnected":         {topics.Presence, "s", topics.TypeDisconnected, session, []string{"/nodes/n1"}, nil},
-		"session.channels":     {topics.Presence, "s", topics.TypeSessionChannels, session, []string{"/nodes/n1"}, nil},
-		"delivery.websocket":   {topics.Deliveries, "user:a", topics.TypeDeliveryWebSocket, delivery, []string{"/nodes/n1"}, []string{"another node"}},
-		"delivery.push":        {topics.Deliveries, "user:a", topics.TypeDeliveryPush, delivery, []string{"/nodes/n1"}, []string{"another node"}},
-		"notification":         {topics.Notifications, "user:a", topics.TypeNotification, good, nil, nil},
-		"activity":             {topics.Notifications, "user:a", topics.TypeActivity, `{"type":"x","userId":"b","message":"m"}`, nil, nil},
-		"announcement":         {topics.Broadcasts, "all", topics.TypeAnnouncement, `{"title":"t","body":"b"}`, nil, nil},
+		"message": {topics.Messages, "dm:a:b", topics.TypeMessage, `{"senderId":"a","receiverId":"b","content":"x"}`,
+			[]string{"/users/a"}, nil},
+		"message of the other": {topics.Messages, "dm:a:b", topics.TypeMessage, `{"senderId":"b","receiverId":"a","content":"x"}`,
+			[]string{"/users/b"}, nil},
+		"a user with a hash": {topics.Messages, "dm:a#b:b", topics.TypeMessage, `{"senderId":"a#b","receiverId":"b","content":"x"}`,
+			[]string{"/users/a#b"}, []string{"a fragment"}},
+		"message.read": {topics.Messages, "dm:a:b", topics.TypeMessageRead, `{"messageId":"1","userId":"a"}`, []string{"/users/a"}, nil},
+		"typing":       {topics.Signals, "dm:a:b", topics.TypeTypingStart, `{"userId":"a","isTyping":true}`, []string{"/users/a"}, nil},
+		"typing.stop":  {topics.Signals, "dm:a:b", topics.TypeTypingStop, `{"userId":"a","isTyping":false}`, []string{"/users/a"}, nil},
+		"notification.read": {topics.Notifications, "user:a", topics.TypeNotificationRead, `{"notificationId":"1"}`, []string{"/users/a"},
+			nil},
+		"notification.deleted": {topics.Notifications, "user:a", topics.TypeNotificationDeleted, `{"notificationId":"1"}`, []string{"/users/a"},
+			nil},
+		"device.registered": {topics.Devices, "user:a", topics.TypeDeviceRegistered, `{"token":"t"}`, []string{"/users/a"}, nil},
+		"device.unregistered": {topics.Devices, "user:a", topics.TypeDeviceUnregistered, `{}`, []string{"/users/a", "/nodes/n1"},
+			[]string{"another node"}},
+		"session.revoked": {topics.Control, "user:a", topics.TypeSessionRevoked, `{}`, []string{"/users/admin"},
+			[]string{"another user", "a fragment"}},
+		"key.published": {topics.Control, "user:a", topics.TypeKeyPublished, `{"deviceId":"d","identityKey":"k"}`, []string{"/users/a"},
+			nil},
+		"key.taken": {topics.Control, "user:a", topics.TypeKeyTaken, `{"deviceId":"d","prekeyId":"k","by":"b"}`, []string{"/users/b"},
+			nil},
+		"node.heartbeat":   {topics.Presence, "n1", topics.TypeNodeHeartbeat, `{` + node + `,"name":"x"}`, []string{"/nodes/n1"}, nil},
+		"connected":        {topics.Presence, "s", topics.TypeConnected, session, []string{"/nodes/n1"}, nil},
+		"disconnected":     {topics.Presence, "s", topics.TypeDisconnected, session, []string{"/nodes/n1"}, nil},
+		"session.channels": {topics.Presence, "s", topics.TypeSessionChannels, session, []string{"/nodes/n1"}, nil},
+		"delivery.websocket": {topics.Deliveries, "user:a", topics.TypeDeliveryWebSocket, delivery, []string{"/nodes/n1"},
+			[]string{"another node"}},
+		"delivery.push": {topics.Deliveries, "user:a", topics.TypeDeliveryPush, delivery, []string{"/nodes/n1"}, []string{"another node"}},
+		"notification":  {topics.Notifications, "user:a", topics.TypeNotification, good, nil, nil},
+		"activity":      {topics.Notifications, "user:a", topics.TypeActivity, `{"type":"x","userId":"b","message":"m"}`, nil, nil},
+		"announcement":  {topics.Broadcasts, "all", topics.TypeAnnouncement, `{"title":"t","body":"b"}`, nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, source := range tc.right {
@@ -292,15 +328,17 @@ func TestHeadersAreJudged(t *testing.T) {
 		want   string
 		reason topics.Reason
 	}{
-		"all":                        {topics.Meta{ID: "1", Source: "shop", Time: "2025-12-01T10:00:00Z", ContentType: "application/json", IdempotencyKey: "k"}, "", ""},
-		"as long as may be":          {topics.Meta{ID: long, Source: long, IdempotencyKey: long}, "", ""},
-		"a long idempotency-key":     {topics.Meta{IdempotencyKey: long + "x"}, "idempotency-key has 2305 bytes", topics.ReasonHeader},
-		"a long ce_id":               {topics.Meta{ID: strings.Repeat("x", 200_000)}, "ce_id has 200000 bytes", topics.ReasonHeader},
-		"a long ce_source":           {topics.Meta{Source: long + "x"}, "ce_source", topics.ReasonHeader},
-		"a ce_id that is not UTF-8":  {topics.Meta{ID: "\xff"}, "UTF-8", topics.ReasonHeader},
-		"a source with U+0000":       {topics.Meta{Source: "a\x00b"}, "U+0000", topics.ReasonHeader},
-		"a ce_time that is none":     {topics.Meta{Time: "yesterday"}, "ce_time must be an RFC 3339", topics.ReasonHeader},
-		"structured":                 {topics.Meta{ContentType: "application/cloudevents+json; charset=UTF-8"}, "binary mode", topics.ReasonStructured},
+		"all": {topics.Meta{ID: "1", Source: "shop", Time: "2025-12-01T10:00:00Z", ContentType: "application/json",
+			IdempotencyKey: "k"}, "", ""},
+		"as long as may be":         {topics.Meta{ID: long, Source: long, IdempotencyKey: long}, "", ""},
+		"a long idempotency-key":    {topics.Meta{IdempotencyKey: long + "x"}, "idempotency-key has 2305 bytes", topics.ReasonHeader},
+		"a long ce_id":              {topics.Meta{ID: strings.Repeat("x", 200_000)}, "ce_id has 200000 bytes", topics.ReasonHeader},
+		"a long ce_source":          {topics.Meta{Source: long + "x"}, "ce_source", topics.ReasonHeader},
+		"a ce_id that is not UTF-8": {topics.Meta{ID: "\xff"}, "UTF-8", topics.ReasonHeader},
+		"a source with U+0000":      {topics.Meta{Source: "a\x00b"}, "U+0000", topics.ReasonHeader},
+		"a ce_time that is none":    {topics.Meta{Time: "yesterday"}, "ce_time must be an RFC 3339", topics.ReasonHeader},
+		"structured": {topics.Meta{ContentType: "application/cloudevents+json; charset=UTF-8"}, "binary mode",
+			topics.ReasonStructured},
 		"structured, in other case":  {topics.Meta{ContentType: "Application/CloudEvents+JSON"}, "binary mode", topics.ReasonStructured},
 		"a batch":                    {topics.Meta{ContentType: "application/cloudevents-batch+json"}, "binary mode", topics.ReasonStructured},
 		"a content-type that begins": {topics.Meta{ContentType: "application/cloud"}, "", ""},
@@ -336,10 +374,13 @@ func TestData(t *testing.T) {
 	}{
 		{event(topics.Notifications, "user:a", "", ` {"title":"t","body":"b","type":"SYSTEM" } `),
 			`{"title":"t","body":"b","type":"SYSTEM" ,"id":"n3-42","priority":"normal","data":{},"timestamp":"2025-12-01T10:00:00.000Z"}`},
-		{event(topics.Notifications, "user:a", "", `{"title":"t","body":"b","type":"SYSTEM","priority":"low","data":{"x":1},"timestamp":"2020-01-01T00:00:00.000Z"}`),
+		{event(topics.Notifications, "user:a", "",
+			`{"title":"t","body":"b","type":"SYSTEM","priority":"low","data":{"x":1},"timestamp":"2020-01-01T00:00:00.000Z"}`),
 			`{"title":"t","body":"b","type":"SYSTEM","priority":"low","data":{"x":1},"timestamp":"2020-01-01T00:00:00.000Z","id":"n3-42"}`},
-		{event(topics.Broadcasts, "all", "", `{"title":"t","body":"b"}`), `{"title":"t","body":"b","id":"b3-42","timestamp":"2025-12-01T10:00:00.000Z"}`},
-		{by("/users/a", event(topics.Signals, "dm:a:b", "typing.start", `{"userId":"a","isTyping":true}`)), `{"userId":"a","isTyping":true,"timestamp":"2025-12-01T10:00:00.000Z"}`},
+		{event(topics.Broadcasts, "all", "", `{"title":"t","body":"b"}`),
+			`{"title":"t","body":"b","id":"b3-42","timestamp":"2025-12-01T10:00:00.000Z"}`},
+		{by("/users/a", event(topics.Signals, "dm:a:b", "typing.start", `{"userId":"a","isTyping":true}`)),
+			`{"userId":"a","isTyping":true,"timestamp":"2025-12-01T10:00:00.000Z"}`},
 	} {
 		if err := topics.Valid(tc.e); err != nil {
 			t.Fatal(err)

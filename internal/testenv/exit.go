@@ -37,7 +37,8 @@ const grace = 5 * time.Second
 
 // kept are the functions in which a goroutine may wait for the life of a process: the standard library's own, which no
 // test can end, and idle connections of http.DefaultClient.
-var kept = []string{"os/signal.signal_recv", "os/signal.loop", "runtime.ReadTrace", "net/http.(*persistConn).readLoop", "net/http.(*persistConn).writeLoop"}
+var kept = []string{"os/signal.signal_recv", "os/signal.loop", "runtime.ReadTrace", "net/http.(*persistConn).readLoop",
+	"net/http.(*persistConn).writeLoop"}
 
 // leaks are the stacks of the goroutines, but for the caller's and those of kept, that have not ended after the grace.
 func leaks(grace time.Duration) []string {

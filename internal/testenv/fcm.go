@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -55,7 +56,8 @@ func NewFCM(t testing.TB) *FCM {
 		t.Fatal(err)
 	}
 	f := &FCM{ProjectID: "nexus-test-1", ClientEmail: "push@nexus-test-1.iam.gserviceaccount.com", key: key,
-		PrivateKey: string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), seen: make(map[string]int), accepted: make(map[string][]map[string]any)}
+		PrivateKey: string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), seen: make(map[string]int),
+		accepted: make(map[string][]map[string]any)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /token", f.token)
 	mux.HandleFunc("POST /v1/projects/{project}/messages:send", f.send)
@@ -67,8 +69,9 @@ func NewFCM(t testing.TB) *FCM {
 
 // Env are the settings that point Nexus here; the key is written as in the guide's .env, with \n for line ends.
 func (f *FCM) Env() map[string]string {
-	return map[string]string{"FIREBASE_PROJECT_ID": f.ProjectID, "FIREBASE_CLIENT_EMAIL": f.ClientEmail, "FIREBASE_PRIVATE_KEY": strings.ReplaceAll(f.PrivateKey, "\n", `\n`),
-		"FIREBASE_ENDPOINT": f.URL + "/v1", "FIREBASE_TOKEN_URI": f.URL + "/token"}
+	return map[string]string{"FIREBASE_PROJECT_ID": f.ProjectID, "FIREBASE_CLIENT_EMAIL": f.ClientEmail,
+		"FIREBASE_PRIVATE_KEY": strings.ReplaceAll(f.PrivateKey, "\n", `\n`),
+		"FIREBASE_ENDPOINT":    f.URL + "/v1", "FIREBASE_TOKEN_URI": f.URL + "/token"}
 }
 
 // What Answer may say beside HTTP's statuses.
@@ -85,7 +88,8 @@ func (f *FCM) token(w http.ResponseWriter, r *http.Request) {
 	_, err := jwt.ParseWithClaims(r.PostFormValue("assertion"), claims, func(*jwt.Token) (any, error) { return &f.key.PublicKey, nil },
 		jwt.WithValidMethods([]string{"RS256"}), jwt.WithExpirationRequired(), jwt.WithAudience(f.URL+"/token"), jwt.WithIssuer(f.ClientEmail))
 	scope, _ := claims["scope"].(string)
-	if err != nil || r.PostFormValue("grant_type") != "urn:ietf:params:oauth:grant-type:jwt-bearer" || !strings.Contains(scope, "/auth/cloud-platform") {
+	if err != nil || r.PostFormValue("grant_type") != "urn:ietf:params:oauth:grant-type:jwt-bearer" ||
+		!strings.Contains(scope, "/auth/cloud-platform") {
 		f.note(fmt.Sprintf("token request: %v %v", err, claims))
 		http.Error(w, `{"error":"invalid_grant"}`, http.StatusBadRequest)
 		return
@@ -138,7 +142,8 @@ func (f *FCM) send(w http.ResponseWriter, r *http.Request) {
 			return
 		case 0:
 		default:
-			fcmError(w, status, map[int]string{400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE"}[status], code, header)
+			fcmError(w, status, map[int]string{400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED",
+				500: "INTERNAL", 503: "UNAVAILABLE"}[status], code, header)
 			return
 		}
 	}
@@ -159,12 +164,12 @@ func (f *FCM) done() {
 
 // fcmError answers as FCM v1 does (google.rpc.Status with an FcmError).
 func fcmError(w http.ResponseWriter, status int, name, code string, header http.Header) {
-	for k, v := range header {
-		w.Header()[k] = v
-	}
+	maps.Copy(w.Header(), header)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_, _ = fmt.Fprintf(w, `{"error":{"code":%d,"message":"refused","status":%q,"details":[{"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError","errorCode":%q}]}}`, status, name, code)
+	const detail = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
+	_, _ = fmt.Fprintf(w, `{"error":{"code":%d,"message":"refused","status":%q,"details":[{"@type":%q,"errorCode":%q}]}}`,
+		status, name, detail, code)
 }
 
 // Fields of an FCM v1 message that this knows; any other is refused.
@@ -212,7 +217,8 @@ func checkMessage(body []byte) (message map[string]any, validateOnly bool, err e
 	size := 0
 	for k, v := range m.Data {
 		size += len(k) + len(v)
-		if lower := strings.ToLower(k); lower == "from" || lower == "message_type" || strings.HasPrefix(lower, "google") || strings.HasPrefix(lower, "gcm") {
+		if lower := strings.ToLower(k); lower == "from" || lower == "message_type" || strings.HasPrefix(lower, "google") ||
+			strings.HasPrefix(lower, "gcm") {
 			return nil, false, fmt.Errorf("reserved data key %q", k)
 		}
 	}
@@ -230,7 +236,8 @@ func checkMessage(body []byte) (message map[string]any, validateOnly bool, err e
 		return nil, false, fmt.Errorf("android ttl %q", m.Android.TTL)
 	case m.APNS != nil && len(m.APNS.Headers["apns-collapse-id"]) > 64:
 		return nil, false, fmt.Errorf("apns-collapse-id is longer than 64 bytes")
-	case m.APNS != nil && m.APNS.Headers["apns-priority"] != "" && m.APNS.Headers["apns-priority"] != "5" && m.APNS.Headers["apns-priority"] != "10":
+	case m.APNS != nil && m.APNS.Headers["apns-priority"] != "" && m.APNS.Headers["apns-priority"] != "5" &&
+		m.APNS.Headers["apns-priority"] != "10":
 		return nil, false, fmt.Errorf("apns-priority %q", m.APNS.Headers["apns-priority"])
 	case m.Webpush != nil && m.Webpush.FCMOptions != nil && !strings.HasPrefix(m.Webpush.FCMOptions.Link, "https://"):
 		return nil, false, fmt.Errorf("webpush link %q", m.Webpush.FCMOptions.Link)

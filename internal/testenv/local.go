@@ -108,7 +108,8 @@ func localKafka(ctx context.Context) (string, func(), error) {
 		return "", nil, err
 	}
 	cp := filepath.Join(libs, "*")
-	out, err := exec.CommandContext(ctx, java, "-cp", cp, "kafka.tools.StorageTool", "format", "--standalone", "-t", "4L6g3nShT-eMCtK--X86sw", "-c", properties).CombinedOutput()
+	out, err := exec.CommandContext(ctx, java, "-cp", cp, "kafka.tools.StorageTool", "format", "--standalone", "-t", "4L6g3nShT-eMCtK--X86sw",
+		"-c", properties).CombinedOutput()
 	if err != nil {
 		return "", nil, fmt.Errorf("format Kafka's storage: %w\n%s", err, out)
 	}
@@ -118,7 +119,7 @@ func localKafka(ctx context.Context) (string, func(), error) {
 }
 
 func localPostgres(ctx context.Context) (string, func(), error) {
-	bin := "/usr/local/bin"
+	var bin string
 	if found, _ := filepath.Glob("/usr/lib/postgresql/*/bin"); len(found) > 0 {
 		bin = found[len(found)-1]
 	} else if initdb, err := exec.LookPath("initdb"); err == nil {
@@ -155,8 +156,8 @@ func localPostgres(ctx context.Context) (string, func(), error) {
 		return "", nil, fmt.Errorf("initdb: %w\n%s", err, out)
 	}
 	addr := "127.0.0.1:" + ports[0]
-	name, args = as(fmt.Sprintf("exec %s/postgres -D %s -p %s -k %s -c listen_addresses=127.0.0.1 -c fsync=off -c ssl=on -c ssl_cert_file=%s -c ssl_key_file=%s",
-		bin, data, ports[0], dir, cert, key))
+	name, args = as(fmt.Sprintf("exec %s/postgres -D %s -p %s -k %s -c listen_addresses=127.0.0.1 -c fsync=off -c ssl=on "+
+		"-c ssl_cert_file=%s -c ssl_key_file=%s", bin, data, ports[0], dir, cert, key))
 	secured["postgres"] = secure{addr, cert}
 	stop, err := launch(ctx, dir, addr, name, args...)
 	return addr, stop, err
@@ -190,10 +191,12 @@ func localClickHouse(ctx context.Context) (string, func(), error) {
 	}
 	secured["clickhouse"] = secure{"127.0.0.1:" + ports[3], cert}
 	args := []string{"--config-file=" + filepath.Join(dir, "config.xml"), "--"}
-	for k, v := range map[string]string{"path": dir + "/data/", "tmp_path": dir + "/tmp/", "user_files_path": dir + "/uf/", "format_schema_path": dir + "/fs/",
-		"tcp_port": ports[0], "http_port": ports[1], "interserver_http_port": ports[2], "listen_host": "127.0.0.1",
-		"tcp_port_secure": ports[3], "openSSL.server.certificateFile": cert, "openSSL.server.privateKeyFile": key, "openSSL.server.dhParamsFile": "",
-		"logger.log": dir + "/log", "logger.errorlog": dir + "/err"} {
+	for k, v := range map[string]string{"path": dir + "/data/", "tmp_path": dir + "/tmp/", "user_files_path": dir + "/uf/",
+		"format_schema_path": dir + "/fs/",
+		"tcp_port":           ports[0], "http_port": ports[1], "interserver_http_port": ports[2], "listen_host": "127.0.0.1",
+		"tcp_port_secure": ports[3], "openSSL.server.certificateFile": cert, "openSSL.server.privateKeyFile": key,
+		"openSSL.server.dhParamsFile": "",
+		"logger.log":                  dir + "/log", "logger.errorlog": dir + "/err"} {
 		args = append(args, "--"+k+"="+v)
 	}
 	addr := "127.0.0.1:" + ports[0]

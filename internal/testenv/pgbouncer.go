@@ -63,7 +63,8 @@ func localPgBouncer(ctx context.Context, server, user string) (string, func(), e
 	if err != nil {
 		return "", nil, err
 	}
-	for name, text := range map[string]string{"users": fmt.Sprintf("%q \"\"\n", user), "config": fmt.Sprintf(pgbouncerConfig, host, port, ports[0], dir)} {
+	for name, text := range map[string]string{"users": fmt.Sprintf("%q \"\"\n", user),
+		"config": fmt.Sprintf(pgbouncerConfig, host, port, ports[0], dir)} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return "", nil, err
 		}

@@ -41,7 +41,8 @@ func (i *Inbox) trimBefore(ctx context.Context, tx *sql.Tx, shift int64) error {
 }
 
 // placeTables have rows whose id may be made of their place, by topic.
-var placeTables = map[topics.Topic]string{topics.Notifications: "notifications", topics.Broadcasts: "announcements", topics.Messages: "messages"}
+var placeTables = map[topics.Topic]string{topics.Notifications: "notifications", topics.Broadcasts: "announcements",
+	topics.Messages: "messages"}
 
 // renamePage is how many rows renamePlaces has in memory at once.
 const renamePage = 2_000
@@ -101,7 +102,8 @@ func renamePlaces(ctx context.Context, tx *sql.Tx, t topics.Topic, table string,
 // readPlaced reads the next rows of a partition, in the order of their places, whose offsets are at least from.
 func readPlaced(ctx context.Context, tx *sql.Tx, table string, part int32, from int64, last placed) (page []placed, err error) {
 	rows, err := tx.QueryContext(ctx, `SELECT id, pos, value FROM `+table+` WHERE part=$1 AND (pos, id)>(CAST($2 AS BIGINT), CAST($3 AS TEXT))
-		AND pos % CAST($4 AS BIGINT)>=$5 ORDER BY pos, id LIMIT $6`, int64(part), last.pos, last.id, int64(1)<<sqldb.GenerationBits, from, renamePage)
+		AND pos % CAST($4 AS BIGINT)>=$5 ORDER BY pos, id LIMIT $6`, int64(part), last.pos, last.id, int64(1)<<sqldb.GenerationBits, from,
+		renamePage)
 	if err != nil {
 		return nil, err
 	}

@@ -99,8 +99,10 @@ func TestCostOfAMessage(t *testing.T) {
 	onEach(t, func(t *testing.T, in *Inbox) {
 		if !in.db.Postgres() {
 			var f fold
-			for _, e := range append(chatting(2), marking("a", topics.TypeNotificationRead, "notificationId", "x"), marking("a", topics.TypeNotificationDeleted, "notificationId", "x"),
-				&topics.Event{Topic: topics.Messages, Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.TypeMessageRead}, Value: topics.Fields("messageId", "x", "userId", "b")}) {
+			for _, e := range append(chatting(2), marking("a", topics.TypeNotificationRead, "notificationId", "x"),
+				marking("a", topics.TypeNotificationDeleted, "notificationId", "x"),
+				&topics.Event{Topic: topics.Messages, Key: []byte("dm:a:b"), Meta: topics.Meta{Type: topics.TypeMessageRead},
+					Value: topics.Fields("messageId", "x", "userId", "b")}) {
 				if e.Topic == "" {
 					e.Topic = topics.Notifications
 				}
@@ -275,11 +277,13 @@ func TestStatesAreAnnouncements(t *testing.T) {
 	onEach(t, func(t *testing.T, in *Inbox) {
 		ids := make(named)
 		announcement := func(name string) *topics.Event {
-			return &topics.Event{Key: []byte("all"), Meta: ids.meta(name, topics.TypeAnnouncement), Value: topics.Fields("id", ids.id(name), "title", name, "body", "b")}
+			return &topics.Event{Key: []byte("all"), Meta: ids.meta(name, topics.TypeAnnouncement),
+				Value: topics.Fields("id", ids.id(name), "title", name, "body", "b")}
 		}
 		apply(t, in, topics.Notifications, 0, 1, ids.notice("u", "n1"), ids.notice("u", "n2"))
 		apply(t, in, topics.Notifications, 0, 2, ids.notice("u", "n3"), marking("u", topics.TypeNotificationRead, "notificationId", ids.id("n1")),
-			marking("u", topics.TypeNotificationDeleted, "notificationId", ids.id("n2")), marking("u", topics.TypeNotificationRead, "notificationId", ids.id("n3")))
+			marking("u", topics.TypeNotificationDeleted, "notificationId", ids.id("n2")),
+			marking("u", topics.TypeNotificationRead, "notificationId", ids.id("n3")))
 		states := func(want int) {
 			t.Helper()
 			var n int
@@ -289,7 +293,8 @@ func TestStatesAreAnnouncements(t *testing.T) {
 		}
 		states(0)
 		apply(t, in, topics.Broadcasts, 0, 3, announcement("early"))
-		apply(t, in, topics.Notifications, 0, 4, marking("u", topics.TypeNotificationRead, "notificationId", ids.id("early")), marking("u", topics.TypeNotificationRead, "notificationId", ids.id("late")),
+		apply(t, in, topics.Notifications, 0, 4, marking("u", topics.TypeNotificationRead, "notificationId", ids.id("early")),
+			marking("u", topics.TypeNotificationRead, "notificationId", ids.id("late")),
 			marking("u", topics.TypeNotificationDeleted, "notificationId", ids.id("late2")))
 		apply(t, in, topics.Broadcasts, 0, 3, announcement("late"), announcement("late2"))
 		states(3)
@@ -324,8 +329,10 @@ func TestTrimFeed(t *testing.T) {
 		gone := func() {
 			t.Helper()
 			var missing int64
-			err := in.db.Get(t.Context(), []any{&missing}, `SELECT COALESCE((SELECT next FROM positions WHERE projection='inbox' AND topic='notifications' AND part=0), 0)
-				- (SELECT count(*) FROM feed WHERE part=0 AND pos >= COALESCE((SELECT next FROM feed_trimmed WHERE topic='notifications' AND part=0), 0))
+			err := in.db.Get(t.Context(), []any{&missing},
+				`SELECT COALESCE((SELECT next FROM positions WHERE projection='inbox' AND topic='notifications' AND part=0), 0)
+				- (SELECT count(*) FROM feed WHERE part=0
+					AND pos >= COALESCE((SELECT next FROM feed_trimmed WHERE topic='notifications' AND part=0), 0))
 				- COALESCE((SELECT next FROM feed_trimmed WHERE topic='notifications' AND part=0), 0)`)
 			if err != nil || missing != 0 {
 				t.Fatalf("%d rows are gone that nothing was noted of, %v", missing, err)

@@ -61,7 +61,8 @@ func (i *Inbox) Position(ctx context.Context, t topics.Topic, p int32) (pipeline
 // Reset empties the inbox: it is folded anew from the log's beginning.
 func (i *Inbox) Reset(ctx context.Context) error {
 	i.shift = 0
-	return i.positions.Reset(ctx, "notifications", "announcements", "announcement_states", "marks", "messages", "conversations", "devices", "feed", "feed_trimmed")
+	return i.positions.Reset(ctx, "notifications", "announcements", "announcement_states", "marks", "messages", "conversations", "devices",
+		"feed", "feed_trimmed")
 }
 
 // Await returns once the inbox has folded everything below ends (partition → offset) of a topic.
@@ -96,7 +97,8 @@ const (
 )
 
 var tables = [...]sqldb.Table{
-	intoNotifications: {Name: "notifications", Columns: []string{"user_id text", "id text", "part bigint", "pos bigint", "at bigint", "value bytea"}},
+	intoNotifications: {Name: "notifications", Columns: []string{"user_id text", "id text", "part bigint", "pos bigint", "at bigint",
+		"value bytea"}},
 	intoAnnouncements: {Name: "announcements", Columns: []string{"id text", "part bigint", "pos bigint", "at bigint", "value bytea"}},
 	intoMessages: {Name: "messages", Columns: []string{"id text", "conversation text", "sender text", "receiver text",
 		"part bigint", "pos bigint", "at bigint", "value bytea"}},
@@ -106,7 +108,8 @@ var tables = [...]sqldb.Table{
 
 // conversations are moved up by their newest message.
 var conversations = sqldb.Table{Name: "conversations",
-	Columns: []string{"user_id text", "conversation text", "other text", "last_part bigint", "last_pos bigint", "last_at bigint", "last_id text"},
+	Columns: []string{"user_id text", "conversation text", "other text", "last_part bigint", "last_pos bigint", "last_at bigint",
+		"last_id text"},
 	Conflict: `(user_id, conversation) DO UPDATE SET last_part=excluded.last_part, last_pos=excluded.last_pos, last_at=excluded.last_at,
 		last_id=excluded.last_id WHERE ` + earlier("conversations.last_", "excluded.last_at", "excluded.last_part", "excluded.last_pos")}
 
@@ -114,7 +117,8 @@ var conversations = sqldb.Table{Name: "conversations",
 // by record time in another one, where its key stood before the topic got more partitions. columns is what stands before
 // the row's at, part and pos; the three others are the record's.
 func earlier(columns, at, part, pos string) string {
-	return fmt.Sprintf("(%[1]spart=%[3]s AND %[1]spos<%[4]s OR %[1]spart<>%[3]s AND (%[1]sat, %[1]spart) < (%[2]s, %[3]s))", columns, at, part, pos)
+	return fmt.Sprintf("(%[1]spart=%[3]s AND %[1]spos<%[4]s OR %[1]spart<>%[3]s AND (%[1]sat, %[1]spart) < (%[2]s, %[3]s))", columns, at, part,
+		pos)
 }
 
 // fold collects what a batch does to the tables.
@@ -255,14 +259,16 @@ func (f *fold) mark(e *topics.Event, column, upTo string) {
 	user, part := e.Audience.A, int64(e.Partition)
 	m := topics.ReadNotificationMark(e)
 	if id := m.NotificationID; id != "" {
-		f.change(e, `UPDATE notifications SET `+column+`=$1 WHERE user_id=$4 AND id=$5 AND `+column+` IS NULL AND `+before, e.Time, part, f.pos(e), user, id)
+		f.change(e, `UPDATE notifications SET `+column+`=$1 WHERE user_id=$4 AND id=$5 AND `+column+` IS NULL AND `+before, e.Time, part,
+			f.pos(e), user, id)
 		f.change(e, `INSERT INTO announcement_states (user_id, id, `+column+`)
 			SELECT CAST($1 AS TEXT), CAST($2 AS TEXT), CAST($3 AS BIGINT)
 			WHERE NOT EXISTS (SELECT 1 FROM notifications WHERE user_id=$1 AND id=$2)
 			ON CONFLICT (user_id, id) DO UPDATE SET `+column+`=COALESCE(announcement_states.`+column+`, excluded.`+column+`)`, user, id, e.Time)
 		return
 	}
-	f.change(e, `UPDATE notifications SET `+column+`=$1 WHERE user_id=$4 AND at<=$5 AND `+column+` IS NULL AND `+before, e.Time, part, f.pos(e), user, m.UpTo)
+	f.change(e, `UPDATE notifications SET `+column+`=$1 WHERE user_id=$4 AND at<=$5 AND `+column+` IS NULL AND `+before, e.Time, part,
+		f.pos(e), user, m.UpTo)
 	f.change(e, `INSERT INTO marks (user_id, read_to, deleted_to) VALUES ($1,-1,-1) ON CONFLICT DO NOTHING`, user)
 	f.change(e, `UPDATE marks SET `+upTo+`=$1 WHERE user_id=$2 AND `+upTo+`<$3`, m.UpTo, user, m.UpTo)
 }

@@ -41,7 +41,8 @@ const visible = `(
 
 // Notifications lists a user's notifications and the announcements, newest first: at most limit, after cursor (empty:
 // from the newest). next is the cursor of the following page, empty on the last.
-func (i *Inbox) Notifications(ctx context.Context, user string, unread bool, limit int, cursor string) (list []Notification, next string, err error) {
+func (i *Inbox) Notifications(ctx context.Context, user string, unread bool, limit int, cursor string) (list []Notification, next string,
+	err error) {
 	query, args := `SELECT id, value, at, announcement, seen FROM `+visible+` WHERE 1=1`, []any{user}
 	if unread {
 		query += ` AND seen=0`

@@ -173,7 +173,8 @@ func testNotifications(t *testing.T, s *store) {
 	s.want("a", "3 2 1", "3 1")
 	s.fold(topics.Notifications, event("user:a", topics.TypeNotificationDeleted, "notificationId", "n0-0"))
 	s.want("a", "3 2", "3")
-	s.fold(topics.Notifications, notification("a", "4"), event("user:a", topics.TypeNotificationRead, "upTo", topics.FormatTime(1764583200000+3000)), notification("a", "5"))
+	s.fold(topics.Notifications, notification("a", "4"), event("user:a", topics.TypeNotificationRead, "upTo",
+		topics.FormatTime(1764583200000+3000)), notification("a", "5"))
 	s.want("a", "5 4 3 2", "5 4")
 	s.want("b", "other", "other")
 	if err := s.in.HasNotification(t.Context(), "b", "n0-1"); !errors.Is(err, inbox.ErrNotFound) {
@@ -203,7 +204,8 @@ func testOutbox(t *testing.T, s *store) {
 	s.fold(topics.Notifications, first)
 	s.fold(topics.Notifications, event("user:a", topics.TypeNotificationRead, "notificationId", first.EventID()), again)
 	s.want("a", "1", "")
-	s.fold(topics.Notifications, event("user:a", topics.TypeNotificationDeleted, "notificationId", again.EventID()), named(notification("a", "1")))
+	s.fold(topics.Notifications, event("user:a", topics.TypeNotificationDeleted, "notificationId", again.EventID()),
+		named(notification("a", "1")))
 	s.want("a", "", "")
 	everybody := func() *topics.Event {
 		return named(event(topics.EveryoneKey, topics.TypeAnnouncement, "title", "all", "body", "b"))
@@ -230,7 +232,8 @@ func testAnnouncements(t *testing.T, s *store) {
 	first.Time = 1764583199000
 	s.fold(topics.Notifications, first)
 	s.want("a", "B A 1", "B A 1")
-	s.fold(topics.Notifications, event("user:a", topics.TypeNotificationRead, "notificationId", "b0-0"), event("user:a", topics.TypeNotificationDeleted, "notificationId", "b0-1"))
+	s.fold(topics.Notifications, event("user:a", topics.TypeNotificationRead, "notificationId", "b0-0"),
+		event("user:a", topics.TypeNotificationDeleted, "notificationId", "b0-1"))
 	s.want("a", "A 1", "1")
 	s.want("b", "B A", "B A")
 	s.fold(topics.Notifications, event("user:b", topics.TypeNotificationRead, "upTo", topics.FormatTime(1764583200000)))
@@ -289,7 +292,8 @@ func testMessages(t *testing.T, s *store) {
 	if got, _ := contents(5, ""); got != "btrue btrue afalse bfalse bfalse" {
 		t.Errorf("up to the fifth: %q", got)
 	}
-	if list, _, err := s.in.Conversations(t.Context(), "a", 9, ""); err != nil || len(list) != 2 || list[0].Unread+10*list[1].Unread != 12 && list[0].Unread+10*list[1].Unread != 21 {
+	if list, _, err := s.in.Conversations(t.Context(), "a", 9, ""); err != nil || len(list) != 2 || list[0].Unread+10*list[1].Unread != 12 &&
+		list[0].Unread+10*list[1].Unread != 21 {
 		t.Errorf("conversations %+v, %v; want 2 and 1 unread", list, err)
 	}
 	// The same event again, after its window: one row for ever.
@@ -333,7 +337,8 @@ func testConversations(t *testing.T, s *store) {
 		t.Errorf("c's: %s", got)
 	}
 	page, next := list("a", 2, "")
-	s.fold(topics.Messages, chat("b", "a", "b2"), event("dm:a:d", topics.TypeMessageRead, "messageId", chat("d", "a", "d1").NexusID, "userId", "a"))
+	s.fold(topics.Messages, chat("b", "a", "b2"), event("dm:a:d", topics.TypeMessageRead, "messageId", chat("d", "a", "d1").NexusID, "userId",
+		"a"))
 	rest, end := list("a", 2, next) // b has moved up: it is on no later page, and nothing is shown twice
 	if page != "a note 0, d d2 2" || rest != "c c1 0" || end != "" {
 		t.Errorf("pages %q, %q %q", page, rest, end)
@@ -418,7 +423,8 @@ func testFeed(t *testing.T, s *store) {
 	s.fold(topics.Messages, chat("a", "b", "1"), chat("b", "c", "2"), chat("a", "b", "3"))
 	s.fold(topics.Notifications, notification("a", "n"))
 	s.fold(topics.Broadcasts, event(topics.EveryoneKey, topics.TypeAnnouncement, "title", "x", "body", ""),
-		event(topics.ChannelKey("c"), topics.TypeActivity, "type", "x", "userId", "u", "message", ""), event(topics.ChannelKey("d"), topics.TypeActivity, "type", "y", "userId", "u", "message", ""))
+		event(topics.ChannelKey("c"), topics.TypeActivity, "type", "x", "userId", "u", "message", ""),
+		event(topics.ChannelKey("d"), topics.TypeActivity, "type", "y", "userId", "u", "message", ""))
 	feed := func(topic topics.Topic, from, to int64, entries, bytes int, audiences ...string) string {
 		t.Helper()
 		list, err := s.in.Feed(t.Context(), inbox.Span{Topic: topic, Audiences: audiences, From: []int64{from}, To: []int64{to}}, entries, bytes)
@@ -525,7 +531,8 @@ func testBatches(t *testing.T, s *store) {
 			case 1:
 				out = append(out, event(topics.UserKey(user), topics.TypeNotificationDeleted, "notificationId", id))
 			case 2:
-				out = append(out, event(topics.UserKey(user), topics.TypeNotificationRead, "upTo", topics.FormatTime(1764583200000+int64(r.IntN(220))*1000)))
+				out = append(out, event(topics.UserKey(user), topics.TypeNotificationRead, "upTo",
+					topics.FormatTime(1764583200000+int64(r.IntN(220))*1000)))
 			default:
 				out = append(out, notification(user, fmt.Sprint(i)))
 			}

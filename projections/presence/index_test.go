@@ -110,15 +110,18 @@ func (f *fold) random(rnd *rand.Rand) {
 	if rnd.IntN(10) == 0 { // another boot of the same name
 		fields[1] = fmt.Sprint("n", node, "-", rnd.IntN(3))
 	}
-	typ := []string{topics.TypeConnected, topics.TypeConnected, topics.TypeDisconnected, topics.TypeSessionChannels, topics.TypeNodeHeartbeat}[rnd.IntN(5)]
+	typ := []string{topics.TypeConnected, topics.TypeConnected, topics.TypeDisconnected, topics.TypeSessionChannels,
+		topics.TypeNodeHeartbeat}[rnd.IntN(5)]
 	if typ != topics.TypeNodeHeartbeat {
 		fields = append(fields, "session", session, "userId", user, "namespace", ns, "pid", fmt.Sprint("p", rnd.IntN(6)))
 	}
 	if typ == topics.TypeConnected && rnd.IntN(3) == 0 {
 		fields = append(fields, "repeated", true)
 	}
-	e := &topics.Event{Topic: topics.Presence, Offset: f.next, Time: f.next, Key: []byte(session), Meta: topics.Meta{Type: typ}, Value: topics.Fields(fields...)}
-	if err := f.Apply(f.t.Context(), pipeline.Batch{Topic: topics.Presence, From: f.next, To: f.next + 1, Events: []*topics.Event{e}}); err != nil {
+	e := &topics.Event{Topic: topics.Presence, Offset: f.next, Time: f.next, Key: []byte(session), Meta: topics.Meta{Type: typ},
+		Value: topics.Fields(fields...)}
+	if err := f.Apply(f.t.Context(), pipeline.Batch{Topic: topics.Presence, From: f.next, To: f.next + 1,
+		Events: []*topics.Event{e}}); err != nil {
 		f.t.Fatal(err)
 	}
 	f.next++

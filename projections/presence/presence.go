@@ -161,8 +161,9 @@ type departure struct {
 // New makes an empty fold.
 func New(o Options) *Fold {
 	return &Fold{o: o, ready: make(chan struct{}), goal: -1, nodes: make(map[string]*node), ended: make(map[string]bool),
-		sessions: make(map[string]*session), users: make(map[place]members), totals: make(map[topics.Namespace]int), online: make(map[topics.Namespace]int),
-		shown: make(map[place]bool), dirty: make(map[place]departure), traces: make(map[string]*trace)}
+		sessions: make(map[string]*session), users: make(map[place]members), totals: make(map[topics.Namespace]int),
+		online: make(map[topics.Namespace]int),
+		shown:  make(map[place]bool), dirty: make(map[place]departure), traces: make(map[string]*trace)}
 }
 
 // Ready is closed once the fold has read what stood in the log when it began.

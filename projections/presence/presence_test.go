@@ -56,11 +56,13 @@ func (f *fold) applyWith(typ, node, name, session, user string, more ...any) {
 	if session != "" {
 		fields = append(fields, "session", session, "userId", user, "namespace", "/dashboard")
 	}
-	e := &topics.Event{Topic: topics.Presence, Offset: f.next, Time: f.next, Key: []byte(session), Meta: topics.Meta{Type: typ}, Value: topics.Fields(fields...)}
+	e := &topics.Event{Topic: topics.Presence, Offset: f.next, Time: f.next, Key: []byte(session), Meta: topics.Meta{Type: typ},
+		Value: topics.Fields(fields...)}
 	if err := topics.Valid(topicstest.Sign(e)); err != nil {
 		f.t.Fatal(err)
 	}
-	if err := f.Apply(f.t.Context(), pipeline.Batch{Topic: topics.Presence, From: f.next, To: f.next + 1, Events: []*topics.Event{e}}); err != nil {
+	if err := f.Apply(f.t.Context(), pipeline.Batch{Topic: topics.Presence, From: f.next, To: f.next + 1,
+		Events: []*topics.Event{e}}); err != nil {
 		f.t.Fatal(err)
 	}
 	f.next++
@@ -235,15 +237,20 @@ func TestPlaces(t *testing.T) {
 		evicted  string
 		left     string // who is online
 	}{
-		"a user's": {true, presence.Limits{PerUser: 2, PerNamespace: 9}, []record{connect("1", "a", 0), connect("2", "a", 1), connect("3", "a", 2), connect("4", "b", 3)},
+		"a user's": {true, presence.Limits{PerUser: 2, PerNamespace: 9},
+			[]record{connect("1", "a", 0), connect("2", "a", 1), connect("3", "a", 2), connect("4", "b", 3)},
 			"1:0 2:0 3:1 4:0", "", "a a b"},
-		"a namespace's": {true, presence.Limits{PerUser: 2, PerNamespace: 2}, []record{connect("1", "a", 0), connect("2", "b", 1), connect("3", "c", 2),
-			{topics.TypeDisconnected, "1", "a", 3, false}, connect("4", "c", 4)}, "1:0 2:0 3:2 4:0", "", "b c"},
-		"evicted": {true, presence.Limits{PerUser: 2, PerNamespace: 9, EvictOldest: true}, []record{connect("1", "a", 0), connect("2", "a", 1), connect("3", "a", 2)},
+		"a namespace's": {true, presence.Limits{PerUser: 2, PerNamespace: 2},
+			[]record{connect("1", "a", 0), connect("2", "b", 1), connect("3", "c", 2),
+				{topics.TypeDisconnected, "1", "a", 3, false}, connect("4", "c", 4)}, "1:0 2:0 3:2 4:0", "", "b c"},
+		"evicted": {true, presence.Limits{PerUser: 2, PerNamespace: 9, EvictOldest: true},
+			[]record{connect("1", "a", 0), connect("2", "a", 1), connect("3", "a", 2)},
 			"1:0 2:0 3:0", "1", "a a"},
-		"said again": {true, presence.Limits{PerUser: 1, PerNamespace: 9}, []record{connect("1", "a", 0), {topics.TypeConnected, "2", "a", 1, true}, connect("3", "a", 2)},
+		"said again": {true, presence.Limits{PerUser: 1, PerNamespace: 9},
+			[]record{connect("1", "a", 0), {topics.TypeConnected, "2", "a", 1, true}, connect("3", "a", 2)},
 			"1:0 3:1", "", "a a"},
-		"blind": {false, presence.Limits{PerUser: 1, PerNamespace: 9}, []record{connect("1", "a", 5), connect("2", "a", 2*minute+4), connect("3", "a", 2*minute+5)},
+		"blind": {false, presence.Limits{PerUser: 1, PerNamespace: 9},
+			[]record{connect("1", "a", 5), connect("2", "a", 2*minute+4), connect("3", "a", 2*minute+5)},
 			"1:0 2:0 3:1", "", "a a"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -266,8 +273,10 @@ func TestPlaces(t *testing.T) {
 				if r.repeated {
 					fields = append(fields, "repeated", true)
 				}
-				e := &topics.Event{Topic: topics.Presence, Offset: int64(n), Time: 1 + r.at, Key: []byte(r.session), Meta: topics.Meta{Type: r.typ}, Value: topics.Fields(fields...)}
-				if err := f.Apply(t.Context(), pipeline.Batch{Topic: topics.Presence, From: int64(n), To: int64(n) + 1, Events: []*topics.Event{topicstest.Sign(e)}}); err != nil {
+				e := &topics.Event{Topic: topics.Presence, Offset: int64(n), Time: 1 + r.at, Key: []byte(r.session), Meta: topics.Meta{Type: r.typ},
+					Value: topics.Fields(fields...)}
+				if err := f.Apply(t.Context(), pipeline.Batch{Topic: topics.Presence, From: int64(n), To: int64(n) + 1,
+					Events: []*topics.Event{topicstest.Sign(e)}}); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -180,7 +180,8 @@ func TestSilentClickHouse(t *testing.T) {
 // TestClickHousePasswordsStayOut: whatever is wrong with CLICKHOUSE_URL, no error repeats a piece of the password.
 func TestClickHousePasswordsStayOut(t *testing.T) {
 	at, database, _ := strings.Cut(strings.TrimPrefix(testenv.ClickHouse(t), "clickhouse://"), "/")
-	for _, password := range []string{"hunter2@home", "hunter2:home", "12/hunter2@home", "12?hunter2=home", "12#hunter2", "hunter2%home", "hunter2%41home",
+	for _, password := range []string{"hunter2@home", "hunter2:home", "12/hunter2@home", "12?hunter2=home", "12#hunter2", "hunter2%home",
+		"hunter2%41home",
 		"hunter2 home", "@hunter2@", "/hunter2"} {
 		for _, written := range []string{password, url.QueryEscape(password), url.PathEscape(password)} {
 			for name, dsn := range map[string]string{

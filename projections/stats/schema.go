@@ -49,7 +49,8 @@ const (
 
 	insertPositions = `INSERT INTO nexus_offsets (topic, part, generation, next, log, mark)`
 
-	selectPositions = `SELECT topic, part, generation, max(next), argMax(log, next), argMax(mark, next) FROM nexus_offsets GROUP BY topic, part, generation`
+	selectPositions = `SELECT topic, part, generation, max(next), argMax(log, next), argMax(mark, next)
+		FROM nexus_offsets GROUP BY topic, part, generation`
 
 	selectCounts = `SELECT user_id,
 	uniqExactIf(topic, part, pos, type='notification' AND detail='` + detailConnection + `'),

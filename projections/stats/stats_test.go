@@ -51,7 +51,8 @@ func TestStats(t *testing.T) {
 }
 
 func event(t topics.Topic, partition int32, offset int64, key, typ string, fields ...any) *topics.Event {
-	return topicstest.Sign(&topics.Event{Topic: t, Partition: partition, Offset: offset, Time: 1764583200000 + offset, Key: []byte(key), Meta: topics.Meta{Type: typ},
+	return topicstest.Sign(&topics.Event{Topic: t, Partition: partition, Offset: offset, Time: 1764583200000 + offset, Key: []byte(key),
+		Meta:  topics.Meta{Type: typ},
 		Value: topics.Fields(fields...)})
 }
 

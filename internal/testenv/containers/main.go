@@ -43,7 +43,8 @@ type service struct {
 const startup = time.Minute
 
 var services = map[string]service{
-	"kafka":      {"9092", "run-kafka", wait.ForListeningPort("9092/tcp").WithStartupTimeout(startup), []testcontainers.ContainerHook{advertise}},
+	"kafka": {"9092", "run-kafka", wait.ForListeningPort("9092/tcp").WithStartupTimeout(startup),
+		[]testcontainers.ContainerHook{advertise}},
 	"postgres":   {"5432", "run-postgres", wait.ForLog("database system is ready to accept connections").WithStartupTimeout(startup), nil},
 	"clickhouse": {"9000", "run-clickhouse", wait.ForListeningPort("9000/tcp").WithStartupTimeout(startup), nil},
 }
@@ -91,10 +92,11 @@ func start(ctx context.Context, s service) (addr string, stop func(), err error)
 	if _, err := os.Stat("/.dockerenv"); err == nil && os.Getenv("TESTCONTAINERS_HOST_OVERRIDE") == "" {
 		os.Setenv("TESTCONTAINERS_HOST_OVERRIDE", "127.0.0.1") // else the gateway is dialled, which is another engine's
 	}
-	c, err := testcontainers.GenericContainer(ctx, testcontainers.GenericContainerRequest{Started: true, ContainerRequest: testcontainers.ContainerRequest{
-		Image: image(), Entrypoint: []string{"/usr/local/bin/" + s.entrypoint}, ExposedPorts: []string{s.port + "/tcp"}, WaitingFor: s.ready,
-		LifecycleHooks: []testcontainers.ContainerLifecycleHooks{{PostStarts: s.hooks}},
-	}})
+	c, err := testcontainers.GenericContainer(ctx, testcontainers.GenericContainerRequest{Started: true,
+		ContainerRequest: testcontainers.ContainerRequest{
+			Image: image(), Entrypoint: []string{"/usr/local/bin/" + s.entrypoint}, ExposedPorts: []string{s.port + "/tcp"}, WaitingFor: s.ready,
+			LifecycleHooks: []testcontainers.ContainerLifecycleHooks{{PostStarts: s.hooks}},
+		}})
 	stop = func() {
 		if c != nil {
 			_ = c.Terminate(context.Background(), testcontainers.StopTimeout(0)) // nothing in it is kept: it need not end by itself

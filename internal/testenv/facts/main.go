@@ -103,7 +103,8 @@ func table(results map[string]string, check bool) (problems []string, err error)
 		return nil, err
 	}
 	var out bytes.Buffer
-	out.WriteString("# The guide's facts\n\nEach fact of [product-guide.md](product-guide.md) and the tests that show it. Written by `make facts` from the tests' own output\n" +
+	out.WriteString("# The guide's facts\n\n" +
+		"Each fact of [product-guide.md](product-guide.md) and the tests that show it. Written by `make facts` from the tests' own output\n" +
 		"and `facts.txt`; a row whose test failed, was skipped or is missing fails the run.\n")
 	rows, still, left := 0, 0, 0
 	for line := range strings.Lines(string(text)) {
@@ -142,7 +143,11 @@ func table(results map[string]string, check bool) (problems []string, err error)
 	if err := os.WriteFile(written, out.Bytes(), 0o644); err != nil {
 		return nil, err
 	}
-	if old, err := os.ReadFile(committed); check && (err != nil || !bytes.Equal(old, out.Bytes())) {
+	old, err := os.ReadFile(committed)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if check && !bytes.Equal(old, out.Bytes()) {
 		return []string{committed + " is not what the tests say: run make facts and commit it"}, nil
 	}
 	return nil, nil

@@ -10,7 +10,8 @@ import (
 // The table is written under .cache, and nothing that is committed is changed. A table of an earlier run does not stay.
 func TestTable(t *testing.T) {
 	t.Chdir(t.TempDir())
-	files := map[string]string{"docs/facts.txt": "# A\n`x` is so = TestX TestY/sub\n", "docs/product-guide.md": "`x`\n", "docs/facts.md": "as committed\n", ".cache/facts.md": "of an earlier run\n"}
+	files := map[string]string{"docs/facts.txt": "# A\n`x` is so = TestX TestY/sub\n", "docs/product-guide.md": "`x`\n",
+		"docs/facts.md": "as committed\n", ".cache/facts.md": "of an earlier run\n"}
 	for name, text := range files {
 		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 			t.Fatal(err)
