@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -169,8 +168,8 @@ func (g *Guard) refuse(c net.Conn) {
 
 // noRoom is the answer to who finds no room.
 var noRoom = func() string {
-	body := topics.Fields("error", json.RawMessage(topics.Fields("code", apierr.CodeUnavailable, "message",
-		"this node has as many connections as its file descriptors allow; try again later")))
+	body := topics.Failure{Code: apierr.CodeUnavailable,
+		Message: "this node has as many connections as its file descriptors allow; try again later"}.Body()
 	return "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: " +
 		strconv.Itoa(len(body)) + "\r\n\r\n" + string(body)
 }()

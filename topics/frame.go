@@ -141,6 +141,9 @@ func (f Failure) Data() []byte {
 		orNil(nonZero(f.Retryable)))
 }
 
+// Body is what REST answers for it: {"error":{…}}.
+func (f Failure) Body() []byte { return Fields(EventError, json.RawMessage(f.Data())) }
+
 var userStatusFields = []Field{
 	{Name: "userId", Required: true, Format: UserID, Doc: "who"},
 	{Name: "status", Required: true, Enum: []string{online, offline}, Doc: "online, or offline"},

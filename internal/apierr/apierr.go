@@ -2,7 +2,6 @@
 package apierr
 
 import (
-	"encoding/json"
 	"net/http"
 	"strconv"
 	"time"
@@ -133,7 +132,7 @@ func (e *Error) WriteHTTP(w http.ResponseWriter) {
 		h.Set("WWW-Authenticate", "Bearer")
 	}
 	w.WriteHeader(status)
-	_, _ = w.Write(topics.Fields("error", json.RawMessage(topics.Fields("code", e.Code, "message", e.Message))))
+	_, _ = w.Write(topics.Failure{Code: e.Code, Message: e.Message}.Body())
 }
 
 func (e *Error) status() int {
