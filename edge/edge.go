@@ -2,50 +2,36 @@ package edge
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
-	"maps"
 	"net/http"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/gorilla/websocket"
-	"github.com/olahol/melody"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/nexus/nexus/internal/apierr"
+	"github.com/nexus/nexus/edge/gateway"
+	"github.com/nexus/nexus/edge/live"
+	"github.com/nexus/nexus/edge/session"
+	"github.com/nexus/nexus/edge/wire"
 	"github.com/nexus/nexus/pipeline"
-	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/presence"
-	"github.com/nexus/nexus/projections/stats"
 	"github.com/nexus/nexus/topics"
 )
 
 // Inbox answers what the edge must know of stored messages.
 type Inbox interface {
-	// Message finds a message of the user, or returns inbox.ErrNotFound.
-	Message(ctx context.Context, user, id string) (inbox.Message, error)
-	// Await returns once everything below ends is folded.
-	Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error
-	// Feed reads what sessions missed.
-	Feed(ctx context.Context, s inbox.Span, entries, bytes int) ([]inbox.Entry, error)
+	gateway.Inbox
+	live.Inbox
 }
 
 // Stats answers what stats_update shows.
-type Stats interface {
-	Counts(ctx context.Context, users []string) (map[string]stats.Counts, error)
-	// Reached tells whether everything below ends is counted.
-	Reached(ctx context.Context, ends stats.Ends) (bool, error)
-	// Last is what Counts answered last for a user.
-	Last(user string) (c stats.Counts, known bool)
-}
+type Stats = live.Stats
+
+// Identity is what a verified token says.
+type Identity = session.Identity
 
 // Options are what an edge needs.
 type Options struct {
@@ -67,109 +53,141 @@ type Options struct {
 	NodeName string
 
 	Settings
-	// HeartbeatInterval is how often this node tells the log that it lives, RepeatInterval how often it tells all its sessions anew.
+	// HeartbeatInterval is how often the node says that it lives, RepeatInterval how often it says its sessions again.
 	HeartbeatInterval, RepeatInterval time.Duration
 }
 
 // Edge serves the sessions of one node. Make it with New, then Run it; its handlers may be called as soon as it runs.
 type Edge struct {
-	o        Options
-	node     string // new at every start
-	nameJSON []byte // NodeName
-	hub      *hub
-	log      appender // takes what this node says of itself
-	tail     *pipeline.Tail
-	live     func() bool // the tail reads
-	fold     *presence.Fold
-	folding  *pipeline.Consumer // feeds fold
-	ids      *contentIDs
-	// rates counts messages over all nodes; connects, lookups and publishes count what users do on this one: attempts to
-	// connect, and keys asked for and published.
-	rates, connects, lookups, publishes *limiter
-	slots                               *slots
-	stats                               *statistics
-	metrics                             *metrics
-	schedule                            *schedule
-	typing                              *typing
-	// topicIDs identify the topics in resume offsets.
-	topicIDs map[topics.Topic][4]byte
+	server   *wire.Server
+	sessions *session.Sessions
+	gateway  *gateway.Gateway
+	live     *live.Live
 
-	melody   *melody.Melody
+	tail    *pipeline.Tail
+	fold    *presence.Fold
+	folding *pipeline.Consumer // feeds fold
+
+	reading  func() bool // the tail reads
 	draining atomic.Bool
-	// admissions ends when Drain begins, working when Drain has ended.
-	admissions, working    context.Context
-	endAdmissions, endWork context.CancelFunc
-	// superseded is closed when another process of this node's name has begun: all ignore this one from then on.
-	superseded     chan struct{}
-	supersededOnce sync.Once
-	unacked        tally // appends of clients that wait for their answer
-	serving        tally // connections
+	// endWork ends what is asked of others for clients.
+	endWork context.CancelFunc
+}
 
-	mu      sync.Mutex
-	open    map[transport]bool
-	engines map[string]*engine       // Engine.IO sessions that began with long-polling, by sid
-	rooms   map[userIn]chan struct{} // closed when a session of the user ends, for those who wait for that
+// log is what an edge has of the log.
+type log struct {
+	session.Log // takes what the node says of itself
+	tail        *pipeline.Tail
+	reading     func() bool
+	post        func(*topics.Event)
+	topicIDs    map[topics.Topic][4]byte
+	// start and end are where topic presence is read from, and where it ends.
+	start func(context.Context) (int64, bool, error)
+	end   func(context.Context) (int64, error)
 }
 
 // New prepares an edge: it notes where the log ends, from where on it delivers.
-func New(ctx context.Context, o Options) (*Edge, error) {
-	e := newEdge(o, o.Producer)
-	var err error
-	e.tail, err = pipeline.NewTail(ctx, pipeline.TailOptions{Kafka: o.Kafka, Producer: o.Producer, Log: o.Log, Logger: o.Logger,
+func New(ctx context.Context, o Options) (*Edge, error) { return newOn(ctx, o, o.Producer) }
+
+// newOn is New where said takes what the node says of itself.
+func newOn(ctx context.Context, o Options, said session.Log) (*Edge, error) {
+	var e *Edge
+	tail, err := pipeline.NewTail(ctx, pipeline.TailOptions{Kafka: o.Kafka, Producer: o.Producer, Log: o.Log, Logger: o.Logger,
 		Topics: []topics.Topic{topics.Messages, topics.Notifications, topics.Broadcasts, topics.Signals, topics.Devices},
-		Keep:   slices.Concat(feedTopics[topics.Dashboard], feedTopics[topics.Messaging]), Windows: o.Windows, Watch: o.Watch, Route: e.route})
+		Keep:   fed(), Windows: o.Windows, Watch: o.Watch, Route: func(b pipeline.Batch) { e.live.Route(b) }})
 	if err != nil {
 		return nil, err
 	}
-	e.live = e.tail.Live
-	for _, behind := range feedTopics {
-		for _, t := range behind {
-			if e.topicIDs[t], err = o.Log.TopicHash(ctx, t); err != nil {
-				return nil, err
-			}
+	l := log{Log: said, tail: tail, reading: tail.Live, topicIDs: make(map[topics.Topic][4]byte)}
+	for _, t := range fed() {
+		if l.topicIDs[t], err = o.Log.TopicHash(ctx, t); err != nil {
+			return nil, err
 		}
 	}
-	e.fold = e.newFold(e.presenceStart, func(ctx context.Context) (int64, error) {
+	l.post = func(ev *topics.Event) {
+		o.Producer.Post(ev, func(err error) {
+			o.Logger.Warn("an event of the edge's own could not be appended", "type", ev.Type, "err", err)
+		})
+	}
+	l.start = func(ctx context.Context) (int64, bool, error) { return presenceStart(ctx, o.Log) }
+	l.end = func(ctx context.Context) (int64, error) {
 		ends, err := o.Log.Ends(ctx, topics.Presence)
 		return ends[0], err
-	})
-	e.folding = &pipeline.Consumer{Name: "presence", Kafka: o.Kafka, Log: o.Logger, Topics: []topics.Topic{topics.Presence}, Sink: e.fold, Watch: o.Watch}
+	}
+	e = wired(o, l)
+	e.folding = &pipeline.Consumer{Name: "presence", Kafka: o.Kafka, Log: o.Logger, Topics: []topics.Topic{topics.Presence}, Sink: e.fold,
+		Watch: o.Watch}
 	return e, nil
 }
 
-// newEdge makes an edge that has no tail and no presence fold yet; log takes what the node says of itself.
-func newEdge(o Options, log appender) *Edge {
-	e := &Edge{o: o, node: randomID(), log: log, rates: newLimiter(o.RateLimit, o.RateWindow),
-		connects: newLimiter(10*o.RateLimit, o.RateWindow), lookups: newLimiter(o.RateLimit, o.RateWindow),
-		publishes: newLimiter(max(1, o.RateLimit/10), o.RateWindow), ids: newContentIDs(o.ContentWindow), topicIDs: make(map[topics.Topic][4]byte),
-		superseded: make(chan struct{}), schedule: newSchedule(), open: make(map[transport]bool), engines: make(map[string]*engine),
-		rooms: make(map[userIn]chan struct{})}
-	e.admissions, e.endAdmissions = context.WithCancel(context.Background())
-	e.working, e.endWork = context.WithCancel(context.Background())
-	e.nameJSON, _ = json.Marshal(o.NodeName) // a string always encodes
-	e.stats, e.metrics = newStatistics(e), newMetrics(e, o.Metrics)
-	e.hub = newHub(e.metrics.sent)
-	e.typing = newTyping(log.TryAppend, e.sendTyping)
-	e.slots = newSlots(slotOptions{Log: log, Node: e.node, Event: e.presenceEvent, Logger: o.Logger})
-	e.melody = melody.New()
-	e.melody.Config.MessageBufferSize = 1 // its queue is not used
-	e.melody.Upgrader = &websocket.Upgrader{ReadBufferSize: 512, WriteBufferSize: 512, WriteBufferPool: &sync.Pool{},
-		EnableCompression: true, CheckOrigin: func(*http.Request) bool { return true }} // the API has judged the origin
-	e.melody.HandleConnect(func(s *melody.Session) { s.MustGet(keyServe).(func(*melody.Session))(s) })
+// fed are the topics behind the feeds.
+func fed() []topics.Topic {
+	return slices.Concat(topics.FeedTopics(topics.Dashboard), topics.FeedTopics(topics.Messaging))
+}
+
+// wired makes an edge of its parts.
+func wired(o Options, l log) *Edge {
+	e := &Edge{tail: l.tail, reading: l.reading}
+	var working context.Context
+	working, e.endWork = context.WithCancel(context.Background())
+	e.fold = presence.New(presence.Options{Limits: o.Limits, Grace: o.PresenceGrace, Start: l.start, End: l.end,
+		Notify:  func(n presence.Notice) { e.sessions.Notice(n) },
+		Changed: func(changes []presence.Change) { e.live.PresenceChanged(changes) }})
+	e.server = wire.NewServer(wire.ServerOptions{Ready: e.Ready, Logger: o.Logger,
+		PingInterval: o.PingInterval, PingTimeout: o.PingTimeout, ConnectTimeout: o.ConnectTimeout,
+		CompressionThreshold: o.CompressionThreshold, MaxMessageBytes: o.MaxMessageBytes, MaxQueueBytes: o.MaxQueueBytes,
+		MaxEngines: 4 * o.Limits.PerNamespace}) // those that may join both namespaces, and as many that have not yet
+	e.sessions = session.New(session.Options{Log: l, Presence: e.fold, Logger: o.Logger, Metrics: o.Metrics, NodeName: o.NodeName,
+		Revoked: o.Revoked, Limits: o.Limits, PingTimeout: o.PingTimeout, HeartbeatInterval: o.HeartbeatInterval,
+		RepeatInterval: o.RepeatInterval, CompressionThreshold: o.CompressionThreshold})
+	e.live = live.New(live.Options{Sessions: e.sessions, Tail: l.tail, Inbox: o.Inbox, Stats: o.Stats, Logger: o.Logger,
+		Metrics: o.Metrics, Working: working, Post: l.post, Seen: func(ev *topics.Event) { e.gateway.Seen(ev) }, TopicIDs: l.topicIDs,
+		NodeName: o.NodeName, StatsInterval: o.StatsInterval, CompressionThreshold: o.CompressionThreshold, MaxQueueBytes: o.MaxQueueBytes})
+	e.gateway = gateway.New(gateway.Options{Server: e.server, Sessions: e.sessions, Live: e.live, Tail: l.tail, Log: l, Inbox: o.Inbox,
+		Logger: o.Logger, Metrics: o.Metrics, Verify: o.Verify, Ready: e.Ready, Working: working, RateLimit: o.RateLimit,
+		RateWindow: o.RateWindow, ContentWindow: o.ContentWindow, MaxMessageBytes: o.MaxMessageBytes, MaxContentBytes: o.MaxContentBytes})
+	if o.Metrics != nil {
+		o.Metrics.MustRegister(e.server)
+	}
 	return e
 }
 
-func (e *Edge) newFold(start func(context.Context) (int64, bool, error), end func(context.Context) (int64, error)) *presence.Fold {
-	return presence.New(presence.Options{Limits: e.o.Limits, Notify: e.read, Grace: e.o.PresenceGrace, Changed: e.presenceChanged, Start: start, End: end})
+// presenceStart is where topic presence is read from: far enough back to meet every live session's last record. whole tells that
+// nothing that may still live stands before it.
+func presenceStart(ctx context.Context, l *pipeline.Log) (start int64, whole bool, err error) {
+	ends, err := l.Ends(ctx, topics.Presence)
+	if err != nil {
+		return 0, false, err
+	}
+	starts, err := l.Rewind(ctx, topics.Presence, ends, presence.Keep)
+	if err != nil {
+		return 0, false, err
+	}
+	// What retention removed before the first record is older than any live session's last one.
+	firsts, err := l.Starts(ctx, topics.Presence)
+	return starts[0], starts[0] == firsts[0], err
 }
 
-const keyServe = "serve"
+// Raw serves a namespace to bare WebSocket clients: text frames {"event":…,"data":…} both ways.
+func (e *Edge) Raw(ns topics.Namespace) http.Handler { return e.gateway.Raw(ns) }
 
-func randomID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
-	return hex.EncodeToString(b[:])
+// SocketIO serves /socket.io/: Socket.IO protocol 5 over Engine.IO 4.
+func (e *Edge) SocketIO() http.Handler { return e.gateway.SocketIO() }
+
+// Send appends a chat message of sender and returns once this node has read it back from the log. Errors are
+// *apierr.Error.
+func (e *Edge) Send(ctx context.Context, sender string, d topics.Draft) (topics.Receipt, error) {
+	return e.gateway.Send(ctx, sender, d)
 }
+
+// AllowLookup limits how often a user may ask for keys of others: a *apierr.Error where it is too often.
+func (e *Edge) AllowLookup(user string) error { return e.gateway.AllowLookup(user) }
+
+// AllowPublish limits how often a user may publish keys, which are kept forever: a *apierr.Error where it is too often.
+func (e *Edge) AllowPublish(user string) error { return e.gateway.AllowPublish(user) }
+
+// Revoke ends the sessions of a user whose tokens are revoked.
+func (e *Edge) Revoke(user string) { e.sessions.Revoke(user) }
 
 // Tail is where this node's appends are awaited.
 func (e *Edge) Tail() *pipeline.Tail { return e.tail }
@@ -183,25 +201,11 @@ func (e *Edge) GetOnlineUsersCount() int { return e.fold.OnlineUsers(topics.Dash
 // IsUserOnline tells whether a user is online on the dashboard (the guide's DashboardGateway).
 func (e *Edge) IsUserOnline(user string) bool { return e.fold.Online(topics.Dashboard, user) }
 
-// AllowLookup limits how often a user may ask for keys of others, AllowPublish how often it may publish its own, which
-// are kept forever: a *apierr.Error where it is too often.
-func (e *Edge) AllowLookup(user string) error { return allowed(e.lookups, user) }
-
-// AllowPublish limits how often a user may publish keys.
-func (e *Edge) AllowPublish(user string) error { return allowed(e.publishes, user) }
-
-func allowed(l *limiter, user string) error {
-	if wait, ok := l.allow(user, time.Now()); !ok {
-		return rateLimited(wait)
-	}
-	return nil
-}
-
 // Ready reports whether sessions are admitted.
 func (e *Edge) Ready() bool {
 	select {
 	case <-e.fold.Ready():
-		return e.live() && !e.draining.Load()
+		return e.reading() && !e.draining.Load()
 	default:
 		return false
 	}
@@ -226,115 +230,23 @@ func (e *Edge) Problem() error {
 // Run serves until ctx ends. Before that, Drain closes the sessions.
 func (e *Edge) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return e.tail.Run(ctx) })
-	g.Go(func() error { return e.folding.Run(ctx) })
-	g.Go(func() error { return e.fold.Run(ctx) })
-	g.Go(func() error { return e.stats.run(ctx) })
-	g.Go(func() error { return every(ctx, e.o.HeartbeatInterval, e.heartbeat) })
-	g.Go(func() error { return e.slots.run(ctx) })
-	g.Go(func() error { return every(ctx, e.o.RepeatInterval, e.slots.sayAll) })
-	g.Go(func() error { return e.schedule.run(ctx) })
-	g.Go(func() error { return every(ctx, time.Second, e.sweep) })
-	g.Go(func() error {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-e.superseded:
-			return fmt.Errorf("another process of NODE_NAME %s has begun, this one is ignored by all others and ends: give each live node a name of its own", e.o.NodeName)
-		}
-	})
+	parts := []func(context.Context) error{e.tail.Run, e.folding.Run, e.fold.Run, e.server.Run, e.sessions.Run, e.gateway.Run, e.live.Run}
+	for _, run := range parts {
+		g.Go(func() error { return run(ctx) })
+	}
 	return g.Wait()
 }
 
-// every calls fn at once and then at each interval until ctx ends.
-func every(ctx context.Context, interval time.Duration, fn func()) error {
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for {
-		fn()
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-}
-
-func (e *Edge) transports() []transport {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return slices.Collect(maps.Keys(e.open))
-}
-
-// sweep forgets what has had its time, once a second.
-func (e *Edge) sweep() {
-	now := time.Now()
-	e.typing.sweep(now)
-	e.rates.sweep(now)
-	e.connects.sweep(now)
-	e.lookups.sweep(now)
-	e.publishes.sweep(now)
-	e.ids.sweep(now)
-}
-
-func (e *Edge) source() string { return "/nodes/" + e.node }
-
-// tryAppend appends a client's event; Drain waits for its answer.
-func (e *Edge) tryAppend(ev *topics.Event, done func(duplicate bool, err error)) {
-	e.unacked.begin()
-	e.tail.TryAppend(ev, func(duplicate bool, err error) {
-		defer e.unacked.end()
-		done(duplicate, err)
-	})
-}
-
-// appendLater appends what nobody waits for.
-func (e *Edge) appendLater(ev *topics.Event) {
-	e.o.Producer.Post(ev, func(err error) {
-		e.o.Logger.Warn("an event of the edge's own could not be appended", "type", ev.Type, "err", err)
-	})
-}
-
-func (e *Edge) heartbeat() {
-	ev := topics.New(topics.Presence, e.node, topics.Meta{Type: topics.TypeNodeHeartbeat, Source: e.source(), ID: topics.NewID()},
-		topics.Fields("node", e.node, "name", e.o.NodeName))
-	e.log.TryAppend(ev, func(err error) {
-		if err != nil {
-			e.o.Logger.Warn("a heartbeat could not be appended", "err", err)
-		}
-	})
-}
-
-func (e *Edge) presenceStart(ctx context.Context) (start int64, whole bool, err error) {
-	ends, err := e.o.Log.Ends(ctx, topics.Presence)
-	if err != nil {
-		return 0, false, err
-	}
-	starts, err := e.o.Log.Rewind(ctx, topics.Presence, ends, presence.Keep)
-	if err != nil {
-		return 0, false, err
-	}
-	// What retention removed before the first record is older than any live session's last one.
-	firsts, err := e.o.Log.Starts(ctx, topics.Presence)
-	return starts[0], starts[0] == firsts[0], err
-}
-
-// problem maps an append's error to what a client is told.
-func problem(err error) *apierr.Error {
-	var known *apierr.Error
-	switch {
-	case errors.As(err, &known):
-		return known
-	case pipeline.TooLarge(err):
-		return &apierr.Error{Code: apierr.CodeTooLarge, Message: "the event is larger than the log takes"}
-	}
-	return apierr.Unavailable()
-}
-
-// checked judges an event that is about to be appended as every consumer will judge it.
-func checked(ev *topics.Event) error {
-	if err := topics.Valid(ev); err != nil {
-		return apierr.Invalid(err.Error())
-	}
-	return nil
+// Drain stops admitting, ends admissions under way, answers what was sent, closes every session as going away, and waits
+// for them and for the log to have taken their ends; no longer than ctx. The clients come back elsewhere.
+func (e *Edge) Drain(ctx context.Context) {
+	defer e.endWork()
+	e.draining.Store(true)
+	e.gateway.Shutdown()
+	e.server.Shutdown()
+	e.sessions.Shutdown()
+	e.gateway.Wait(ctx)
+	e.live.Shutdown()
+	e.server.Drain(ctx)
+	e.sessions.Wait(ctx)
 }

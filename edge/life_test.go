@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -8,9 +9,10 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,18 +20,20 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/gorilla/websocket"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/nexus/nexus/edge/socketio"
+	"github.com/nexus/nexus/edge/wire"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/projections/stats"
 	"github.com/nexus/nexus/topics"
 )
 
-// The life of sessions against a model: random clients, bare and Socket.IO, on the real edge, engine, hub, slots and two
-// presence folds, one of which begins in the middle of the log. Time is the bubble's (testing/synctest). The log is a
-// script: it is away, or takes nothing more, or says that it failed and has the record later all the same.
+// The life of sessions against a model: random clients, bare and Socket.IO, on the real edge, its handlers and transports
+// included, over pipes, and two presence folds, one of which begins in the middle of the log. Time is the bubble's
+// (testing/synctest). The log is a script: it is away, or takes nothing more, or says that it failed and has the record later all
+// the same. The model is what the clients see: who was told that it is connected, and has not been told that it is no more.
 
 // faultyLog is the log of the model, one partition of presence.
 type faultyLog struct {
@@ -38,7 +42,7 @@ type faultyLog struct {
 	mode    string // "", "away", "full"
 	records []*topics.Event
 	more    chan struct{} // closed when records grows
-	pending tally
+	pending wire.Tally
 }
 
 var errAway = errors.New("the log is away")
@@ -71,9 +75,9 @@ func (l *faultyLog) turn(mode string) {
 
 // TryAppend takes a record, or not, within ten seconds.
 func (l *faultyLog) TryAppend(ev *topics.Event, done func(error)) {
-	l.pending.begin()
+	l.pending.Begin()
 	go func() {
-		defer l.pending.end()
+		defer l.pending.End()
 		switch l.is() {
 		case "full":
 			done(pipeline.ErrOverloaded)
@@ -145,27 +149,17 @@ type world struct {
 
 	mu      sync.Mutex
 	revoked map[string]bool // by token
-	alive   map[*session]bool
+	alive   map[place]int   // sessions as the clients see them
+	pids    []string        // that clients were told
 	clients sync.WaitGroup
 	leaving chan struct{} // closed: those who stayed go
 }
 
-// socket is a bare client's transport.
-type socket struct {
-	conn
-	closed chan struct{}
-	once   sync.Once
+// place is where a user is.
+type place struct {
+	user string
+	ns   topics.Namespace
 }
-
-func newSocket() *socket {
-	return &socket{conn: conn{writing: true, maxQueue: 1 << 20}, closed: make(chan struct{})}
-}
-func (s *socket) close(code int, reason string) {
-	s.conn.close(code, reason)
-	s.abort()
-}
-func (s *socket) abort()                  { s.once.Do(func() { close(s.closed) }) }
-func (s *socket) challenge(time.Duration) {}
 
 const (
 	modelLimit  = 3
@@ -173,28 +167,36 @@ const (
 )
 
 func newWorld(t *testing.T, rnd *rand.Rand) *world {
-	w := &world{t: t, l: &faultyLog{rnd: rnd, more: make(chan struct{})}, revoked: make(map[string]bool), alive: make(map[*session]bool), leaving: make(chan struct{}),
+	w := &world{t: t, l: &faultyLog{rnd: rnd, more: make(chan struct{})}, revoked: make(map[string]bool), alive: make(map[place]int),
+		leaving: make(chan struct{}),
 		metrics: prometheus.NewRegistry()}
 	limits := presence.Limits{PerUser: modelLimit, PerNamespace: 100, EvictOldest: w.l.chance(2)}
-	w.e = newEdge(Options{NodeName: "A", Logger: slog.New(slog.DiscardHandler), Inbox: noInbox{}, Stats: stats.Remember(noStats{}), Metrics: w.metrics,
+	fromTheBeginning := func(context.Context) (int64, bool, error) { return 0, true, nil }
+	empty := func(context.Context) (int64, error) { return 0, nil }
+	w.e = wired(Options{NodeName: "A", Logger: slog.New(slog.DiscardHandler), Inbox: noInbox{}, Stats: stats.Remember(noStats{}),
+		Metrics: w.metrics,
 		Verify: func(token string) (Identity, error) {
-			user, _, _ := strings.Cut(token, "-")
+			user, kind, _ := strings.Cut(token, "-")
 			id := Identity{User: user, TokenID: token, Expires: time.Now().Add(time.Hour)}
-			if strings.HasSuffix(token, "short") {
+			switch kind {
+			case "short":
 				id.Expires = time.Now().Add(3 * time.Second)
+			case "boom":
+				panic("a fault of ours")
 			}
 			return id, nil
 		},
-		Revoked: func(id Identity) bool { return w.isRevoked(id.TokenID) },
-		Settings: Settings{Limits: limits, RateLimit: 1000, RateWindow: time.Minute, ContentWindow: time.Minute, PingInterval: time.Hour, PingTimeout: time.Hour, ConnectTimeout: time.Minute,
-			PresenceGrace: 2 * time.Second, CompressionThreshold: 1024, MaxMessageBytes: 1 << 20, MaxQueueBytes: 1 << 20}}, w.l)
-	w.e.tail, w.e.live = &pipeline.Tail{}, func() bool { return true }
-	w.e.fold = w.e.newFold(func(context.Context) (int64, bool, error) { return 0, true, nil }, func(context.Context) (int64, error) { return 0, nil })
+		Revoked: func(id Identity) bool { return w.isRevoked(id.TokenID) }, HeartbeatInterval: 5 * time.Second, RepeatInterval: modelRepeat,
+		Settings: Settings{Limits: limits, RateLimit: 1000, RateWindow: time.Minute, ContentWindow: time.Minute, PingInterval: time.Hour,
+			PingTimeout: time.Hour, ConnectTimeout: time.Minute,
+			StatsInterval: time.Hour, PresenceGrace: 2 * time.Second, CompressionThreshold: 1024, MaxMessageBytes: 1 << 20, MaxQueueBytes: 1 << 20}},
+		log{Log: w.l, tail: &pipeline.Tail{}, reading: func() bool { return true }, post: func(*topics.Event) {}, start: fromTheBeginning,
+			end: empty})
 	if _, err := w.e.fold.Position(t.Context(), topics.Presence, 0); err != nil {
 		t.Fatal(err)
 	}
 	w.other = presence.New(presence.Options{Limits: limits, Grace: 2 * time.Second, Changed: func([]presence.Change) {},
-		Start: func(context.Context) (int64, bool, error) { return 0, false, nil }, End: func(context.Context) (int64, error) { return 0, nil }})
+		Start: func(context.Context) (int64, bool, error) { return 0, false, nil }, End: empty})
 	if _, err := w.other.Position(t.Context(), topics.Presence, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -207,95 +209,174 @@ func (w *world) isRevoked(token string) bool {
 	return w.revoked[token]
 }
 
-func (w *world) lives(s *session, is bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if delete(w.alive, s); is {
-		w.alive[s] = true
-	}
-}
-
 // token is one of few, so that a revocation meets many.
 func (w *world) token() (user, token string) {
 	user = "u" + strconv.Itoa(w.l.upTo(2))
 	return user, user + "-" + []string{"a", "b", "short"}[w.l.upTo(3)]
 }
 
-func (w *world) namespace() topics.Namespace {
-	return []topics.Namespace{topics.Dashboard, topics.Messaging}[w.l.upTo(2)]
+func (w *world) namespace() topics.Namespace { return topics.Namespaces()[w.l.upTo(2)] }
+
+// view is what one client has been told of its sessions.
+type view struct {
+	w    *world
+	user string
+	in   map[topics.Namespace]bool
 }
 
-// bare is a bare client: what Edge.Raw, upgrade and serveRaw do, without a network.
+func (w *world) view(user string) *view {
+	return &view{w: w, user: user, in: make(map[topics.Namespace]bool)}
+}
+
+func (v *view) is(ns topics.Namespace) bool {
+	v.w.mu.Lock()
+	defer v.w.mu.Unlock()
+	return v.in[ns]
+}
+
+// set notes that the client is told that it is connected, or no more.
+func (v *view) set(ns topics.Namespace, on bool) {
+	v.w.mu.Lock()
+	defer v.w.mu.Unlock()
+	if v.in[ns] == on {
+		return
+	}
+	if v.in[ns] = on; on {
+		v.w.alive[place{v.user, ns}]++
+	} else if v.w.alive[place{v.user, ns}]--; v.w.alive[place{v.user, ns}] == 0 {
+		delete(v.w.alive, place{v.user, ns})
+	}
+}
+
+func (v *view) end() {
+	for _, ns := range topics.Namespaces() {
+		v.set(ns, false)
+	}
+}
+
+// take reads a packet of Socket.IO's: CONNECT, or its refusal. It tells the namespace where it is one of them.
+func (v *view) take(packet string) (answered topics.Namespace) {
+	for _, ns := range topics.Namespaces() {
+		if strings.HasPrefix(packet, "40"+string(ns)+",") {
+			v.set(ns, true)
+			v.w.told(packet)
+			return ns
+		}
+		if strings.HasPrefix(packet, "44"+string(ns)+",") {
+			return ns
+		}
+	}
+	return ""
+}
+
+// told notes the pid of a session.
+func (w *world) told(connect string) {
+	_, pid, _ := strings.Cut(connect, `"pid":"`)
+	pid, _, _ = strings.Cut(pid, `"`)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pids = append(w.pids, pid)
+}
+
+// wires is the answer to a WebSocket handshake over a pipe: it takes its time, and may fail.
+type wires struct {
+	*httptest.ResponseRecorder
+	w     *world
+	conn  net.Conn
+	taken bool
+}
+
+func (h *wires) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	h.w.l.pause([]time.Duration{50 * time.Millisecond, 5 * time.Second}[h.w.l.upTo(2)])
+	if h.w.l.chance(8) {
+		return nil, nil, errors.New("the connection is broken")
+	}
+	h.taken = true
+	return h.conn, bufio.NewReadWriter(bufio.NewReader(h.conn), bufio.NewWriter(h.conn)), nil
+}
+
+// dial makes a WebSocket to a handler; nil: it was refused, or given up.
+func (w *world) dial(handler http.Handler, query string, giveUp bool) *websocket.Conn {
+	ours, theirs := net.Pipe()
+	ctx, cancel := context.WithCancel(context.Background())
+	if giveUp {
+		time.AfterFunc(time.Duration(w.l.upTo(100))*time.Millisecond, cancel)
+	}
+	w.clients.Go(func() {
+		defer cancel()
+		r, err := http.ReadRequest(bufio.NewReader(ours))
+		if err != nil {
+			return
+		}
+		h := &wires{ResponseRecorder: httptest.NewRecorder(), w: w, conn: ours}
+		if handler.ServeHTTP(h, r.WithContext(ctx)); !h.taken {
+			ours.Close()
+		}
+	})
+	ws, _, err := websocket.NewClient(theirs, &url.URL{Scheme: "ws", Host: "pipe", Path: "/", RawQuery: query}, nil, 0, 0)
+	if err != nil {
+		theirs.Close()
+		return nil
+	}
+	return ws
+}
+
+// reading hands what comes to take, until the connection ends.
+func (w *world) reading(ws *websocket.Conn, take func(string)) (ended <-chan struct{}) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			_, b, err := ws.ReadMessage()
+			if err != nil {
+				ws.Close() // a close frame has been answered
+				return
+			}
+			take(string(b))
+		}
+	}()
+	return done
+}
+
+// bare is a bare client.
 func (w *world) bare() {
 	user, token := w.token()
 	w.l.pause(10 * time.Second)
-	id, _ := w.e.identify(user, token)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	if w.l.chance(4) { // it gives up
-		time.AfterFunc(time.Duration(w.l.upTo(100))*time.Millisecond, cancel)
-	}
-	back := comeback{}
+	ns, query := w.namespace(), "userId="+user+"&token="+token
 	if w.l.chance(4) {
-		back.offset = "x"
+		query += "&offset=x"
 	}
-	s, refusal := w.e.admit(ctx, w.namespace(), id, nil, back)
-	if refusal != nil {
+	ws := w.dial(w.e.Raw(ns), query, w.l.chance(4))
+	if ws == nil {
 		return
 	}
-	defer w.lives(s, false)
-	if w.l.pause([]time.Duration{50 * time.Millisecond, 5 * time.Second}[w.l.upTo(2)]); !w.e.serving.begin() {
-		w.e.dismiss(s, s.reason())
-		return
-	}
-	defer w.e.serving.end()
-	endsItself := true
-	defer func() {
-		if endsItself {
-			w.e.dismiss(s, s.reason())
+	v := w.view(user)
+	ended := w.reading(ws, func(text string) {
+		if strings.HasPrefix(text, `{"event":"connected"`) {
+			v.set(ns, true)
 		}
-	}()
-	defer func() { _ = recover() }()
-	if w.l.chance(8) {
-		return // the upgrade fails
-	}
-	out := newSocket()
-	s.out = out
-	w.e.watch(out, func(now time.Time) time.Time {
-		w.e.expire(s, now)
-		return now.Add(time.Second)
 	})
-	defer w.e.unwatch(out)
+	defer v.end()
 	if w.l.chance(8) { // its connection ends while it joins
-		endsItself = false
-		if w.l.chance(2) {
-			w.e.dismiss(s, reasonLost)
-		} else {
-			w.clients.Go(func() { w.e.dismiss(s, reasonLost) })
-		}
-	} else {
-		w.lives(s, true)
+		ws.Close()
 	}
-	w.e.greet(s, "", comeback{}, func() {})
-	for endsItself && w.l.chance(2) {
-		if w.l.pause(time.Second); w.l.chance(10) {
-			panic("a fault of ours")
-		}
-		w.command(s, user)
+	for w.l.chance(2) {
+		w.l.pause(time.Second)
+		_ = ws.WriteMessage(websocket.TextMessage, []byte(w.command(user)))
 	}
-	if endsItself {
-		w.until(out.closed)
-	}
+	w.until(ended)
+	ws.Close()
+	<-ended
 }
 
-// command is what a client may say that concerns its life.
-func (w *world) command(s *session, user string) {
-	data, event := `{"token":"`+user+`-b"}`, "authenticate"
+// command is what a bare client may say that concerns its life; at times it meets a fault of ours.
+func (w *world) command(user string) string {
+	data, event := `{"token":"`+user+[]string{"-b", "-b", "-boom"}[w.l.upTo(3)]+`"}`, "authenticate"
 	if w.l.chance(2) {
 		event = []string{"subscribe", "unsubscribe"}[w.l.upTo(2)]
 		data = fmt.Sprintf(`{"channels":["c%d","c%d"]}`, w.l.upTo(3), w.l.upTo(3))
 	}
-	w.e.handle(s, command{event: event, data: []byte(data)})
+	return `{"event":"` + event + `","data":` + data + `}`
 }
 
 // until waits until the client's connection is closed, or it goes of its own accord; some stay to the end.
@@ -311,103 +392,182 @@ func (w *world) until(closed <-chan struct{}) {
 	}
 }
 
-// poller is a Socket.IO client by long-polling, which may change to a WebSocket: the real engine and its real transports.
+// poller is a Socket.IO client by long-polling.
+type poller struct {
+	w       *world
+	handler http.Handler
+	sid     string
+	v       *view
+	// life ends the GETs; ended is closed when there are none any more, answers tells which CONNECT was answered.
+	life    context.Context
+	goAway  context.CancelFunc
+	ended   chan struct{}
+	answers chan topics.Namespace
+
+	mu        sync.Mutex
+	upgrading bool // a noop ends the GETs
+}
+
+func (w *world) newPoller() *poller {
+	p := &poller{w: w, handler: w.e.SocketIO(), ended: make(chan struct{}), answers: make(chan topics.Namespace, 10)}
+	p.life, p.goAway = context.WithCancel(context.Background())
+	return p
+}
+
+func (p *poller) do(ctx context.Context, method, body string) (int, string) {
+	query := "/?EIO=4&transport=polling"
+	if p.sid != "" {
+		query += "&sid=" + p.sid
+	}
+	r := httptest.NewRecorder()
+	p.handler.ServeHTTP(r, httptest.NewRequestWithContext(ctx, method, query, strings.NewReader(body)))
+	return r.Code, r.Body.String()
+}
+
+// open begins the session.
+func (p *poller) open() bool {
+	status, body := p.do(context.Background(), "GET", "")
+	p.sid, _, _ = strings.Cut(strings.TrimPrefix(body, `0{"sid":"`), `"`)
+	return status == 200
+}
+
+func (p *poller) post(packet string) bool {
+	status, _ := p.do(context.Background(), "POST", packet)
+	return status == 200
+}
+
+// poll is the GETs, until the session ends or a WebSocket takes over.
+func (p *poller) poll() {
+	defer close(p.ended)
+	for {
+		status, body := p.do(p.life, "GET", "")
+		if status != 200 {
+			return
+		}
+		for packet := range strings.SplitSeq(body, "\x1e") {
+			p.mu.Lock()
+			over := packet == "1" || packet == "6" && p.upgrading
+			p.mu.Unlock()
+			if over {
+				return
+			}
+			p.took(packet)
+		}
+	}
+}
+
+func (p *poller) took(packet string) {
+	if ns := p.v.take(packet); ns != "" {
+		p.answers <- ns
+	}
+}
+
+// talk is the POSTs: the client joins, subscribes, leaves.
+func (p *poller) talk(user, token string, over <-chan struct{}) {
+	w := p.w
+	for range 1 + w.l.upTo(3) {
+		ns := w.namespace()
+		if p.v.is(ns) {
+			continue
+		}
+		if !p.post(fmt.Sprintf(`40%s,{"userId":"%s","token":"%s"%s}`, ns, user, token, w.claim())) {
+			return
+		}
+		select {
+		case <-p.answers:
+		case <-over:
+			return
+		}
+		w.l.pause(100 * time.Millisecond)
+		if p.v.is(ns) && w.l.chance(2) {
+			p.post(fmt.Sprintf(`42%s,["subscribe",{"channels":["c%d"]}]`, ns, w.l.upTo(3)))
+		}
+		if p.v.is(ns) && w.l.chance(4) && p.post("41"+string(ns)) {
+			p.v.set(ns, false)
+		}
+	}
+}
+
+// poller is a client by long-polling, which may change to a WebSocket, or go away while its CONNECT waits.
 func (w *world) poller() {
 	w.l.pause(10 * time.Second)
-	e, p := w.e, newPolling(1<<20)
-	n := e.newEngine(url.Values{}, p)
-	if !e.enter(n) {
+	p := w.newPoller()
+	defer p.goAway()
+	if !p.open() {
 		return
 	}
-	e.watch(n, n.check)
-	ended := make(chan struct{})
-	go func() { // the GETs
-		defer close(ended)
-		for {
-			if _, last, err := p.fetch(context.Background()); err != nil || last {
-				if w.engineIsOn(p, n) {
-					return
-				}
-				n.abort()
-				return
-			}
-		}
-	}()
-	w.clients.Add(1)
-	go func() { // the POSTs
-		defer w.clients.Done()
-		user, token := w.token()
-		for range 1 + w.l.upTo(3) {
-			ns := w.namespace()
-			if !n.takeAll([]byte(fmt.Sprintf(`40%s,{"userId":"%s","token":"%s"%s}`, ns, user, token, w.claim()))) {
-				n.abort()
-				return
-			}
-			w.l.pause(100 * time.Millisecond)
-			if s := n.session(string(ns)); s != nil && w.l.chance(2) {
-				n.take(frameOf(fmt.Sprintf(`42%s,["subscribe",{"channels":["c%d"]}]`, ns, w.l.upTo(3))))
-			}
-			if s := n.session(string(ns)); s != nil && w.l.chance(4) {
-				n.take(frameOf("41" + string(ns)))
-			}
-		}
-	}()
+	user, token := w.token()
+	p.v = w.view(user)
+	defer p.v.end()
+	over := make(chan struct{})
+	go p.poll()
+	w.clients.Go(func() { // the POSTs
+		p.talk(user, token, over)
+	})
+	defer close(over)
 	if w.l.pause(100 * time.Millisecond); w.l.chance(3) {
-		w.upgrade(n, p)
+		w.upgrade(p)
 		return
 	}
 	if w.l.chance(2) { // it goes away while its CONNECT may wait
-		n.abort()
+		p.goAway()
 	}
-	w.until(ended)
-	n.abort()
+	w.until(p.ended)
+	if w.l.chance(2) {
+		p.post("1")
+	}
+	p.goAway()
+	<-p.ended
+	p.v.end()
+}
+
+// upgrade has a WebSocket take over, as clients do: the probe, the end of the GETs, the change.
+func (w *world) upgrade(p *poller) {
+	defer p.goAway()
+	ws := w.dial(p.handler, "EIO=4&transport=websocket&sid="+p.sid, false)
+	if ws == nil {
+		p.goAway()
+		<-p.ended
+		return
+	}
+	probed := make(chan struct{})
+	once := sync.OnceFunc(func() { close(probed) })
+	ended := w.reading(ws, func(text string) {
+		if text == "3probe" {
+			once()
+			return
+		}
+		p.took(text)
+	})
+	p.mu.Lock()
+	p.upgrading = true
+	p.mu.Unlock()
+	_ = ws.WriteMessage(websocket.TextMessage, []byte("2probe"))
+	select {
+	case <-probed:
+	case <-ended:
+		p.goAway()
+	}
+	<-p.ended
+	w.l.pause(50 * time.Millisecond)
+	_ = ws.WriteMessage(websocket.TextMessage, []byte("5"))
+	w.l.pause(200 * time.Millisecond)
+	if w.l.chance(2) {
+		w.until(ended)
+	}
+	ws.Close()
 	<-ended
 }
 
 // claim is what a client that comes back adds to CONNECT: the pid of some session, which may be another's.
-func (w *world) claim() (claim string) {
-	list := w.e.hub.sessions()
-	if len(list) == 0 || w.l.chance(2) {
+func (w *world) claim() string {
+	w.mu.Lock()
+	pids := w.pids
+	w.mu.Unlock()
+	if len(pids) == 0 || w.l.chance(2) {
 		return ""
 	}
-	w.e.hub.state(list[w.l.upTo(len(list))], func(_, pid string, _ []string) { claim = fmt.Sprintf(`,"pid":"%s","offset":"x"`, pid) })
-	return claim
-}
-
-// engineIsOn tells that a WebSocket has taken over.
-func (w *world) engineIsOn(p *polling, n *engine) bool { return n.polling() != p }
-
-func (w *world) upgrade(n *engine, p *polling) {
-	if n.beginUpgrade() == nil || !w.e.serving.begin() {
-		n.abort()
-		return
-	}
-	defer w.e.serving.end()
-	here, there := net.Pipe()
-	defer there.Close()
-	c := &conn{net: here, maxQueue: 1 << 20, log: w.e.o.Logger}
-	closed, clientEnds := make(chan struct{}), make(chan struct{})
-	drain := func(nc net.Conn, done chan<- struct{}) { // until it is closed, or the deadline that a close frame sets has passed
-		defer close(done)
-		b := make([]byte, 4096)
-		for {
-			if _, err := nc.Read(b); err != nil {
-				return
-			}
-		}
-	}
-	go drain(here, closed)
-	go drain(there, clientEnds)
-	w.l.pause(50 * time.Millisecond)
-	n.changeTo(c, p)
-	w.l.pause(200 * time.Millisecond)
-	if w.l.chance(2) {
-		w.until(closed)
-	}
-	c.abort()
-	n.end()
-	<-closed
-	<-clientEnds
+	return fmt.Sprintf(`,"pid":"%s","offset":"x"`, pids[w.l.upTo(len(pids))])
 }
 
 // run lets everything happen and compares with the model.
@@ -416,18 +576,24 @@ func (w *world) run() {
 	ctx, stop := context.WithCancel(context.Background())
 	var parts sync.WaitGroup
 	start := func(fn func()) {
-		parts.Add(1)
-		go func() { defer parts.Done(); fn() }()
+		parts.Go(func() { ; fn() })
 	}
 	start(func() { l.feed(ctx, e.fold, 0) })
 	start(func() { _ = e.fold.Run(ctx) })
 	start(func() { _ = w.other.Run(ctx) })
-	start(func() { _ = e.slots.run(ctx) })
-	start(func() { _ = every(ctx, modelRepeat, e.slots.sayAll) })
-	start(func() { _ = e.schedule.run(ctx) })
-	start(func() { _ = every(ctx, time.Second, e.sweep) })
-	start(func() { _ = every(ctx, 5*time.Second, e.heartbeat) })
-	start(func() { _ = every(ctx, 5*time.Second, func() { l.add(beat("B")) }) }) // it outlives the outages
+	start(func() { _ = e.sessions.Run(ctx) })
+	start(func() { _ = e.server.Run(ctx) })
+	start(func() { _ = e.gateway.Run(ctx) })
+	start(func() { _ = e.live.Run(ctx) })
+	start(func() { // it outlives the outages
+		for ctx.Err() == nil {
+			l.add(topics.Heartbeat{Node: "B", Name: "B"}.Event())
+			select {
+			case <-time.After(5 * time.Second):
+			case <-ctx.Done():
+			}
+		}
+	})
 	start(func() {
 		l.pause(15 * time.Second)
 		next := int64(0)
@@ -447,27 +613,23 @@ func (w *world) run() {
 		}
 	}()
 	for range 4 + l.upTo(8) {
-		w.clients.Add(1)
-		go func() {
-			defer w.clients.Done()
+		w.clients.Go(func() {
 			if l.chance(2) {
 				w.bare()
 			} else {
 				w.poller()
 			}
-		}()
+		})
 	}
 	for range l.upTo(3) {
-		w.clients.Add(1)
-		go func() {
-			defer w.clients.Done()
+		w.clients.Go(func() {
 			l.pause(12 * time.Second)
 			user, token := w.token()
 			w.mu.Lock()
 			w.revoked[token] = true
 			w.mu.Unlock()
 			e.Revoke(user)
-		}()
+		})
 	}
 	drains := l.chance(3)
 	if drains {
@@ -485,10 +647,10 @@ func (w *world) run() {
 	w.compare("while some stay")
 	close(w.leaving)
 	w.clients.Wait()
-	l.pending.wait(context.Background())
+	l.pending.Wait(context.Background())
 	time.Sleep(20 * time.Second)
 	w.compare("after the end")
-	if n := len(e.hub.sessions()); n != 0 {
+	if n := len(e.sessions.Sessions()); n != 0 {
 		t.Errorf("%d sessions in the hub after all have gone", n)
 	}
 	if !drains {
@@ -498,7 +660,7 @@ func (w *world) run() {
 	}
 	stop()
 	parts.Wait()
-	l.pending.wait(context.Background())
+	l.pending.Wait(context.Background())
 }
 
 func (l *faultyLog) all() []*topics.Event {
@@ -506,13 +668,9 @@ func (l *faultyLog) all() []*topics.Event {
 	return list
 }
 
-func beat(node string) *topics.Event {
-	return topics.New(topics.Presence, node, topics.Meta{Type: topics.TypeNodeHeartbeat, Source: "/nodes/" + node, ID: topics.NewID()}, topics.Fields("node", node, "name", node))
-}
-
 // settled tells that no repeat is under way and that nobody who has just gone is still shown.
 func (w *world) settled() bool {
-	_, unsettled := w.e.slots.counts()
+	unsettled := w.e.sessions.Counts().Unsettled
 	for _, f := range []*presence.Fold{w.e.fold, w.other} {
 		for _, user := range []string{"u0", "u1"} {
 			for _, ns := range []topics.Namespace{topics.Dashboard, topics.Messaging} {
@@ -538,46 +696,23 @@ func (w *world) compare(when string) {
 		channels string
 	}
 	reached := make(map[key]bool)
-	users := make(map[userIn]int)
-	for _, s := range e.hub.sessions() {
-		reached[key{s.id, fmt.Sprint(e.hub.channelsOf(s))}] = true
-		users[userIn{s.namespace, s.user}]++
-		if s.expired(time.Now()) || e.o.Revoked(*s.identity.Load()) {
-			t.Errorf("%s: a session lives on though its token is not good any more (%s, expired %v, %v)", when, s.identity.Load().TokenID, s.expired(time.Now()), s.doomed)
+	users := make(map[place]int)
+	for _, s := range e.sessions.Sessions() {
+		reached[key{s.ID, fmt.Sprint(e.sessions.ChannelsOf(s))}] = true
+		users[place{s.User, s.Namespace}]++
+		if s.Expired(time.Now()) || w.isRevoked(s.Identity().TokenID) {
+			t.Errorf("%s: a session lives on though its token is not good any more (%s)", when, s.Identity().TokenID)
 		}
 	}
-	// The sessions of bare clients that think they are connected are the hub's, and the engines' as well.
 	w.mu.Lock()
-	for s := range w.alive {
-		if e.hub.find(s.id) == nil {
-			t.Errorf("%s: a client is connected, and its session is not in the hub", when)
-		}
-	}
-	known := maps.Clone(w.alive)
+	alive := maps.Clone(w.alive)
 	w.mu.Unlock()
-	e.mu.Lock()
-	engines := slices.Collect(maps.Values(e.engines))
-	watched := len(e.open)
-	rooms := len(e.rooms)
-	e.mu.Unlock()
-	served := 0
-	for _, n := range engines {
-		for _, ns := range []topics.Namespace{topics.Dashboard, topics.Messaging} {
-			if s := n.session(string(ns)); s != nil {
-				known[s] = true
-			}
-		}
+	if !maps.Equal(alive, users) {
+		t.Errorf("%s: the clients see %v, the hub has %v", when, alive, users)
 	}
-	for _, s := range e.hub.sessions() {
-		if !known[s] {
-			t.Errorf("%s: a session in the hub is of no connection", when)
-		}
-		if _, bare := s.out.(*socket); bare {
-			served++
-		}
-	}
-	if all, unsettled := e.slots.counts(); all != len(reached) || unsettled != 0 {
-		t.Errorf("%s: %d slots, %d unsettled; want %d, 0", when, all, unsettled, len(reached))
+	counts := e.sessions.Counts()
+	if counts.Slots != len(reached) || counts.Unsettled != 0 {
+		t.Errorf("%s: %d slots, %d unsettled; want %d, 0", when, counts.Slots, counts.Unsettled, len(reached))
 	}
 	for name, f := range map[string]*presence.Fold{"its own fold": e.fold, "the other's": w.other} {
 		held := make(map[key]bool)
@@ -586,7 +721,7 @@ func (w *world) compare(when string) {
 				held[key{x.ID, fmt.Sprint(x.Channels)}] = true
 			}
 			for _, ns := range []topics.Namespace{topics.Dashboard, topics.Messaging} {
-				if is, want := f.Online(ns, user), users[userIn{ns, user}] > 0; is != want {
+				if is, want := f.Online(ns, user), users[place{user, ns}] > 0; is != want {
 					t.Errorf("%s: %s shows %s online %v in %s, want %v", when, name, user, is, ns, want)
 				}
 			}
@@ -606,15 +741,13 @@ func (w *world) compare(when string) {
 	if opened, closed := w.sum("nexus_sessions_opened_total"), w.sum("nexus_sessions_closed_total"); opened-closed != len(reached) {
 		t.Errorf("%s: %d opened, %d closed, %d in the hub", when, opened, closed, len(reached))
 	}
-	if rooms != 0 || e.unacked.count() != 0 || len(e.hub.coming) != 0 {
-		t.Errorf("%s: %d wait for room, %d appends unanswered, %d about to join", when, rooms, e.unacked.count(), len(e.hub.coming))
+	if counts.Waiting != 0 || e.gateway.Unanswered() != 0 || counts.Coming != 0 {
+		t.Errorf("%s: %d wait for room, %d appends unanswered, %d about to join", when, counts.Waiting, e.gateway.Unanswered(), counts.Coming)
 	}
-	if e.serving.count() != served+len(engines) && when == "after the end" || watched > e.serving.count() {
-		t.Errorf("%s: %d connections served, %d watched; %d bare clients and %d engines", when, e.serving.count(), watched, served, len(engines))
+	if c := e.server.Counts(); c.Watched != c.Serving || when == "after the end" && c != (wire.Counts{}) {
+		t.Errorf("%s: %+v", when, c)
 	}
 }
-
-func frameOf(text string) socketio.Frame { return socketio.Frame{Data: []byte(text)} }
 
 // sum adds a counter's values over all labels.
 func (w *world) sum(name string) (n int) {

@@ -42,6 +42,7 @@ type broker struct {
 	o    pipeline.BrokerOptions
 	b    *pipeline.Broker
 	addr string
+	said *fullLog // what the edge says of itself
 }
 
 func (b *broker) start() {
@@ -88,14 +89,16 @@ func runningOn(t *testing.T, settings ...func(*Options)) (*Edge, *httptest.Serve
 			return Identity{User: token, Expires: time.Now().Add(time.Hour)}, nil
 		},
 		Revoked: func(Identity) bool { return false }, Windows: pipeline.NewWindows(time.Minute),
-		Settings: Settings{Limits: presence.Limits{PerUser: 5, PerNamespace: 100}, RateLimit: 100, RateWindow: time.Minute, ContentWindow: time.Minute,
-			PingInterval: time.Minute, PingTimeout: time.Minute, ConnectTimeout: time.Minute,
+		Settings: Settings{Limits: presence.Limits{PerUser: 5, PerNamespace: 100}, RateLimit: 100, RateWindow: time.Minute,
+			ContentWindow: time.Minute,
+			PingInterval:  time.Minute, PingTimeout: time.Minute, ConnectTimeout: time.Minute,
 			StatsInterval: time.Minute, CompressionThreshold: 1024, MaxMessageBytes: 1 << 20, MaxContentBytes: 1 << 15, MaxQueueBytes: 1 << 20},
 		HeartbeatInterval: time.Second, RepeatInterval: time.Minute}
 	for _, set := range settings {
 		set(&o)
 	}
-	e, err := New(t.Context(), o)
+	b.said = &fullLog{Log: p}
+	e, err := newOn(t.Context(), o, b.said)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +216,7 @@ func TestRoutePanic(t *testing.T) {
 	}
 	defer ws.Close()
 	_ = ws.SetReadDeadline(time.Now().Add(10 * time.Second))
-	waitFor(t, "bob is in the hub", func() bool { return e.hub.hasUser(topics.Messaging, "bob") })
+	waitFor(t, "bob is in the hub", func() bool { return e.sessions.HasUser(topics.Messaging, "bob") })
 	batch := pipeline.Batch{Topic: topics.Messages}
 	for n, content := range []string{"first", "bad", "last"} {
 		ev := topics.Draft{ReceiverID: "bob", Content: content}.Message("alice", "")
@@ -223,7 +226,7 @@ func TestRoutePanic(t *testing.T) {
 		}
 		batch.Events = append(batch.Events, ev)
 	}
-	e.route(batch)
+	e.live.Route(batch)
 	var got []string
 	for len(got) < 2 {
 		_, b, err := ws.ReadMessage()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -16,7 +15,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/nexus/nexus/edge/socketio"
+	"github.com/nexus/nexus/edge/session"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/topics"
 )
@@ -53,18 +52,14 @@ func reading(ws *websocket.Conn) (done <-chan struct{}) {
 // Five sessions end while the log is away for longer than an append may take, or while it has no room for more (B7): once
 // it is back the user has room for five again, and is not online in between.
 func TestEndsThatTheLogMissed(t *testing.T) {
-	for name, trouble := range map[string]func(*Edge, *broker) (over func()){
-		"away": func(_ *Edge, b *broker) func() {
+	for name, trouble := range map[string]func(*broker) (over func()){
+		"away": func(b *broker) func() {
 			b.stop()
 			return b.start
 		},
-		"overloaded": func(e *Edge, _ *broker) func() {
-			log := &fullLog{appender: e.slots.o.Log}
-			log.full.Store(true)
-			e.slots.mu.Lock()
-			e.slots.o.Log = log
-			e.slots.mu.Unlock()
-			return func() { log.full.Store(false) }
+		"overloaded": func(b *broker) func() {
+			b.said.full.Store(true)
+			return func() { b.said.full.Store(false) }
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -77,18 +72,14 @@ func TestEndsThatTheLogMissed(t *testing.T) {
 				}
 				all = append(all, ws)
 			}
-			over := trouble(e, b)
+			over := trouble(b)
 			for _, ws := range all {
 				ws.Close()
 			}
-			waitFor(t, "the log has failed to take five ends", func() bool {
-				e.slots.mu.Lock()
-				defer e.slots.mu.Unlock()
-				return e.slots.failed >= 5
-			})
+			waitFor(t, "the log has failed to take five ends", func() bool { return b.said.failed.Load() >= 5 })
 			over()
 			waitFor(t, "the log shows all five ends", func() bool { return e.fold.Count(topics.Messaging, "alice") == 0 })
-			waitFor(t, "nothing is kept of them", func() bool { all, unsettled := e.slots.counts(); return all == 0 && unsettled == 0 })
+			waitFor(t, "nothing is kept of them", func() bool { c := e.sessions.Counts(); return c.Slots == 0 && c.Unsettled == 0 })
 			for range 5 {
 				if _, status, body := dialRaw(t, s, "alice", ""); status != 101 {
 					t.Errorf("refused with %d %s", status, body)
@@ -98,47 +89,25 @@ func TestEndsThatTheLogMissed(t *testing.T) {
 	}
 }
 
-// fullLog takes nothing while it is full.
+// fullLog takes nothing while it is full, and counts what failed of the ends of sessions.
 type fullLog struct {
-	appender
-	full atomic.Bool
+	session.Log
+	full   atomic.Bool
+	failed atomic.Int64
 }
 
 func (l *fullLog) TryAppend(ev *topics.Event, done func(error)) {
+	counted := func(err error) {
+		if err != nil && ev.Type == topics.TypeDisconnected {
+			l.failed.Add(1)
+		}
+		done(err)
+	}
 	if l.full.Load() {
-		go done(pipeline.ErrOverloaded)
+		go counted(pipeline.ErrOverloaded)
 		return
 	}
-	l.appender.TryAppend(ev, done)
-}
-
-// A challenge stands however often it is repeated: who is silent ends, though others ask for room all the time.
-func TestChallengeStands(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		here, there := net.Pipe()
-		go func() { _, _ = io.Copy(io.Discard, there) }()
-		c := &conn{net: here, maxQueue: 1 << 20, patience: time.Hour}
-		if err := c.alive(); err != nil {
-			t.Fatal(err)
-		}
-		ended := make(chan struct{})
-		go func() {
-			_, _ = here.Read(make([]byte, 1))
-			close(ended)
-		}()
-		for range 4 {
-			c.challenge(time.Second)
-			time.Sleep(600 * time.Millisecond)
-		}
-		select {
-		case <-ended:
-		default:
-			t.Error("a silent client is still waited for after more than twice its time")
-		}
-		here.Close()
-		there.Close()
-		<-ended
-	})
+	l.Log.TryAppend(ev, counted)
 }
 
 // Connections that died without a word (w3): a client that comes back with its offset waits until they are found out and
@@ -147,8 +116,10 @@ func TestBrokenMakeRoom(t *testing.T) {
 	e, s, _ := runningOn(t, func(o *Options) { o.PingTimeout = time.Second })
 	lively, _, _ := dialRaw(t, s, "alice", "")
 	ended := reading(lively)
+	offset := ""
 	for range 3 {
-		dialRaw(t, s, "alice", "&offset=")
+		silent, _, _ := dialRaw(t, s, "alice", "&offset=")
+		offset = offsetOf(t, silent)
 	}
 	poller := openPoller(t, s, "alice")
 	waitFor(t, "all five are in", func() bool { return e.fold.Count(topics.Messaging, "alice") == 5 })
@@ -156,7 +127,7 @@ func TestBrokenMakeRoom(t *testing.T) {
 		!strings.Contains(body, "evict-oldest") || !strings.Contains(body, "close one of them") || strings.Count(body, "T") < 5 {
 		t.Errorf("the sixth is answered %d %s", status, body)
 	}
-	ws, status, body := dialRaw(t, s, "alice", "&offset="+url.QueryEscape(e.offset(topics.Messaging, nil)))
+	ws, status, body := dialRaw(t, s, "alice", "&offset="+url.QueryEscape(offset))
 	if status != 101 {
 		t.Fatalf("who comes back is answered %d %s", status, body)
 	}
@@ -165,7 +136,7 @@ func TestBrokenMakeRoom(t *testing.T) {
 	}
 	reading(ws)
 	waitFor(t, "the broken ones have ended", func() bool { return e.fold.Count(topics.Messaging, "alice") == 2 })
-	if resp, err := http.Get(poller); err != nil || resp.StatusCode != 400 {
+	if resp, err := http.Get(poller); err != nil || resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("the silent poller lives on: %v %v", resp, err)
 	} else {
 		resp.Body.Close()
@@ -182,9 +153,19 @@ func TestBrokenMakeRoom(t *testing.T) {
 		}
 		reading(ws)
 	}
-	if _, status, _ := dialRaw(t, s, "alice", "&offset="+url.QueryEscape(e.offset(topics.Messaging, nil))); status != 429 {
+	if _, status, _ := dialRaw(t, s, "alice", "&offset="+url.QueryEscape(offset)); status != 429 {
 		t.Errorf("beside five who live the sixth is answered %d, want 429", status)
 	}
+}
+
+// offsetOf reads where a client stands, from its first frame.
+func offsetOf(t *testing.T, ws *websocket.Conn) string {
+	t.Helper()
+	var first topics.RawFrame
+	if err := ws.ReadJSON(&first); err != nil || first.Offset == "" {
+		t.Fatal(first, err)
+	}
+	return first.Offset
 }
 
 // openPoller joins /ws by long-polling; it returns the session's address.
@@ -199,7 +180,8 @@ func openPoller(t *testing.T, s *httptest.Server, user string) string {
 	resp.Body.Close()
 	sid, _, _ := strings.Cut(strings.TrimPrefix(string(open), `0{"sid":"`), `"`)
 	address += "&sid=" + sid
-	if resp, err = http.Post(address, "text/plain", strings.NewReader(`40/ws,{"userId":"`+user+`","token":"`+user+`"}`)); err != nil || resp.StatusCode != 200 {
+	if resp, err = http.Post(address, "text/plain", strings.NewReader(`40/ws,{"userId":"`+user+`","token":"`+user+`"}`)); err != nil ||
+		resp.StatusCode != http.StatusOK {
 		t.Fatal(resp, err)
 	}
 	resp.Body.Close()
@@ -211,14 +193,13 @@ func TestDrainEndsAdmissions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, rand.New(rand.NewPCG(1, 1)))
 		w.l.turn("away")
-		n := w.e.newEngine(url.Values{}, newPolling(1<<20))
-		if !w.e.enter(n) {
-			t.Fatal("not entered")
+		p := w.newPoller()
+		if !p.open() {
+			t.Fatal("not opened")
 		}
-		w.e.watch(n, n.check)
 		answered := make(chan struct{})
 		go func() {
-			n.takeAll([]byte(`40/ws,{"userId":"u0","token":"u0-a"}`))
+			p.post(`40/ws,{"userId":"u0","token":"u0-a"}`)
 			close(answered)
 		}()
 		synctest.Wait()
@@ -245,54 +226,10 @@ func TestDrainEndsAdmissions(t *testing.T) {
 		if took := time.Since(begun); took > time.Second {
 			t.Errorf("drain took %s, its time was a second", took)
 		}
-		if len(w.e.hub.byID)+len(w.e.hub.coming) != 0 {
-			t.Error("the session is still known")
+		if c := w.e.sessions.Counts(); c.Joined+c.Coming != 0 {
+			t.Errorf("the session is still known: %+v", c)
 		}
 		w.l.turn("")
-		w.l.pending.wait(context.Background())
+		w.l.pending.Wait(context.Background())
 	})
-}
-
-// A session that is renewed while its token runs out goes on, or is told that it does not; never both.
-func TestRenewOrExpire(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, rand.New(rand.NewPCG(1, 1)))
-		for range 200 {
-			s := member("u0", topics.Messaging)
-			s.identity.Store(&Identity{User: "u0", Expires: time.Now()})
-			w.e.hub.join(s, func() {})
-			refused := make(chan bool)
-			go func() { refused <- w.e.renew(s, Identity{User: "u0", Expires: time.Now().Add(time.Hour)}) != nil }()
-			w.e.expire(s, time.Now())
-			if closed := s.out.(*conn).isClosing(); <-refused != closed {
-				t.Fatalf("renewal refused %v, closed %v", !closed, closed)
-			}
-			w.e.hub.leave(s)
-		}
-	})
-}
-
-// A poller whose packets are being handled may send no pong meanwhile: a challenge does not count that as silence.
-func TestBusyPollerIsNotSilent(t *testing.T) {
-	n := bare(t, Options{Settings: Settings{PingInterval: time.Hour}}).newEngine(nil, newPolling(1<<20))
-	n.handling.Lock() // the handler takes its time
-	taken := make(chan bool)
-	go func() { taken <- n.takeAll([]byte{socketio.EnginePong}) }()
-	waitFor(t, "the packet is being handled", func() bool {
-		if !n.posting.TryLock() {
-			return true
-		}
-		n.posting.Unlock()
-		return false
-	})
-	n.challenge(0)
-	waitFor(t, "the poller counts as alive", func() bool { return !n.silent(time.Now()) })
-	n.handling.Unlock()
-	if !<-taken || n.silent(time.Now()) {
-		t.Error("the poller is silent once its packet has been handled")
-	}
-	n.challenge(0)
-	if !n.silent(time.Now()) {
-		t.Error("a challenge that nobody answers does not end the poller")
-	}
 }

@@ -39,7 +39,8 @@ type tailPart struct {
 	mu         sync.Mutex
 	waiting    map[int64]func(duplicate bool) // by offset
 	duplicates map[int64]bool
-	order      []int64 // of duplicates, oldest first
+	order      []int64       // of duplicates, oldest first
+	moved      chan struct{} // closed when low moves; nil: nobody waits for that
 }
 
 // retainedDuplicates is how many offsets of duplicates a partition remembers. They are for appends whose answer from the log comes
@@ -145,6 +146,10 @@ func (p *tailPart) routed(b Batch) {
 		}
 	}
 	p.low.Store(PointAt(b.To, b.Mark).pack())
+	if p.moved != nil {
+		close(p.moved)
+		p.moved = nil
+	}
 	p.mu.Unlock()
 	for _, a := range answers {
 		a.done(a.duplicate)
@@ -229,15 +234,36 @@ func (t *Tail) Begun(v []int64, topic topics.Topic) []int64 {
 	return v
 }
 
-// Passed reports whether the low watermarks of a topic's partitions have reached v, which has one offset for each partition, in order:
-// everything below has been routed.
-func (t *Tail) Passed(topic topics.Topic, v []int64) bool {
+// Await returns once the low watermarks of a topic's partitions have reached v, which has one offset for each partition, in order:
+// everything below has been routed. It returns ctx's error where that ends first.
+func (t *Tail) Await(ctx context.Context, topic topics.Topic, v []int64) error {
 	for p, part := range t.parts[topic] {
-		if part.lowWatermark() < v[p] {
-			return false
+		if err := part.awaitLow(ctx, v[p]); err != nil {
+			return err
 		}
 	}
-	return true
+	return nil
+}
+
+// awaitLow returns once the low watermark has reached an offset, or when ctx ends.
+func (p *tailPart) awaitLow(ctx context.Context, offset int64) error {
+	for {
+		p.mu.Lock()
+		if p.lowWatermark() >= offset {
+			p.mu.Unlock()
+			return nil
+		}
+		if p.moved == nil {
+			p.moved = make(chan struct{})
+		}
+		moved := p.moved
+		p.mu.Unlock()
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // Recent lists events of a partition from the offset from on and below to, out of memory: those for which want returns true. They are

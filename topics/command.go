@@ -33,7 +33,7 @@ func Commands() []Command { return commands }
 var commands = []Command{
 	{Event: CommandSubscribe, Namespaces: []Namespace{Dashboard}, Fields: subscriptionFields, Answer: subscriptionAnswer,
 		Doc: "gets what is sent to channels from now on", Example: `{"channels":["referrals","events"]}`},
-	{Event: CommandUnsubscribe, Namespaces: []Namespace{Dashboard}, Fields: subscriptionFields[:1], Answer: subscriptionAnswer[:2],
+	{Event: CommandUnsubscribe, Namespaces: []Namespace{Dashboard}, Fields: subscriptionFields[:1], Answer: unsubscriptionAnswer,
 		Doc: "gets what is sent to channels no more", Example: `{"channels":["events"]}`},
 	{Event: CommandSendMessage, Namespaces: []Namespace{Messaging}, Fields: draftFields, Answer: receiptFields,
 		Doc: "sends a chat message", Example: `{"receiverId":"bob","content":"Hello","clientMessageId":"7c1d"}`},
@@ -54,11 +54,24 @@ func CommandOf(ns Namespace, event string) (Command, bool) {
 	return commands[i], true
 }
 
+// ignored is in every acknowledgement of what was carried out.
+var ignored = Field{Name: "ignored", Kind: AnArray, Of: AString, Example: `["extra"]`,
+	Doc: "members of the command's data that are not known, three at most: they had no effect"}
+
+// Ignored adds to the data of an acknowledgement the names of members that had no effect; none: it stays as it is.
+func Ignored(data []byte, names []string) []byte {
+	if len(names) == 0 {
+		return data
+	}
+	list, _ := json.Marshal(names) // strings always encode
+	return slices.Concat(data[:len(data)-1], []byte(`,"`+ignored.Name+`":`), list, []byte("}"))
+}
+
 var ok = Field{Name: "ok", Kind: ABool, Required: true, Doc: "true: the log has it; false: error says why not"}
 
 var receiptFields = []Field{ok,
 	{Name: "id", Example: exampleID, Doc: "the event's id"},
-	duplicateField}
+	duplicateField, ignored}
 
 var duplicateField = Field{Name: "duplicate", Kind: ABool, Doc: "true: the log had it already"}
 
@@ -73,7 +86,7 @@ func RefusedData(f Failure) []byte { return Fields("ok", false, "error", json.Ra
 var authenticateFields = []Field{{Name: "token", Required: true, Bytes: notEmpty, Doc: "a new token of the same user"}}
 
 var authenticateAnswer = []Field{ok, {Name: refusedField.Name, Kind: AnArray, Of: AnObject, Items: refusedField.Items,
-	Doc: "the channels whose subscriptions end because the new token does not allow them"}}
+	Doc: "the channels whose subscriptions end because the new token does not allow them"}, ignored}
 
 // Authenticate is the data of authenticate.
 type Authenticate struct {
@@ -103,7 +116,9 @@ var subscriptionFields = []Field{channelsField,
 var subscriptionAnswer = []Field{
 	{Name: "channels", Kind: AnArray, Of: AString, Required: true, Example: `["referrals","events"]`,
 		Doc: "all that the session is subscribed to now"}, refusedField,
-	{Name: "recovered", Kind: ABool, Doc: "whether what the channels had since offset was sent; only where offset was given"}}
+	{Name: "recovered", Kind: ABool, Doc: "whether what the channels had since offset was sent; only where offset was given"}, ignored}
+
+var unsubscriptionAnswer = []Field{subscriptionAnswer[0], refusedField, ignored}
 
 // Subscription is the data of subscribe and unsubscribe.
 type Subscription struct {

@@ -119,3 +119,6 @@ func clip(s string) string {
 	}
 	return s
 }
+
+// RepeatData is Data of a duplicate, as its sender is shown it.
+func (e *Event) RepeatData() []byte { return e.Data(`"duplicate":true`) }

@@ -152,7 +152,7 @@ func TestBadFrames(t *testing.T) {
 	}
 	limited := i.dial(i.url("/dashboard", "carol", token))
 	limited.send(`{"event":"subscribe","data":{"channel":"mine"}}`)
-	limited.expect("error", map[string]any{"code": "invalid_payload", "message": `the data of "subscribe" must be like {"channels":["…"]}: missing or empty is "channels"; not known is "channel"`})
+	limited.expect("error", map[string]any{"code": "invalid_payload", "message": `the data of "subscribe" must be like {"channels":["referrals","events"]}: missing or empty is "channels"; not known is "channel", known are "channels", "offset"`})
 	limited.send(`{"event":"subscribe","data":{"channels":["mine","news","a b"]}}`)
 	limited.expect("error", map[string]any{"code": "invalid_payload", "message": `channels were refused: "news" (forbidden), "a b" (invalid_payload)`})
 	s.send(`{"event":"sendMessage","data":{"receiverId":"bob","content":"still here","extra":{"ignored":true}},"id":"x"}`)

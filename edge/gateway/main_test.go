@@ -1,0 +1,9 @@
+package gateway
+
+import (
+	"testing"
+
+	"github.com/nexus/nexus/internal/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Exit(m) }

@@ -1,0 +1,161 @@
+package live
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nexus/nexus/edge/session"
+	"github.com/nexus/nexus/edge/session/sessiontest"
+	"github.com/nexus/nexus/edge/wire"
+	"github.com/nexus/nexus/edge/wire/wiretest"
+	"github.com/nexus/nexus/pipeline"
+	"github.com/nexus/nexus/projections/inbox"
+	"github.com/nexus/nexus/projections/stats"
+	"github.com/nexus/nexus/topics"
+)
+
+// noInbox has nothing.
+type noInbox struct{}
+
+func (noInbox) Await(context.Context, topics.Topic, map[int32]int64) error { return nil }
+func (noInbox) Feed(context.Context, inbox.Span, int, int) ([]inbox.Entry, error) {
+	return nil, nil
+}
+
+type noStats struct{}
+
+func (noStats) Counts(context.Context, []string) (map[string]stats.Counts, error) { return nil, nil }
+func (noStats) Reached(context.Context, stats.Ends) (bool, error)                 { return true, nil }
+
+// onLog is a live on an embedded log that is being read.
+func onLog(t *testing.T) (*Live, *pipeline.Tail) {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	b, err := pipeline.StartBroker(pipeline.BrokerOptions{Dir: t.TempDir(), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	k := pipeline.Kafka{Brokers: []string{b.Addr()}, Names: topics.Names{Prefix: "t."}, Log: log}
+	l, err := pipeline.OpenLog(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.Close)
+	if err := l.EnsureTopics(t.Context(), pipeline.TopicOptions{Partitions: 2}); err != nil {
+		t.Fatal(err)
+	}
+	p, err := pipeline.NewProducer(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close(log) })
+	var v *Live
+	fed := []topics.Topic{topics.Messages, topics.Notifications, topics.Broadcasts}
+	tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: k, Producer: p, Log: l, Logger: log, Topics: fed, Keep: fed,
+		Windows: pipeline.NewWindows(time.Minute), Route: func(b pipeline.Batch) { v.Route(b) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v = New(Options{Sessions: sessiontest.New(), Tail: tail, Inbox: noInbox{}, Stats: stats.Remember(noStats{}), Logger: log,
+		Working: context.Background(),
+		Post:    func(*topics.Event) {}, Seen: func(*topics.Event) {}, TopicIDs: make(map[topics.Topic][4]byte), NodeName: "n",
+		CompressionThreshold: 1 << 20, MaxQueueBytes: 1 << 20})
+	for _, topic := range fed {
+		if v.o.TopicIDs[topic], err = l.TopicHash(t.Context(), topic); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- tail.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return v, tail
+}
+
+// What a client is given of what it missed is what it would have been shown: the same frames for every kind of the feed, for every
+// user that it concerns, in both protocols.
+func TestReplayedAsShown(t *testing.T) {
+	v, tail := onLog(t)
+	event := func(typ, key string, fields ...any) *topics.Event {
+		a, err := topics.ParseAudience(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		topic, _ := topics.KindOf(typ).TopicFor(a.Kind)
+		return topics.New(topic, key, topics.Meta{Type: typ, ID: topics.NewID(), Source: "/test"}, topics.Fields(fields...))
+	}
+	events := []*topics.Event{
+		topics.Draft{ReceiverID: "bob", Content: "hello"}.Message("alice", ""),
+		topics.Draft{ReceiverID: "alice", Content: "note to self"}.Message("alice", ""),
+		topics.MessageRead{MessageID: "m1", UserID: "bob"}.Event("alice"),
+		event(topics.TypeNotification, topics.UserKey("bob"), "type", "SYSTEM", "title", "t", "body", "b"),
+		event(topics.TypeActivity, topics.ChannelKey("news"), "type", "post_created", "userId", "alice", "message", "m"),
+		event(topics.TypeAnnouncement, topics.EveryoneKey, "title", "t", "body", "b"),
+	}
+	for _, k := range topics.Kinds() {
+		if k.Feed && !slices.ContainsFunc(events, func(ev *topics.Event) bool { return ev.Type == k.Type }) {
+			t.Errorf("%s is of the feed and not tried", k.Type)
+		}
+	}
+	type client struct {
+		user  string
+		ns    topics.Namespace
+		style wire.Style
+	}
+	start, shown := make(map[topics.Namespace]string), make(map[client]*wiretest.Recorder)
+	for _, ns := range topics.Namespaces() {
+		start[ns] = v.offset(ns, nil)
+		for _, user := range []string{"alice", "bob", "carol"} {
+			for _, style := range []wire.Style{{}, {SocketIO: true}, {Canonical: true}} {
+				s, out := sessiontest.Admit(v.o.Sessions, user, ns)
+				s.Style = style
+				v.o.Sessions.Join(s, func() {})
+				if ns == topics.Dashboard {
+					v.o.Sessions.Subscribe(s, "news")
+				}
+				shown[client{user, ns, style}] = out
+			}
+		}
+	}
+	for _, ev := range events {
+		if err := topics.Valid(ev); err != nil {
+			t.Fatal(ev.Type, err)
+		}
+		if _, err := tail.Append(t.Context(), ev); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for c, out := range shown {
+		back := session.Comeback{Offset: start[c.ns]}
+		if c.ns == topics.Dashboard {
+			back.Channels = []string{"news"}
+		}
+		s, replayed := sessiontest.Admit(v.o.Sessions, c.user, c.ns)
+		s.Style = c.style
+		v.rejoin(s, back, func(recovered *bool, _ string) {
+			if !*recovered {
+				t.Errorf("%+v: not recovered", c)
+			}
+		})
+		if want, got := slices.Sorted(slices.Values(out.Texts())), slices.Sorted(slices.Values(replayed.Texts())); !slices.Equal(got, want) {
+			t.Errorf("%+v was shown %q and is replayed %q", c, want, got)
+		}
+	}
+	for c, want := range map[client]int{{"bob", topics.Messaging, wire.Style{}}: 3, {"alice", topics.Messaging,
+		wire.Style{Canonical: true}}: 3,
+		{"bob", topics.Dashboard, wire.Style{SocketIO: true}}: 3, {"carol", topics.Dashboard, wire.Style{}}: 2, {"carol", topics.Messaging,
+			wire.Style{}}: 0} {
+		if got := shown[c].Texts(); len(got) != want {
+			t.Errorf("%+v was shown %q, want %d", c, got, want)
+		}
+	}
+}

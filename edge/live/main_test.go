@@ -1,0 +1,9 @@
+package live
+
+import (
+	"testing"
+
+	"github.com/nexus/nexus/internal/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Exit(m) }

@@ -1,0 +1,9 @@
+package wire
+
+import (
+	"testing"
+
+	"github.com/nexus/nexus/internal/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Exit(m) }
