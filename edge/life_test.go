@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -313,7 +312,8 @@ func (w *world) dial(handler http.Handler, query string, giveUp bool) *websocket
 			ours.Close()
 		}
 	})
-	ws, _, err := websocket.NewClient(theirs, &url.URL{Scheme: "ws", Host: "pipe", Path: "/", RawQuery: query}, nil, 0, 0)
+	dialer := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return theirs, nil }}
+	ws, _, err := dialer.Dial("ws://pipe/?"+query, nil)
 	if err != nil {
 		theirs.Close()
 		return nil

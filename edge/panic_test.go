@@ -193,7 +193,8 @@ func TestHandlerPanic(t *testing.T) {
 		t.Errorf("the session lives on: %d", status)
 	}
 
-	if err := neighbour.WriteMessage(websocket.TextMessage, []byte(`{"event":"typing","data":{"receiverId":"x","isTyping":true},"id":"still"}`)); err != nil {
+	if err := neighbour.WriteMessage(websocket.TextMessage,
+		[]byte(`{"event":"typing","data":{"receiverId":"x","isTyping":true},"id":"still"}`)); err != nil {
 		t.Fatal(err)
 	}
 	for {

@@ -178,7 +178,8 @@ func found(ctx context.Context, in *inbox.Inbox, e *topics.Event) error {
 	case topics.TypeNotificationRead, topics.TypeNotificationDeleted:
 		return nil
 	}
-	list, err := in.Feed(ctx, inbox.Span{Topic: e.Topic, Audiences: []string{string(e.Key)}, From: []int64{e.Offset}, To: []int64{e.Offset + 1}}, 9, 1<<20)
+	list, err := in.Feed(ctx, inbox.Span{Topic: e.Topic, Audiences: []string{string(e.Key)}, From: []int64{e.Offset},
+		To: []int64{e.Offset + 1}}, 9, 1<<20)
 	if err == nil && (len(list) != 1 || string(list[0].Value) != string(e.Data())) {
 		return fmt.Errorf("%d entries in the feed: %w", len(list), sql.ErrNoRows)
 	}

@@ -83,7 +83,8 @@ func TestPgBouncer(t *testing.T) {
 func someOf(topic topics.Topic, from, n int64) pipeline.Batch {
 	b := pipeline.Batch{Topic: topic, From: from, To: from + n}
 	for at := from; at < from+n; at++ {
-		e := &topics.Event{Key: []byte("user:u"), Meta: topics.Meta{Type: topics.TypeNotification}, Value: topics.Fields("title", fmt.Sprint(at), "body", "b", "type", "SYSTEM")}
+		e := &topics.Event{Key: []byte("user:u"), Meta: topics.Meta{Type: topics.TypeNotification},
+			Value: topics.Fields("title", fmt.Sprint(at), "body", "b", "type", "SYSTEM")}
 		if topic == topics.Messages {
 			e = topics.Draft{ReceiverID: "u", Content: fmt.Sprint(at), ClientMessageID: fmt.Sprint(at)}.Message("v", "")
 		}

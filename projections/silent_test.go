@@ -100,7 +100,8 @@ func fold(ctx context.Context, in *inbox.Inbox, n int64) error {
 	if err != nil {
 		return err
 	}
-	e := &topics.Event{Topic: topics.Notifications, Offset: at.Next, Time: 1764583200000 + at.Next, Key: []byte("user:u"), Meta: topics.Meta{Type: topics.TypeNotification},
+	e := &topics.Event{Topic: topics.Notifications, Offset: at.Next, Time: 1764583200000 + at.Next, Key: []byte("user:u"),
+		Meta:  topics.Meta{Type: topics.TypeNotification},
 		Value: topics.Fields("title", fmt.Sprint(n), "body", "b", "type", "SYSTEM")}
 	return in.Apply(ctx, pipeline.Batch{Topic: topics.Notifications, From: at.Next, To: at.Next + 1, Events: []*topics.Event{e}})
 }
@@ -222,7 +223,8 @@ func TestLockedTables(t *testing.T) {
 	}
 	defer other.Close()
 	err = other.Tx(t.Context(), func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(t.Context(), `LOCK TABLE notifications, announcements, messages, conversations, devices, feed, positions`); err != nil {
+		if _, err := tx.ExecContext(t.Context(),
+			`LOCK TABLE notifications, announcements, messages, conversations, devices, feed, positions`); err != nil {
 			return err
 		}
 		for name, read := range reads(in) {

@@ -156,7 +156,10 @@ func TestThreeNodes(t *testing.T) {
 		bob, bobToo := b.open("/dashboard", "bob"), c.open("/dashboard", "bob")
 		alice.expect("user_status", map[string]any{"userId": "bob", "status": "online"})
 		for _, n := range nodes {
-			testenv.Eventually(t, "every node counts two online", func() bool { return n.must(200, "GET", "/presence", tokenFor(t, "x"), "")["online"] == 2.0 })
+			testenv.Eventually(t, "every node counts two online", func() bool {
+				return n.must(200, "GET", "/presence", tokenFor(t, "x"),
+					"")["online"] == 2.0
+			})
 			if got := n.must(200, "GET", "/presence/bob", tokenFor(t, "x"), ""); got["online"] != true {
 				t.Errorf("bob: %v", got)
 			}
@@ -186,14 +189,18 @@ func TestThreeNodes(t *testing.T) {
 			t.Errorf("the other namespace: %d", status)
 		}
 		socks[1].ws.Close()
-		testenv.Eventually(t, "the place is free again, on another node", func() bool { s, _ := c.refused("/ws", "carol", token); return s == 101 })
+		testenv.Eventually(t, "the place is free again, on another node",
+			func() bool { s, _ := c.refused("/ws", "carol", token); return s == 101 })
 		for _, s := range socks {
 			s.ws.Close()
 		}
 	})
 	t.Run("connections in a namespace", func(t *testing.T) {
 		var socks []*socket
-		testenv.Eventually(t, "all places are free", func() bool { return a.must(200, "GET", "/presence", tokenFor(t, "x"), "")["dashboard"] == 0.0 })
+		testenv.Eventually(t, "all places are free", func() bool {
+			return a.must(200, "GET", "/presence", tokenFor(t, "x"),
+				"")["dashboard"] == 0.0
+		})
 		for k := range 30 {
 			socks = append(socks, nodes[k%3].open("/dashboard", fmt.Sprintf("full%d", k/5)))
 		}
@@ -203,7 +210,8 @@ func TestThreeNodes(t *testing.T) {
 			}
 		}
 		socks[0].ws.Close()
-		testenv.Eventually(t, "the place is free again, on another node", func() bool { s, _ := b.refused("/dashboard", "late", tokenFor(t, "late")); return s == 101 })
+		testenv.Eventually(t, "the place is free again, on another node",
+			func() bool { s, _ := b.refused("/dashboard", "late", tokenFor(t, "late")); return s == 101 })
 		for _, s := range socks {
 			s.ws.Close()
 		}
@@ -233,7 +241,8 @@ func TestThreeNodes(t *testing.T) {
 			}
 		}
 		for _, n := range nodes {
-			if status, out := n.call("POST", "/messages", tokenFor(t, "dan"), `{"receiverId":"erin","content":"x"}`, "X-Forwarded-For", "192.0.2.1"); status != 429 {
+			if status, out := n.call("POST", "/messages", tokenFor(t, "dan"), `{"receiverId":"erin","content":"x"}`, "X-Forwarded-For",
+				"192.0.2.1"); status != 429 {
 				t.Errorf("message 101 by REST: %d %v", status, out)
 			}
 		}
@@ -277,7 +286,10 @@ func TestThreeNodes(t *testing.T) {
 			t.Errorf("the sixth: %d", status)
 		}
 		// Whoever left before is shown as gone by now, and alice has been told.
-		testenv.Eventually(t, "three are online", func() bool { return a.must(200, "GET", "/presence", tokenFor(t, "x"), "")["dashboard"] == 3.0 })
+		testenv.Eventually(t, "three are online", func() bool {
+			return a.must(200, "GET", "/presence", tokenFor(t, "x"),
+				"")["dashboard"] == 3.0
+		})
 		alice.send(`{"event":"subscribe","data":{"channels":[]},"id":"settled"}`)
 		alice.expect("ack", nil)
 		killed := time.Now()

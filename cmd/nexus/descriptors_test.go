@@ -21,7 +21,8 @@ func TestFewDescriptors(t *testing.T) {
 	if err := os.WriteFile(few, []byte("#!/bin/sh\nulimit -n 256\nexec "+nexusBinary(t)+" \"$@\"\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	n := launchBinary(t, few, map[string]string{"HOST": "127.0.0.1", "PORT": "0", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "JWT_SECRET": testSecret,
+	n := launchBinary(t, few, map[string]string{"HOST": "127.0.0.1", "PORT": "0", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0",
+		"JWT_SECRET":               testSecret,
 		"MAX_CONNECTIONS_PER_USER": "1000"})
 	if !strings.Contains(n.log.String(), "the limit of file descriptors is lower than MAX_CONNECTIONS_PER_NAMESPACE needs") {
 		t.Errorf("no warning at the start:\n%s", n.log)
@@ -42,7 +43,8 @@ func TestFewDescriptors(t *testing.T) {
 			t.Fatalf("after %d connections: %v, want 503", len(in), err)
 		default:
 			body, _ := io.ReadAll(resp.Body)
-			if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" || !strings.Contains(string(body), `"code":"unavailable"`) {
+			if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" ||
+				!strings.Contains(string(body), `"code":"unavailable"`) {
 				t.Fatalf("after %d connections: %s %s", len(in), resp.Status, body)
 			}
 			refused++
@@ -52,7 +54,8 @@ func TestFewDescriptors(t *testing.T) {
 		t.Fatalf("%d let in, %d refused", len(in), refused)
 	}
 	// What an own client of the node needs is there: an append by one who is in, and once one has left by REST.
-	if err := in[0].WriteMessage(websocket.TextMessage, []byte(`{"event":"sendMessage","data":{"receiverId":"bob","content":"still"},"id":1}`)); err != nil {
+	if err := in[0].WriteMessage(websocket.TextMessage,
+		[]byte(`{"event":"sendMessage","data":{"receiverId":"bob","content":"still"},"id":1}`)); err != nil {
 		t.Fatal(err)
 	}
 	_ = in[0].SetReadDeadline(time.Now().Add(10 * time.Second))

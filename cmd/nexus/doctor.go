@@ -69,7 +69,7 @@ func diagnose(ctx context.Context, args []string, env environment, stdout, stder
 			d.originAllowed(*origin)
 		}
 		if *token != "" {
-			d.tokenGood(*token, *user, *origin) //nolint:contextcheck // d.ctx is the command's
+			d.tokenGood(*token, *user, *origin) // d.ctx is the command's
 		}
 		if *user != "" && *token == "" {
 			d.userWell(*user, *channel, *device, tokens, signErr)

@@ -30,7 +30,8 @@ func TestEndToEndEncryption(t *testing.T) {
 		testEndToEnd(t, map[string]string{"DATA_DIR": data}, func() map[string][]byte { return filesIn(t, data) }, "inbox.db", "stats.db")
 	})
 	t.Run("distributed", func(t *testing.T) {
-		env := map[string]string{"KAFKA_BROKERS": testenv.Kafka(t), "DATABASE_URL": testenv.Postgres(t), "CLICKHOUSE_URL": testenv.ClickHouse(t), "NEXUS_TOPIC_PREFIX": testenv.Name("t") + "."}
+		env := map[string]string{"KAFKA_BROKERS": testenv.Kafka(t), "DATABASE_URL": testenv.Postgres(t), "CLICKHOUSE_URL": testenv.ClickHouse(t),
+			"NEXUS_TOPIC_PREFIX": testenv.Name("t") + "."}
 		testEndToEnd(t, env, func() map[string][]byte { return rowsOf(t, env) }, "postgres messages", "clickhouse nexus_events")
 	})
 }
@@ -51,13 +52,17 @@ func testEndToEnd(t *testing.T, env map[string]string, stored func() map[string]
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command(node, dir+"/e2e.mjs", "http://"+i.base, string(tokens), secret, filepath.Join(root, "docs/e2e/nexus-e2e.js")).CombinedOutput()
+	out, err := exec.Command(node, dir+"/e2e.mjs", "http://"+i.base, string(tokens), secret,
+		filepath.Join(root, "docs/e2e/nexus-e2e.js")).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "all seen") {
 		t.Fatalf("%v\n%s\n%s", err, out, i.log)
 	}
 	i.must(202, "POST", "/messages", tokenFor(t, "alice"), `{"receiverId":"bob","encrypted":{"opaque":"last"}}`) // bob is away by now, or soon
 	testenv.Eventually(t, "both kinds are pushed", func() bool { return f.Contains(control) })
-	testenv.Eventually(t, "the statistics have both", func() bool { return i.must(200, "GET", "/stats", tokenFor(t, "bob"), "")["messages"].(float64) >= 7 })
+	testenv.Eventually(t, "the statistics have both", func() bool {
+		return i.must(200, "GET", "/stats", tokenFor(t, "bob"),
+			"")["messages"].(float64) >= 7
+	})
 	brokers, prefix := cmp.Or(env["KAFKA_BROKERS"], i.kafka), cmp.Or(env["NEXUS_TOPIC_PREFIX"], "nexus.")
 	events, _ := foldLog(t, brokers, prefix)
 	found := map[string]bool{}
@@ -76,10 +81,12 @@ func testEndToEnd(t *testing.T, env map[string]string, stored func() map[string]
 		}
 	}
 	if !holds(have[contents], control) || !holds(have[statistics], "received") { // statistics keep no contents at all
-		t.Errorf("what the control message left was not found in %d stores: %d and %d bytes", len(have), len(have[contents]), len(have[statistics]))
+		t.Errorf("what the control message left was not found in %d stores: %d and %d bytes", len(have), len(have[contents]),
+			len(have[statistics]))
 	}
 	if f.Contains(secret) || !strings.Contains(i.log.String(), "user=bob") {
-		t.Errorf("a push has the secret: %v; the log has nothing of the run: %v", f.Contains(secret), !strings.Contains(i.log.String(), "user=bob"))
+		t.Errorf("a push has the secret: %v; the log has nothing of the run: %v", f.Contains(secret),
+			!strings.Contains(i.log.String(), "user=bob"))
 	}
 	noSecrets(t, i, secret, control)
 }

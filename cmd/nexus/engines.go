@@ -36,7 +36,7 @@ func (a *app) openLog(ctx context.Context) (opened, error) {
 	if a.producer, err = pipeline.NewProducer(a.kafka); err != nil {
 		return opened{}, err
 	}
-	a.onClose(func() { a.producer.Close(a.log) }) //nolint:contextcheck // closing outlives the start
+	a.onClose(func() { a.producer.Close(a.log) }) // closing outlives the start
 	return opened{run: a.watch.Run, probe: func(ctx context.Context) error {
 		if err := reached("Kafka", a.logs.Ping(ctx)); err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -60,7 +61,7 @@ func testExample(t *testing.T, client, service []string) {
 	settings := append(os.Environ(), "NEXUS_URL=http://"+i.base, "KAFKA_BROKERS="+i.kafka)
 	shown := &safeBuffer{}
 	c := exec.Command(client[0], client[1:]...)
-	c.Env, c.Stdout, c.Stderr = append(settings, "NEXUS_TOKEN="+tokenFor(t, "alice")), shown, shown
+	c.Env, c.Stdout, c.Stderr = slices.Concat(settings, []string{"NEXUS_TOKEN=" + tokenFor(t, "alice")}), shown, shown
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +76,7 @@ func testExample(t *testing.T, client, service []string) {
 	send := func(order string) {
 		t.Helper()
 		s := exec.Command(service[0], append(service[1:], "alice", order)...)
-		s.Env = append(settings, "NEXUS_TOKEN="+tokenFor(t, "shop", "publish"))
+		s.Env = slices.Concat(settings, []string{"NEXUS_TOKEN=" + tokenFor(t, "shop", "publish")})
 		if out, err := s.CombinedOutput(); err != nil || !strings.Contains(string(out), "sent: order "+order+" to alice") {
 			t.Fatalf("%v\n%s", err, out)
 		}

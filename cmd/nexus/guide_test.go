@@ -27,7 +27,8 @@ func engines(t *testing.T, scenario func(*testing.T, *instance)) {
 func TestGuideServices(t *testing.T) {
 	node, dir := tool(t, "node"), clientDir(t)
 	engines(t, func(t *testing.T, i *instance) {
-		tokens, err := json.Marshal(map[string]string{"alice": tokenFor(t, "alice"), "bob": tokenFor(t, "bob"), "service": tokenFor(t, "service", "publish")})
+		tokens, err := json.Marshal(map[string]string{"alice": tokenFor(t, "alice"), "bob": tokenFor(t, "bob"),
+			"service": tokenFor(t, "service", "publish")})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -168,8 +169,9 @@ func TestGuideDefaults(t *testing.T) {
 	for _, s := range settings() {
 		defaults[s.name] = s.fallback
 	}
-	for name, want := range map[string]string{"PORT": "3000", "MAX_CONNECTIONS_PER_USER": "5", "MAX_CONNECTIONS_PER_NAMESPACE": "1000", "RATE_LIMIT_MESSAGES": "100",
-		"RATE_LIMIT_WINDOW": "1m", "DEDUP_WINDOW": "5m", "PING_INTERVAL": "30s", "COMPRESSION_THRESHOLD": "1024"} {
+	for name, want := range map[string]string{"PORT": "3000", "MAX_CONNECTIONS_PER_USER": "5", "MAX_CONNECTIONS_PER_NAMESPACE": "1000",
+		"RATE_LIMIT_MESSAGES": "100",
+		"RATE_LIMIT_WINDOW":   "1m", "DEDUP_WINDOW": "5m", "PING_INTERVAL": "30s", "COMPRESSION_THRESHOLD": "1024"} {
 		if defaults[name] != want {
 			t.Errorf("%s is %s by default, want %s", name, defaults[name], want)
 		}
@@ -179,7 +181,8 @@ func TestGuideDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h := p.expect("0"); !strings.Contains(h, `"pingInterval":30000,"pingTimeout":20000,"maxPayload":1000000`) { // what Socket.IO clients are told
+	// what Socket.IO clients are told
+	if h := p.expect("0"); !strings.Contains(h, `"pingInterval":30000,"pingTimeout":20000,"maxPayload":1000000`) {
 		t.Errorf("handshake %s", h)
 	}
 }
@@ -220,7 +223,8 @@ func TestGuideNotificationTypes(t *testing.T) {
 	i := start(t, nil)
 	service, alice := tokenFor(t, "service", "publish"), tokenFor(t, "alice")
 	s := i.open("/dashboard", "alice")
-	types := []string{"MESSAGE", "CONNECTION_REQUEST", "CONNECTION_ACCEPTED", "POST_COMMENT", "COMMENT_MENTION", "REFERRAL_APPLICATION", "PROJECT_UPDATE", "SYSTEM"}
+	types := []string{"MESSAGE", "CONNECTION_REQUEST", "CONNECTION_ACCEPTED", "POST_COMMENT", "COMMENT_MENTION", "REFERRAL_APPLICATION",
+		"PROJECT_UPDATE", "SYSTEM"}
 	for _, typ := range types {
 		i.must(202, "POST", "/notifications", service, `{"userId":"alice","title":"t","body":"b","type":"`+typ+`"}`)
 		s.expect("notification", map[string]any{"type": typ})

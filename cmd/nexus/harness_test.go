@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -60,9 +61,7 @@ func start(t testing.TB, env map[string]string) *instance {
 	t.Helper()
 	settings := map[string]string{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0",
 		"JWT_SECRET": testSecret}
-	for k, v := range env {
-		settings[k] = v
-	}
+	maps.Copy(settings, env)
 	if settings["KAFKA_BROKERS"] != "" {
 		settings["EMBEDDED_KAFKA_PORT"] = ""
 	}

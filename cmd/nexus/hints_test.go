@@ -34,16 +34,19 @@ func TestHints(t *testing.T) {
 		env  environment
 		says string
 	}{
-		"PORT in use":                    {environment{"HOST": "127.0.0.1", "PORT": port}, "PORT: " + port + " is in use: stop what listens there or set PORT to another port"},
-		"HOST of another machine":        {environment{"HOST": "192.0.2.1"}, "HOST: 192.0.2.1 is no address of this machine"},
-		"HOST that is no name":           {environment{"HOST": "nowhere.invalid"}, "HOST: nowhere.invalid is no address of this machine"},
-		"CLICKHOUSE_URL of an HTTP port": {environment{"CLICKHOUSE_URL": "clickhouse://u:hunter2@" + web + "/d", "JWT_SECRET": testSecret}, "CLICKHOUSE_URL needs that of the native protocol, 9000"},
-		"KAFKA_BROKERS of an HTTP port":  {environment{"KAFKA_BROKERS": refusing(t), "JWT_SECRET": testSecret}, "is it another server's port?"},
+		"PORT in use": {environment{"HOST": "127.0.0.1", "PORT": port},
+			"PORT: " + port + " is in use: stop what listens there or set PORT to another port"},
+		"HOST of another machine": {environment{"HOST": "192.0.2.1"}, "HOST: 192.0.2.1 is no address of this machine"},
+		"HOST that is no name":    {environment{"HOST": "nowhere.invalid"}, "HOST: nowhere.invalid is no address of this machine"},
+		"CLICKHOUSE_URL of an HTTP port": {environment{"CLICKHOUSE_URL": "clickhouse://u:hunter2@" + web + "/d", "JWT_SECRET": testSecret},
+			"CLICKHOUSE_URL needs that of the native protocol, 9000"},
+		"KAFKA_BROKERS of an HTTP port": {environment{"KAFKA_BROKERS": refusing(t), "JWT_SECRET": testSecret}, "is it another server's port?"},
 	} {
 		env := environment{"PORT": "0", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "STARTUP_TIMEOUT": "1s"}
 		maps.Copy(env, tc.env)
 		var log safeBuffer
-		if code := run(t.Context(), []string{"serve"}, env, io.Discard, &log); code != 1 || !strings.Contains(log.String(), tc.says) || strings.Contains(log.String(), "hunter2") {
+		if code := run(t.Context(), []string{"serve"}, env, io.Discard, &log); code != 1 || !strings.Contains(log.String(), tc.says) ||
+			strings.Contains(log.String(), "hunter2") {
 			t.Errorf("%s: %d\n%s", name, code, log.String())
 		}
 	}
@@ -85,9 +88,11 @@ func TestHintOfClickHouse(t *testing.T) {
 	}
 	u.Path = "/nowhere"
 	var out bytes.Buffer
-	env := environment{"PORT": "0", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "CLICKHOUSE_URL": u.String(), "JWT_SECRET": testSecret, "STARTUP_TIMEOUT": "1s"}
+	env := environment{"PORT": "0", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "CLICKHOUSE_URL": u.String(),
+		"JWT_SECRET": testSecret, "STARTUP_TIMEOUT": "1s"}
 	code := run(t.Context(), []string{"serve"}, env, io.Discard, &out)
-	if code != 1 || !strings.Contains(out.String(), "doesn't exist") && !strings.Contains(out.String(), "does not exist") || strings.Contains(out.String(), "HTTP port") {
+	if code != 1 || !strings.Contains(out.String(), "doesn't exist") && !strings.Contains(out.String(), "does not exist") ||
+		strings.Contains(out.String(), "HTTP port") {
 		t.Errorf("%d\n%s", code, &out)
 	}
 }
@@ -98,7 +103,8 @@ func TestHintsOfRealEngines(t *testing.T) {
 	addr, _, _ := strings.Cut(rest, "/")
 	var out bytes.Buffer
 	env := environment{"PORT": "0", "DATA_DIR": t.TempDir(), "KAFKA_BROKERS": addr, "JWT_SECRET": testSecret, "STARTUP_TIMEOUT": "1s"}
-	if code := run(t.Context(), []string{"serve"}, env, io.Discard, &out); code != 1 || !strings.Contains(out.String(), "is it another server's port?") {
+	if code := run(t.Context(), []string{"serve"}, env, io.Discard, &out); code != 1 ||
+		!strings.Contains(out.String(), "is it another server's port?") {
 		t.Errorf("%d\n%s", code, &out)
 	}
 }
@@ -108,7 +114,8 @@ func TestKafkaHint(t *testing.T) {
 		err  error
 		says string
 	}{
-		{kerr.IllegalSaslState, "KAFKA_SASL_MECHANISM"}, {kerr.UnsupportedSaslMechanism, "KAFKA_SASL_MECHANISM"}, {kerr.SaslAuthenticationFailed, "KAFKA_SASL_USERNAME"},
+		{kerr.IllegalSaslState, "KAFKA_SASL_MECHANISM"}, {kerr.UnsupportedSaslMechanism, "KAFKA_SASL_MECHANISM"},
+		{kerr.SaslAuthenticationFailed, "KAFKA_SASL_USERNAME"},
 		{io.EOF, "KAFKA_TLS"}, {errors.New("invalid large response size 1157627904 > limit"), "another server's port"},
 	} {
 		if err := kafkaHint(fmt.Errorf("ping: %w", tc.err)); !strings.Contains(err.Error(), tc.says) || !errors.Is(err, tc.err) {

@@ -34,7 +34,8 @@ func signed(t *testing.T, method jwt.SigningMethod, key any, claims jwt.MapClaim
 
 // Handshakes that must be refused before the upgrade, each with its own status and code.
 func TestRefusedHandshakes(t *testing.T) {
-	i := start(t, map[string]string{"ALLOWED_ORIGIN": "https://app.example.com", "JWT_ISSUER": "", "MAX_CONNECTIONS_PER_USER": "2", "MAX_CONNECTIONS_PER_NAMESPACE": "3"})
+	i := start(t, map[string]string{"ALLOWED_ORIGIN": "https://app.example.com", "JWT_ISSUER": "", "MAX_CONNECTIONS_PER_USER": "2",
+		"MAX_CONNECTIONS_PER_NAMESPACE": "3"})
 	good, secret := tokenFor(t, "alice"), []byte(testSecret)
 	exp := time.Now().Add(time.Hour).Unix()
 	for _, tc := range []struct {
@@ -44,14 +45,19 @@ func TestRefusedHandshakes(t *testing.T) {
 	}{
 		{"no token", "alice", "", "", 401, "token_invalid"},
 		{"garbage", "alice", "garbage", "", 401, "token_invalid"},
-		{"alg none", "alice", signed(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, jwt.MapClaims{"sub": "alice", "exp": exp}), "", 401, "token_invalid"},
+		{"alg none", "alice", signed(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, jwt.MapClaims{"sub": "alice", "exp": exp}), "",
+			401, "token_invalid"},
 		{"HS384", "alice", signed(t, jwt.SigningMethodHS384, secret, jwt.MapClaims{"sub": "alice", "exp": exp}), "", 401, "token_invalid"},
-		{"empty secret", "alice", signed(t, jwt.SigningMethodHS256, []byte{}, jwt.MapClaims{"sub": "alice", "exp": exp}), "", 401, "token_invalid"},
+		{"empty secret", "alice", signed(t, jwt.SigningMethodHS256, []byte{}, jwt.MapClaims{"sub": "alice", "exp": exp}), "", 401,
+			"token_invalid"},
 		{"no exp", "alice", signed(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"sub": "alice"}), "", 401, "token_invalid"},
-		{"expired a second ago", "alice", signed(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"sub": "alice", "exp": time.Now().Unix() - 1}), "", 401, "token_expired"},
-		{"not yet valid", "alice", signed(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"sub": "alice", "exp": exp, "nbf": time.Now().Unix() + 120}), "", 401, "token_invalid"},
+		{"expired a second ago", "alice", signed(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"sub": "alice", "exp": time.Now().Unix() - 1}),
+			"", 401, "token_expired"},
+		{"not yet valid", "alice", signed(t, jwt.SigningMethodHS256, secret,
+			jwt.MapClaims{"sub": "alice", "exp": exp, "nbf": time.Now().Unix() + 120}), "", 401, "token_invalid"},
 		{"no user", "alice", signed(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"exp": exp}), "", 401, "token_invalid"},
-		{"user with a colon", "a:b", signed(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"sub": "a:b", "exp": exp}), "", 401, "token_invalid"},
+		{"user with a colon", "a:b", signed(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"sub": "a:b", "exp": exp}), "", 401,
+			"token_invalid"},
 		{"a long token", "alice", strings.Repeat("x", 10_000), "", 401, "token_invalid"},
 		{"another user", "bob", good, "", 403, "forbidden"},
 		{"evil origin", "alice", good, "https://evil.example", 403, "forbidden"},
@@ -82,7 +88,8 @@ func TestRefusedHandshakes(t *testing.T) {
 		}
 	}
 	// claim userId stands in for sub; the allowed and the server's own origin are let in, and the 101 carries nothing else.
-	ws, resp, err := websocket.DefaultDialer.Dial(i.url("/ws", "carol", signed(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"userId": "carol", "exp": exp})),
+	ws, resp, err := websocket.DefaultDialer.Dial(i.url("/ws", "carol",
+		signed(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"userId": "carol", "exp": exp})),
 		http.Header{"Origin": {"https://app.example.com"}})
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +100,8 @@ func TestRefusedHandshakes(t *testing.T) {
 			t.Errorf("the 101 carries header %s", name)
 		}
 	}
-	if own, _, err := websocket.DefaultDialer.Dial(i.url("/dashboard", "dave", tokenFor(t, "dave")), http.Header{"Origin": {"http://" + i.base}}); err != nil {
+	if own, _, err := websocket.DefaultDialer.Dial(i.url("/dashboard", "dave", tokenFor(t, "dave")),
+		http.Header{"Origin": {"http://" + i.base}}); err != nil {
 		t.Errorf("the server's own origin: %v", err)
 	} else {
 		own.Close()
@@ -152,9 +160,11 @@ func TestBadFrames(t *testing.T) {
 	}
 	limited := i.dial(i.url("/dashboard", "carol", token))
 	limited.send(`{"event":"subscribe","data":{"channel":"mine"}}`)
-	limited.expect("error", map[string]any{"code": "invalid_payload", "message": `the data of "subscribe" must be like {"channels":["referrals","events"]}: missing or empty is "channels"; not known is "channel", known are "channels", "offset"`})
+	limited.expect("error", map[string]any{"code": "invalid_payload",
+		"message": `the data of "subscribe" must be like {"channels":["referrals","events"]}: missing or empty is "channels"; not known is "channel", known are "channels", "offset"`})
 	limited.send(`{"event":"subscribe","data":{"channels":["mine","news","a b"]}}`)
-	limited.expect("error", map[string]any{"code": "invalid_payload", "message": `channels were refused: "news" (forbidden), "a b" (invalid_payload)`})
+	limited.expect("error", map[string]any{"code": "invalid_payload",
+		"message": `channels were refused: "news" (forbidden), "a b" (invalid_payload)`})
 	s.send(`{"event":"sendMessage","data":{"receiverId":"bob","content":"still here","extra":{"ignored":true}},"id":"x"}`)
 	if f := s.expect("ack", map[string]any{"ok": true}); f.ID != "x" {
 		t.Errorf("ack of %v", f.ID)
@@ -232,7 +242,8 @@ func writeCompressed(t *testing.T, c net.Conn, payload []byte) {
 // A token that runs out ends its session; authenticate renews it.
 func TestTokenExpiry(t *testing.T) {
 	i := start(t, nil)
-	short := signed(t, jwt.SigningMethodHS256, []byte(testSecret), jwt.MapClaims{"sub": "alice", "exp": time.Now().Add(3 * time.Second).Unix()})
+	short := signed(t, jwt.SigningMethodHS256, []byte(testSecret),
+		jwt.MapClaims{"sub": "alice", "exp": time.Now().Add(3 * time.Second).Unix()})
 	dies, renews := i.dial(i.url("/ws", "alice", short)), i.dial(i.url("/ws", "alice", short))
 	renews.expect("connected", nil)
 	renews.send(fmt.Sprintf(`{"event":"authenticate","data":{"token":%q},"id":1}`, tokenFor(t, "bob")))
@@ -274,7 +285,8 @@ func TestCompressionAndNames(t *testing.T) {
 // Configuration problems are told all at once, by the names that were typed.
 func TestConfigProblems(t *testing.T) {
 	var log safeBuffer
-	env := map[string]string{"PORT": "99999", "PING_INTERVAL": "soon", "KAFKA_BROKERS": "k:9092", "JWT_SECRET": "your-secret-key-here", "DATABASE_URL": "mysql://u:hunter2@h/d"}
+	env := map[string]string{"PORT": "99999", "PING_INTERVAL": "soon", "KAFKA_BROKERS": "k:9092", "JWT_SECRET": "your-secret-key-here",
+		"DATABASE_URL": "mysql://u:hunter2@h/d"}
 	code := run(t.Context(), []string{"serve", "--max-connections-per-user", "none"}, env, &log, &log)
 	if code != 2 {
 		t.Errorf("exit code %d, want 2", code)

@@ -29,7 +29,8 @@ func TestIngestByREST(t *testing.T) {
 			t.Errorf("the same key got the ids %s and %s", first, again)
 		}
 		s.expect("notification", map[string]any{"id": first, "priority": "normal"})
-		ids := i.must(202, "POST", "/notifications", service, `{"userIds":["alice","bob","alice"],"title":"many","body":"","type":"SYSTEM"}`)["ids"].(map[string]any)
+		ids := i.must(202, "POST", "/notifications", service,
+			`{"userIds":["alice","bob","alice"],"title":"many","body":"","type":"SYSTEM"}`)["ids"].(map[string]any)
 		s.expect("notification", map[string]any{"id": ids["alice"], "title": "many"})
 		post("/activities", `{"userId":"alice","type":"x","message":"m","data":{"a":1}}`)
 		s.expect("activity", map[string]any{"type": "x", "userId": "alice"})
@@ -41,9 +42,11 @@ func TestIngestByREST(t *testing.T) {
 		event := `{"specversion":"1.0","id":"%s","source":"shop","type":"notification","subject":"user:alice","data":{"title":"%s","body":"","type":"SYSTEM"}}`
 		structured := post("/events", fmt.Sprintf(event, "e1", "structured"), "Content-Type", "application/cloudevents+json")
 		s.expect("notification", map[string]any{"id": structured, "title": "structured"})
-		post("/events", `{"title":"binary","body":"","type":"SYSTEM"}`, "ce-specversion", "1.0", "ce-id", "e2", "ce-source", "shop", "ce-type", "notification", "ce-subject", "channel:c")
+		post("/events", `{"title":"binary","body":"","type":"SYSTEM"}`, "ce-specversion", "1.0", "ce-id", "e2", "ce-source", "shop", "ce-type",
+			"notification", "ce-subject", "channel:c")
 		s.expect("notification", map[string]any{"title": "binary"})
-		batch := i.must(202, "POST", "/events", service, "["+fmt.Sprintf(event, "e1", "structured")+","+fmt.Sprintf(event, "e3", "batch")+"]", "Content-Type", "application/cloudevents-batch+json")
+		batch := i.must(202, "POST", "/events", service, "["+fmt.Sprintf(event, "e1", "structured")+","+fmt.Sprintf(event, "e3", "batch")+"]",
+			"Content-Type", "application/cloudevents-batch+json")
 		if batch["ids"].([]any)[0] != structured {
 			t.Errorf("the same CloudEvent got another id: %v, was %s", batch["ids"], structured)
 		}
@@ -91,15 +94,21 @@ func TestRefusals(t *testing.T) {
 		{"bad token", "GET", "/notifications", "x.y.z", ``, 401, "token_invalid", nil},
 		{"no scope", "POST", "/notifications", alice, `{"userId":"alice","title":"t","body":"b","type":"SYSTEM"}`, 403, "forbidden", nil},
 		{"no audience", "POST", "/notifications", service, `{"title":"t","body":"b","type":"SYSTEM"}`, 400, "invalid_payload", nil},
-		{"two audiences", "POST", "/notifications", service, `{"userId":"a","channel":"c","title":"t","body":"b","type":"SYSTEM"}`, 400, "invalid_payload", nil},
+		{"two audiences", "POST", "/notifications", service, `{"userId":"a","channel":"c","title":"t","body":"b","type":"SYSTEM"}`, 400,
+			"invalid_payload", nil},
 		{"unknown type", "POST", "/notifications", service, `{"userId":"a","title":"t","body":"b","type":"X"}`, 400, "invalid_payload", nil},
-		{"unknown field", "POST", "/notifications", service, `{"userId":"a","title":"t","body":"b","type":"SYSTEM","x":1}`, 400, "invalid_payload", nil},
+		{"unknown field", "POST", "/notifications", service, `{"userId":"a","title":"t","body":"b","type":"SYSTEM","x":1}`, 400,
+			"invalid_payload", nil},
 		{"not JSON", "POST", "/notifications", service, `{`, 400, "invalid_payload", nil},
-		{"one of many invalid", "POST", "/notifications", service, `{"userIds":["a","b:c"],"title":"t","body":"b","type":"SYSTEM"}`, 400, "invalid_payload", nil},
-		{"event without subject", "POST", "/events", service, `{"specversion":"1.0","id":"1","source":"s","type":"notification","data":{"a":1}}`, 400, "invalid_payload", []string{"Content-Type", "application/cloudevents+json"}},
+		{"one of many invalid", "POST", "/notifications", service, `{"userIds":["a","b:c"],"title":"t","body":"b","type":"SYSTEM"}`, 400,
+			"invalid_payload", nil},
+		{"event without subject", "POST", "/events", service, `{"specversion":"1.0","id":"1","source":"s","type":"notification","data":{"a":1}}`,
+			400, "invalid_payload", []string{"Content-Type", "application/cloudevents+json"}},
 		{"no CloudEvent", "POST", "/events", service, `{}`, 400, "invalid_payload", nil},
-		{"too large", "POST", "/notifications", service, `{"userId":"a","title":"` + strings.Repeat("x", 1_100_000) + `","body":"b","type":"SYSTEM"}`, 413, "too_large", nil},
-		{"value too large", "POST", "/notifications", service, `{"userId":"a","title":"` + strings.Repeat("x", 300_000) + `","body":"b","type":"SYSTEM"}`, 400, "invalid_payload", nil},
+		{"too large", "POST", "/notifications", service, `{"userId":"a","title":"` + strings.Repeat("x", 1_100_000) +
+			`","body":"b","type":"SYSTEM"}`, 413, "too_large", nil},
+		{"value too large", "POST", "/notifications", service, `{"userId":"a","title":"` + strings.Repeat("x", 300_000) +
+			`","body":"b","type":"SYSTEM"}`, 400, "invalid_payload", nil},
 		{"unknown route", "GET", "/nothing", alice, ``, 404, "not_found", nil},
 		{"foreign origin", "GET", "/notifications", alice, ``, 403, "forbidden", []string{"Origin", "https://evil.example"}},
 		{"bad cursor", "GET", "/notifications?cursor=x", alice, ``, 400, "invalid_payload", nil},
@@ -156,7 +165,8 @@ func TestUserRoutes(t *testing.T) {
 	if got := i.must(200, "GET", "/presence/bob", alice, ""); got["online"] != true {
 		t.Errorf("presence of bob: %v", got)
 	}
-	if got := i.must(200, "GET", "/presence?userIds=bob,carol", alice, ""); got["bob"].(map[string]any)["online"] != true || got["carol"].(map[string]any)["online"] != false {
+	if got := i.must(200, "GET", "/presence?userIds=bob,carol", alice, ""); got["bob"].(map[string]any)["online"] != true ||
+		got["carol"].(map[string]any)["online"] != false {
 		t.Errorf("presence: %v", got)
 	}
 	i.must(200, "GET", "/stats", alice, "")
@@ -171,7 +181,8 @@ func TestConversationsAndReceipts(t *testing.T) {
 		first := fmt.Sprint(i.must(202, "POST", "/messages", alice, `{"receiverId":"bob","content":"one"}`)["id"])
 		i.must(202, "POST", "/messages", tokenFor(t, "carol"), `{"receiverId":"bob","content":"two"}`)
 		list := i.must(200, "GET", "/conversations", bob, "")["conversations"].([]any)
-		if len(list) != 2 || at(list[0], "userId") != "carol" || at(list[0], "unread") != 1.0 || at(list[0], "lastMessage.content") != "two" || at(list[1], "lastMessage.read") != false {
+		if len(list) != 2 || at(list[0], "userId") != "carol" || at(list[0], "unread") != 1.0 || at(list[0], "lastMessage.content") != "two" ||
+			at(list[1], "lastMessage.read") != false {
 			t.Errorf("bob's conversations: %v", list)
 		}
 		// A receipt reaches every device of both, and clears the count.
@@ -249,7 +260,8 @@ func TestIngestByKcat(t *testing.T) {
 	t.Run("embedded", func(t *testing.T) { i := start(t, nil); testKcat(t, i, kcat, i.kafka, "nexus.") })
 	t.Run("distributed", func(t *testing.T) {
 		prefix, addr := testenv.Name("t")+".", testenv.Kafka(t)
-		testKcat(t, start(t, map[string]string{"KAFKA_BROKERS": addr, "DATABASE_URL": testenv.Postgres(t), "NEXUS_TOPIC_PREFIX": prefix}), kcat, addr, prefix)
+		testKcat(t, start(t, map[string]string{"KAFKA_BROKERS": addr, "DATABASE_URL": testenv.Postgres(t), "NEXUS_TOPIC_PREFIX": prefix}), kcat,
+			addr, prefix)
 	})
 }
 
@@ -279,8 +291,10 @@ func testKcat(t *testing.T, i *instance, kcat, addr, prefix string) {
 		}
 	}
 	produce("notifications", b.String())
-	produce("notifications", "user:user1|{\"type\":\"x\",\"userId\":\"user2\",\"message\":\"with headers\"}\n", "-H", "ce_type=activity", "-H", "ce_id=17", "-H", "ce_source=shop")
-	produce("notifications", "user:user1|{\"type\":\"x\",\"userId\":\"user2\",\"message\":\"with headers\"}\n", "-H", "ce_type=activity", "-H", "ce_id=17", "-H", "ce_source=shop")
+	produce("notifications", "user:user1|{\"type\":\"x\",\"userId\":\"user2\",\"message\":\"with headers\"}\n", "-H", "ce_type=activity", "-H",
+		"ce_id=17", "-H", "ce_source=shop")
+	produce("notifications", "user:user1|{\"type\":\"x\",\"userId\":\"user2\",\"message\":\"with headers\"}\n", "-H", "ce_type=activity", "-H",
+		"ce_id=17", "-H", "ce_source=shop")
 	produce("broadcasts", "all|{\"title\":\"to all\",\"body\":\"b\"}\n")
 	produce("broadcasts", "nonsense|{}\n")
 	garbage++

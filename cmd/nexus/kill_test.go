@@ -74,7 +74,8 @@ type killRun struct {
 // newKillRun launches the server on ports that it keeps.
 func newKillRun(t *testing.T) *killRun {
 	t.Helper()
-	r := &killRun{acked: make(map[string]string), seen: make(map[string]map[string]bool), ackedAt: make(chan struct{}, 1), client: &http.Client{Timeout: 5 * time.Second}}
+	r := &killRun{acked: make(map[string]string), seen: make(map[string]map[string]bool), ackedAt: make(chan struct{}, 1),
+		client: &http.Client{Timeout: 5 * time.Second}}
 	for _, p := range []*string{&r.port, &r.kafka} {
 		n, err := testenv.FreePort()
 		if err != nil {
@@ -83,7 +84,8 @@ func newKillRun(t *testing.T) *killRun {
 		*p = strconv.Itoa(n)
 	}
 	t.Cleanup(r.client.CloseIdleConnections)
-	r.node = launch(t, map[string]string{"PORT": r.port, "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": r.kafka, "JWT_SECRET": testSecret,
+	r.node = launch(t, map[string]string{"PORT": r.port, "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": r.kafka,
+		"JWT_SECRET":          testSecret,
 		"RATE_LIMIT_MESSAGES": "10000000", "LOG_LEVEL": "warn"})
 	return r
 }
@@ -177,7 +179,8 @@ func (r *killRun) watch(ctx context.Context, u int, ns string) {
 	token := tokenFor(r.t, user)
 	offset := ""
 	for ctx.Err() == nil {
-		ws, _, err := websocket.DefaultDialer.DialContext(ctx, fmt.Sprintf("ws://127.0.0.1:%s%s?userId=%s&token=%s&offset=%s", r.port, ns, user, token, url.QueryEscape(offset)), nil)
+		ws, _, err := websocket.DefaultDialer.DialContext(ctx, fmt.Sprintf("ws://127.0.0.1:%s%s?userId=%s&token=%s&offset=%s", r.port, ns, user,
+			token, url.QueryEscape(offset)), nil)
 		if err != nil {
 			select {
 			case <-ctx.Done():

@@ -70,7 +70,7 @@ func (c *calm) WithGroup(name string) slog.Handler {
 // Handle is slog.Handler's.
 func (c *calm) Handle(ctx context.Context, r slog.Record) error {
 	k := kind{c.component, r.Message, r.Level}
-	if r.Level < slog.LevelWarn || !c.lines.leaveOut(k, r, c.next) { //nolint:contextcheck // a line told later has no caller
+	if r.Level < slog.LevelWarn || !c.lines.leaveOut(k, r, c.next) { // a line told later has no caller
 		return c.next.Handle(ctx, r)
 	}
 	return nil

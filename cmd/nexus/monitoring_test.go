@@ -35,7 +35,8 @@ func TestMonitoring(t *testing.T) {
 	c.post(200, `40/ws,{"userId":"carol","token":"`+tokenFor(t, "carol")+`"}`)
 	c.until("40/ws,")
 	for range 2 {
-		i.must(202, "POST", "/notifications", service, `{"userId":"alice","title":"secret-title","body":"secret-body","type":"SYSTEM"}`, "Idempotency-Key", "k")
+		i.must(202, "POST", "/notifications", service, `{"userId":"alice","title":"secret-title","body":"secret-body","type":"SYSTEM"}`,
+			"Idempotency-Key", "k")
 	}
 	alice.expect("notification", nil)
 	bob.send(`{"event":"sendMessage","data":{"receiverId":"carol","content":"secret-content"},"id":1}`)
@@ -69,9 +70,11 @@ func TestMonitoring(t *testing.T) {
 	c.post(200, "41/ws,")
 	testenv.Eventually(t, "every end has its reason", func() bool {
 		m := i.scrape()
-		return strings.Contains(m, `nexus_sessions_closed_total{namespace="/ws",reason="left"} 1`) && strings.Contains(m, `nexus_sessions_closed_total{namespace="/ws",reason="lost"} 1`)
+		return strings.Contains(m, `nexus_sessions_closed_total{namespace="/ws",reason="left"} 1`) &&
+			strings.Contains(m, `nexus_sessions_closed_total{namespace="/ws",reason="lost"} 1`)
 	})
-	for _, want := range []string{`session opened.*user=alice namespace=/dashboard protocol=raw transport=websocket`, `session closed.*user=bob namespace=/ws reason=lost`,
+	for _, want := range []string{`session opened.*user=alice namespace=/dashboard protocol=raw transport=websocket`,
+		`session closed.*user=bob namespace=/ws reason=lost`,
 		`session closed.*user=carol namespace=/ws reason=left`} {
 		if !regexp.MustCompile(want).MatchString(i.log.String()) {
 			t.Errorf("no line like %s in:\n%s", want, i.log)

@@ -10,7 +10,8 @@ import (
 
 // Two nodes on one log and one inbox: whoever is connected where, everybody gets everything, once.
 func TestTwoNodes(t *testing.T) {
-	env := map[string]string{"KAFKA_BROKERS": testenv.Kafka(t), "DATABASE_URL": testenv.Postgres(t), "NEXUS_TOPIC_PREFIX": testenv.Name("t") + "."}
+	env := map[string]string{"KAFKA_BROKERS": testenv.Kafka(t), "DATABASE_URL": testenv.Postgres(t),
+		"NEXUS_TOPIC_PREFIX": testenv.Name("t") + "."}
 	a, b := start(t, env), start(t, env)
 	alice := a.open("/ws", "alice")
 	dashboard := b.open("/dashboard", "alice")

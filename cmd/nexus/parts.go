@@ -281,7 +281,7 @@ func (a *app) openAPI(context.Context) (opened, error) {
 		a.log.Info("ALLOWED_ORIGIN is not set: browsers may come from any origin")
 	}
 	a.health = newHealth(a.probes())
-	//nolint:contextcheck // requests have contexts of their own
+	// requests have contexts of their own
 	a.api = api.New(api.Options{Verify: a.verify, Producer: a.producer, Tail: a.edge.Tail(), Inbox: a.inbox, Messages: a.edge,
 		Presence: a.edge.Presence(), Stats: a.counts, Logger: a.component("api"), Metrics: a.registry, Push: a.pusher.On(),
 		Parts: a.health.names(), Problems: a.health.problems, Build: api.Build(buildOf()),

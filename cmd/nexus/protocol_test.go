@@ -124,7 +124,8 @@ func checkHandshake(t *testing.T, text string, upgrades ...any) {
 	if got := strings.Join(keys, " "); got != "maxPayload pingInterval pingTimeout sid upgrades" {
 		t.Errorf("fields %s", got)
 	}
-	if h["pingInterval"] != 1000.0 || h["pingTimeout"] != 3000.0 || h["maxPayload"] != 1e6 || fmt.Sprint(h["upgrades"]) != fmt.Sprintf("%v", upgrades) {
+	if h["pingInterval"] != 1000.0 || h["pingTimeout"] != 3000.0 || h["maxPayload"] != 1e6 ||
+		fmt.Sprint(h["upgrades"]) != fmt.Sprintf("%v", upgrades) {
 		t.Errorf("handshake %v", h)
 	}
 }
@@ -146,8 +147,10 @@ func TestEngineIOProtocol(t *testing.T) {
 			return resp.StatusCode
 		}
 		checkHandshake(t, (&pollClient{t: t, base: i.engineURL("")}).get(200), "websocket")
-		for _, bad := range [][2]string{{"GET", "?transport=polling"}, {"GET", "?EIO=abc&transport=polling"}, {"GET", "?EIO=3&transport=polling"}, {"GET", "?EIO=4"},
-			{"GET", "?EIO=4&transport=abc"}, {"POST", "?EIO=4&transport=polling"}, {"PUT", "?EIO=4&transport=polling"}, {"GET", "?EIO=4&transport=websocket"},
+		for _, bad := range [][2]string{{"GET", "?transport=polling"}, {"GET", "?EIO=abc&transport=polling"}, {"GET", "?EIO=3&transport=polling"},
+			{"GET", "?EIO=4"},
+			{"GET", "?EIO=4&transport=abc"}, {"POST", "?EIO=4&transport=polling"}, {"PUT", "?EIO=4&transport=polling"},
+			{"GET", "?EIO=4&transport=websocket"},
 			{"GET", "?EIO=4&transport=polling&sid=unknown"}, {"POST", "?EIO=4&transport=polling&sid=unknown"}} {
 			if got := status(bad[0], bad[1]); got != 400 {
 				t.Errorf("%s %s: %d, want 400", bad[0], bad[1], got)
@@ -158,7 +161,8 @@ func TestEngineIOProtocol(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkHandshake(t, p.expect("0"))
-		for _, bad := range []string{"?transport=websocket", "?EIO=abc&transport=websocket", "?EIO=3&transport=websocket", "?EIO=4", "?EIO=4&transport=abc", "?EIO=4&transport=websocket&sid=unknown"} {
+		for _, bad := range []string{"?transport=websocket", "?EIO=abc&transport=websocket", "?EIO=3&transport=websocket", "?EIO=4",
+			"?EIO=4&transport=abc", "?EIO=4&transport=websocket&sid=unknown"} {
 			if _, resp, err := i.wsEngine(t, bad); err == nil || resp == nil || resp.StatusCode != http.StatusBadRequest {
 				t.Errorf("%s: let in, or another status than 400: %v", bad, err)
 			}
@@ -199,7 +203,8 @@ func TestEngineIOProtocol(t *testing.T) {
 				break
 			}
 		}
-		for name, bad := range map[string]string{"invalid packet format": "abc", "empty payload": "", "invalid base64": "b?", "not UTF-8": "4\xff"} {
+		for name, bad := range map[string]string{"invalid packet format": "abc", "empty payload": "", "invalid base64": "b?",
+			"not UTF-8": "4\xff"} {
 			c := i.poll(t)
 			c.post(400, bad)
 			if status, _ := c.do("GET", ""); status != 400 {
@@ -366,8 +371,10 @@ func TestSocketIOProtocol(t *testing.T) {
 			}
 		}
 		p.expect(`43/dashboard,789[{"channels":["1","AQID","BAUG"]`)
-		for name, bad := range map[string]string{"unknown packet type": "4abc", "invalid payload format": "42/dashboard,{}", "invalid ack id": `42/dashboard,abc["subscribe",{}]`,
-			"a placeholder that is not there": `451-/dashboard,["subscribe",{"_placeholder":true,"num":7}]`, "a text amid attachments": `452-/dashboard,["subscribe",{}]`} {
+		for name, bad := range map[string]string{"unknown packet type": "4abc", "invalid payload format": "42/dashboard,{}",
+			"invalid ack id":                  `42/dashboard,abc["subscribe",{}]`,
+			"a placeholder that is not there": `451-/dashboard,["subscribe",{"_placeholder":true,"num":7}]`,
+			"a text amid attachments":         `452-/dashboard,["subscribe",{}]`} {
 			t.Run(name, func(t *testing.T) {
 				p := i.engine(t)
 				p.send("40/dashboard,"+auth, bad)

@@ -31,7 +31,8 @@ func (i *instance) device(user, token string) {
 
 func (i *instance) notify(user, more string) string {
 	i.t.Helper()
-	return fmt.Sprint(i.must(202, "POST", "/notifications", tokenFor(i.t, "service", "publish"), `{"userId":"`+user+`","type":"SYSTEM"`+more+`}`)["id"])
+	return fmt.Sprint(i.must(202, "POST", "/notifications", tokenFor(i.t, "service", "publish"),
+		`{"userId":"`+user+`","type":"SYSTEM"`+more+`}`)["id"])
 }
 
 // What is pushed to whom, and what it looks like on the wire.
@@ -48,9 +49,12 @@ func TestPush(t *testing.T) {
 		for _, device := range []string{tok("phone"), tok("tablet")} { // all devices of a user without a session
 			testenv.Eventually(t, "the push to "+device, func() bool { return len(f.Accepted(device)) == 1 })
 			m := f.Accepted(device)[0]
-			want := map[string]string{"notification.title": "Hello", "notification.body": "World", "data.n": "7", "data.nested": `{"a":[1]}`, "data.s": "text", "data._from": "reserved",
-				"data.id": id, "data.type": "SYSTEM", "android.priority": "normal", "android.collapse_key": id, "apns.headers.apns-collapse-id": id, "apns.headers.apns-priority": "5",
-				"webpush.notification.icon": "/i.png", "webpush.notification.badge": "/b.png", "webpush.notification.tag": id, "webpush.fcm_options.link": "https://app.example.com/x"}
+			want := map[string]string{"notification.title": "Hello", "notification.body": "World", "data.n": "7", "data.nested": `{"a":[1]}`,
+				"data.s": "text", "data._from": "reserved",
+				"data.id": id, "data.type": "SYSTEM", "android.priority": "normal", "android.collapse_key": id, "apns.headers.apns-collapse-id": id,
+				"apns.headers.apns-priority": "5",
+				"webpush.notification.icon":  "/i.png", "webpush.notification.badge": "/b.png", "webpush.notification.tag": id,
+				"webpush.fcm_options.link": "https://app.example.com/x"}
 			for path, w := range want {
 				if got := fmt.Sprint(at(m, path)); got != w {
 					t.Errorf("%s is %q, want %q", path, got, w)
@@ -61,7 +65,8 @@ func TestPush(t *testing.T) {
 		i.notify("here", `,"title":"urgent","body":"","priority":"high"`)
 		here.expect("notification", map[string]any{"title": "urgent"})
 		testenv.Eventually(t, "high priority is always pushed", func() bool { return len(f.Accepted(tok("here"))) == 1 })
-		if m := f.Accepted(tok("here"))[0]; at(m, "notification.title") != "urgent" || at(m, "android.priority") != "high" || at(m, "apns.headers.apns-priority") != "10" {
+		if m := f.Accepted(tok("here"))[0]; at(m, "notification.title") != "urgent" || at(m, "android.priority") != "high" ||
+			at(m, "apns.headers.apns-priority") != "10" {
 			t.Errorf("pushed to a user with a session: %v", m)
 		}
 		// A chat message: pushed where the receiver has no /ws session, cut; generic where encrypted.
@@ -82,7 +87,8 @@ func TestPush(t *testing.T) {
 		chat := i.open("/ws", "chatty")
 		i.must(202, "POST", "/messages", alice, `{"receiverId":"chatty","content":"by socket"}`)
 		chat.expect("message:new", map[string]any{"content": "by socket"})
-		i.notify("away", `,"title":"big","body":"`+strings.Repeat("é", 3000)+`","data":{"large":"`+strings.Repeat("x", 9000)+`"}`) // within FCM's 4096 bytes all the same
+		// within FCM's 4096 bytes all the same
+		i.notify("away", `,"title":"big","body":"`+strings.Repeat("é", 3000)+`","data":{"large":"`+strings.Repeat("x", 9000)+`"}`)
 		testenv.Eventually(t, "the large one is pushed", func() bool { return len(f.Accepted(tok("phone"))) == 2 })
 		i.must(200, "DELETE", "/notifications/device-token", tokenFor(t, "away"), `{"token":"`+tok("phone")+`"}`)
 		i.notify("away", `,"title":"after","body":""`)
@@ -104,7 +110,8 @@ func TestPush(t *testing.T) {
 func engines2(t *testing.T, more map[string]string, scenario func(*testing.T, *instance, string)) {
 	t.Run("embedded", func(t *testing.T) { scenario(t, start(t, more), "e") })
 	t.Run("distributed", func(t *testing.T) {
-		env := map[string]string{"KAFKA_BROKERS": testenv.Kafka(t), "DATABASE_URL": testenv.Postgres(t), "CLICKHOUSE_URL": testenv.ClickHouse(t), "NEXUS_TOPIC_PREFIX": testenv.Name("t") + "."}
+		env := map[string]string{"KAFKA_BROKERS": testenv.Kafka(t), "DATABASE_URL": testenv.Postgres(t), "CLICKHOUSE_URL": testenv.ClickHouse(t),
+			"NEXUS_TOPIC_PREFIX": testenv.Name("t") + "."}
 		maps.Copy(env, more)
 		scenario(t, start(t, env), "d")
 	})
@@ -176,7 +183,10 @@ func TestPushAnswers(t *testing.T) {
 		testenv.Eventually(t, token+" is removed", func() bool { return devices("u-"+token) == 0 })
 	}
 	for _, outcome := range []string{"accepted", "unregistered", "sender_mismatch", "invalid_token", "invalid_payload"} {
-		testenv.Eventually(t, outcome+" is counted", func() bool { return strings.Contains(i.scrape(), `nexus_pushes_total{outcome="`+outcome+`"}`) })
+		testenv.Eventually(t, outcome+" is counted", func() bool {
+			return strings.Contains(i.scrape(),
+				`nexus_pushes_total{outcome="`+outcome+`"}`)
+		})
 	}
 	for _, token := range []string{"foreign", "bad-payload"} {
 		if devices("u-"+token) != 1 {
@@ -192,7 +202,10 @@ func TestPushAnswers(t *testing.T) {
 	i.notify("u-quota", `,"title":"t","body":"b"`)
 	testenv.Eventually(t, "the quota is used up", func() bool { mu.Lock(); defer mu.Unlock(); return !quotaAt.IsZero() })
 	i.notify("u-other", `,"title":"t","body":"b"`)
-	testenv.Eventually(t, "all is pushed afterwards, once", func() bool { return len(f.Accepted("quota")) == 1 && len(f.Accepted("other")) == 1 })
+	testenv.Eventually(t, "all is pushed afterwards, once", func() bool {
+		return len(f.Accepted("quota")) == 1 &&
+			len(f.Accepted("other")) == 1
+	})
 	mu.Lock()
 	defer mu.Unlock()
 	for _, at := range f.Attempts() {
@@ -253,7 +266,8 @@ func TestPushFaults(t *testing.T) {
 	}
 	notify := func() {
 		t.Helper()
-		n.must(202, "POST", "/notifications", tokenFor(t, "service", "publish"), `{"userIds":[`+strings.Join(list, ",")+`],"title":"t","body":"b","type":"SYSTEM"}`)
+		n.must(202, "POST", "/notifications", tokenFor(t, "service", "publish"),
+			`{"userIds":[`+strings.Join(list, ",")+`],"title":"t","body":"b","type":"SYSTEM"}`)
 	}
 	accepted := func() (all, most int) {
 		for _, token := range tokens {
@@ -278,7 +292,8 @@ func TestPushFaults(t *testing.T) {
 	cure := time.Now()
 	testenv.Within(t, 5*time.Minute, "all are accepted after the cure", func() bool { all, _ := accepted(); return all == users*each })
 	mu.Lock()
-	t.Logf("faults %v (-1: reset, -2: no answer); all accepted %s after the cure; at most %d attempts at once", faults, time.Since(cure).Round(time.Second), f.AtOnce())
+	t.Logf("faults %v (-1: reset, -2: no answer); all accepted %s after the cure; at most %d attempts at once", faults,
+		time.Since(cure).Round(time.Second), f.AtOnce())
 	mu.Unlock()
 	if f.AtOnce() > 2*16 { // of the node's 16 workers; FCM may notice later than they do that they gave up
 		t.Errorf("%d attempts at once", f.AtOnce())
@@ -329,7 +344,8 @@ func TestPushKill(t *testing.T) {
 		}
 		return 0, "", nil
 	}
-	env := pushing(f, map[string]string{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "JWT_SECRET": testSecret, "PUSH_LEASE": "2s"})
+	env := pushing(f, map[string]string{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0",
+		"JWT_SECRET": testSecret, "PUSH_LEASE": "2s"})
 	n := launch(t, env)
 	n.device("alice", "slow")
 	n.device("bob", "quick")
@@ -353,19 +369,24 @@ func TestPushKill(t *testing.T) {
 // Push off: nothing is sent, and the funnel says so. Old events are not pushed (row F28).
 func TestPushOffAndOld(t *testing.T) {
 	dir := t.TempDir()
-	i := start(t, map[string]string{"DATA_DIR": dir, "FIREBASE_PROJECT_ID": "your-project-id", "FIREBASE_PRIVATE_KEY": "your-private-key", "FIREBASE_CLIENT_EMAIL": "your-client-email"})
+	i := start(t, map[string]string{"DATA_DIR": dir, "FIREBASE_PROJECT_ID": "your-project-id", "FIREBASE_PRIVATE_KEY": "your-private-key",
+		"FIREBASE_CLIENT_EMAIL": "your-client-email"})
 	if !strings.Contains(i.log.String(), "mobile push is off") {
 		t.Error("not said that push is off")
 	}
 	i.device("alice", "tok")
 	i.notify("alice", `,"title":"t","body":"b"`)
-	testenv.Eventually(t, "it is recorded as skipped", func() bool { return strings.Contains(i.scrape(), `nexus_pushes_total{outcome="skipped"} 1`) })
+	testenv.Eventually(t, "it is recorded as skipped", func() bool {
+		return strings.Contains(i.scrape(),
+			`nexus_pushes_total{outcome="skipped"} 1`)
+	})
 	i.stop()
 	f := testenv.NewFCM(t)
 	f.Answer = func(string, int) (int, string, http.Header) { return 503, "UNAVAILABLE", nil }
 	late := start(t, pushing(f, map[string]string{"DATA_DIR": dir, "PUSH_TTL": "3s"}))
 	late.notify("alice", `,"title":"t","body":"b"`)
-	testenv.Eventually(t, "what FCM did not take in time is given up", func() bool { return strings.Contains(late.scrape(), `nexus_pushes_total{outcome="expired"} 1`) })
+	testenv.Eventually(t, "what FCM did not take in time is given up",
+		func() bool { return strings.Contains(late.scrape(), `nexus_pushes_total{outcome="expired"} 1`) })
 	if f.Contains("skipped") || len(f.Accepted("tok")) != 0 {
 		t.Error("something was pushed")
 	}
@@ -377,8 +398,9 @@ func TestFirebaseSettings(t *testing.T) {
 		env  map[string]string
 		says []string
 	}{
-		"half":      {map[string]string{"FIREBASE_PROJECT_ID": "my-app-1234"}, []string{"FIREBASE_PRIVATE_KEY:", "FIREBASE_CLIENT_EMAIL:"}},
-		"malformed": {map[string]string{"FIREBASE_PROJECT_ID": "My App", "FIREBASE_PRIVATE_KEY": "hunter2", "FIREBASE_CLIENT_EMAIL": "x", "FIREBASE_ENDPOINT": "fcm"}, []string{"FIREBASE_PROJECT_ID:", "FIREBASE_PRIVATE_KEY:", "FIREBASE_CLIENT_EMAIL:", "FIREBASE_ENDPOINT:"}},
+		"half": {map[string]string{"FIREBASE_PROJECT_ID": "my-app-1234"}, []string{"FIREBASE_PRIVATE_KEY:", "FIREBASE_CLIENT_EMAIL:"}},
+		"malformed": {map[string]string{"FIREBASE_PROJECT_ID": "My App", "FIREBASE_PRIVATE_KEY": "hunter2", "FIREBASE_CLIENT_EMAIL": "x",
+			"FIREBASE_ENDPOINT": "fcm"}, []string{"FIREBASE_PROJECT_ID:", "FIREBASE_PRIVATE_KEY:", "FIREBASE_CLIENT_EMAIL:", "FIREBASE_ENDPOINT:"}},
 	} {
 		code, _, problem := command(t, tc.env, "serve")
 		if code != 2 {
@@ -421,9 +443,11 @@ func TestFunnel(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n.must(202, "POST", "/notifications", tokenFor(t, "service", "publish"), `{"userIds":`+string(list)+`,"title":"t","body":"b","type":"SYSTEM","priority":"high"}`)
+		n.must(202, "POST", "/notifications", tokenFor(t, "service", "publish"),
+			`{"userIds":`+string(list)+`,"title":"t","body":"b","type":"SYSTEM","priority":"high"}`)
 	}
-	ch, err := clickhouse.Open(&clickhouse.Options{Addr: []string{strings.Split(strings.TrimPrefix(env["CLICKHOUSE_URL"], "clickhouse://"), "/")[0]},
+	ch, err := clickhouse.Open(&clickhouse.Options{Addr: []string{strings.Split(strings.TrimPrefix(env["CLICKHOUSE_URL"], "clickhouse://"),
+		"/")[0]},
 		Auth: clickhouse.Auth{Database: env["CLICKHOUSE_URL"][strings.LastIndexByte(env["CLICKHOUSE_URL"], '/')+1:]}})
 	if err != nil {
 		t.Fatal(err)
@@ -431,7 +455,8 @@ func TestFunnel(t *testing.T) {
 	defer ch.Close()
 	var appended, websocket, push, reached uint64
 	testenv.Eventually(t, "all are counted", func() bool {
-		err := ch.QueryRow(t.Context(), "SELECT appended, websocket, push, reached FROM nexus_delivery_funnel WHERE event='notification'").Scan(&appended, &websocket, &push, &reached)
+		err := ch.QueryRow(t.Context(), "SELECT appended, websocket, push, reached FROM nexus_delivery_funnel WHERE event='notification'").
+			Scan(&appended, &websocket, &push, &reached)
 		return err == nil && appended == 4*each && push == 2*each && websocket == 2*each
 	})
 	if reached != 3*each {
@@ -453,7 +478,8 @@ func TestFunnel(t *testing.T) {
 	for _, u := range users {
 		atFCM += len(f.Accepted("token-of-" + u))
 	}
-	t.Logf("appended %d, websocket %d, push %d, reached %d, waiting in the inbox alone %d", appended, websocket, push, reached, appended-reached)
+	t.Logf("appended %d, websocket %d, push %d, reached %d, waiting in the inbox alone %d", appended, websocket, push, reached,
+		appended-reached)
 	t.Logf("the log's own: appended %d, websocket %d, push %d; accepted by FCM %d", inLog, len(sockets), len(devices), atFCM)
 	if inLog != int(appended) || len(sockets) != int(websocket) || len(devices) != int(push) || atFCM != int(push) {
 		t.Error("the funnel and the log differ")

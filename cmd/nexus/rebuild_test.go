@@ -19,8 +19,10 @@ import (
 func TestRebuild(t *testing.T) {
 	t.Parallel()
 	for name, env := range map[string]map[string]string{
-		"embedded": {"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "EMBEDDED_KAFKA_PORT": "0", "DATA_DIR": t.TempDir(), "NODE_NAME": "n1"},
-		"distributed": {"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "KAFKA_BROKERS": testenv.Kafka(t), "DATABASE_URL": testenv.Postgres(t),
+		"embedded": {"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "EMBEDDED_KAFKA_PORT": "0", "DATA_DIR": t.TempDir(),
+			"NODE_NAME": "n1"},
+		"distributed": {"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "KAFKA_BROKERS": testenv.Kafka(t),
+			"DATABASE_URL":   testenv.Postgres(t),
 			"CLICKHOUSE_URL": testenv.ClickHouse(t), "NEXUS_TOPIC_PREFIX": testenv.Name("t") + ".", "DATA_DIR": t.TempDir(), "NODE_NAME": "n1"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -109,8 +111,10 @@ func TestRebuild(t *testing.T) {
 // spoil makes every table wrong.
 func spoil(t *testing.T, env map[string]string) {
 	t.Helper()
-	spoilt := []string{"UPDATE messages SET read_at=1", "UPDATE notifications SET deleted_at=1", "DELETE FROM announcements", "DELETE FROM conversations", "UPDATE devices SET registered=0",
-		"INSERT INTO marks (user_id, read_to, deleted_to) VALUES ('ghost', 1, 1)", "INSERT INTO announcement_states (user_id, id) VALUES ('ghost', 'x')",
+	spoilt := []string{"UPDATE messages SET read_at=1", "UPDATE notifications SET deleted_at=1", "DELETE FROM announcements",
+		"DELETE FROM conversations", "UPDATE devices SET registered=0",
+		"INSERT INTO marks (user_id, read_to, deleted_to) VALUES ('ghost', 1, 1)",
+		"INSERT INTO announcement_states (user_id, id) VALUES ('ghost', 'x')",
 		"UPDATE feed SET at=1", "INSERT INTO feed_trimmed (topic, part, next) VALUES ('messages', 0, 9)"}
 	exec := func(db *sql.DB, statements ...string) {
 		t.Helper()

@@ -13,8 +13,10 @@ import (
 func TestRepartitionCommand(t *testing.T) {
 	t.Parallel()
 	for name, env := range map[string]map[string]string{
-		"embedded": {"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "EMBEDDED_KAFKA_PORT": "0", "DATA_DIR": t.TempDir(), "NODE_NAME": "n1"},
-		"distributed": {"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "KAFKA_BROKERS": testenv.Kafka(t), "DATABASE_URL": testenv.Postgres(t),
+		"embedded": {"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "EMBEDDED_KAFKA_PORT": "0", "DATA_DIR": t.TempDir(),
+			"NODE_NAME": "n1"},
+		"distributed": {"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "KAFKA_BROKERS": testenv.Kafka(t),
+			"DATABASE_URL":   testenv.Postgres(t),
 			"CLICKHOUSE_URL": testenv.ClickHouse(t), "NEXUS_TOPIC_PREFIX": testenv.Name("t") + ".", "DATA_DIR": t.TempDir(), "NODE_NAME": "n1"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -30,7 +32,8 @@ func TestRepartitionCommand(t *testing.T) {
 			i.must(200, "DELETE", "/notifications/"+fmt.Sprint(at(list[1], "id")), alice, "")
 			answers := func(i *instance) (all []string) {
 				t.Helper()
-				for _, path := range []string{"/notifications?limit=100", "/notifications/unread-count", "/conversations", "/messages?with=alice", "/messages?with=bob"} {
+				for _, path := range []string{"/notifications?limit=100", "/notifications/unread-count", "/conversations", "/messages?with=alice",
+					"/messages?with=bob"} {
 					for _, token := range []string{alice, bob} {
 						answer := i.must(200, "GET", path, token, "")
 						for _, cursor := range []string{"next", "older", "newer"} { // places in the log
@@ -42,7 +45,8 @@ func TestRepartitionCommand(t *testing.T) {
 				return all
 			}
 			before := answers(i)
-			if code, _, problem := command(t, env, "repartition", "--to-prefix", env["NEXUS_TOPIC_PREFIX"]+"x.", "--partitions", "9"); name == "embedded" &&
+			if code, _, problem := command(t, env, "repartition", "--to-prefix", env["NEXUS_TOPIC_PREFIX"]+"x.", "--partitions",
+				"9"); name == "embedded" &&
 				(code != 1 || !strings.Contains(problem, "DATA_DIR")) {
 				t.Errorf("beside a node that runs: %d %s", code, problem)
 			} else if name == "distributed" && (code != 1 || !strings.Contains(problem, "stop them first: n1/")) {

@@ -146,7 +146,8 @@ func TestResume(t *testing.T) {
 		}
 		notice(`"userId":"alice"`, "goes on")
 		again.expect("notification", map[string]any{"title": "goes on"})
-		if got := i.scrape(); !strings.Contains(got, `nexus_sessions_resumed_total{outcome="recovered"}`) || !strings.Contains(got, `nexus_sessions_resumed_total{outcome="too_much"}`) {
+		if got := i.scrape(); !strings.Contains(got, `nexus_sessions_resumed_total{outcome="recovered"}`) ||
+			!strings.Contains(got, `nexus_sessions_resumed_total{outcome="too_much"}`) {
 			t.Error("the outcomes are not counted")
 		}
 	})
@@ -172,7 +173,8 @@ func TestResumeAfterRestart(t *testing.T) {
 			service := tokenFor(t, "service", "publish")
 			chat, dashboard := mustOffset(n.instance, "/ws", "alice"), mustOffset(n.instance, "/dashboard", "alice")
 			for k := range 30 {
-				n.must(202, "POST", "/messages", tokenFor(t, fmt.Sprintf("u%d", k)), fmt.Sprintf(`{"receiverId":"alice","content":"%d"}`, k)) // over all partitions
+				// over all partitions
+				n.must(202, "POST", "/messages", tokenFor(t, fmt.Sprintf("u%d", k)), fmt.Sprintf(`{"receiverId":"alice","content":"%d"}`, k))
 				n.must(202, "POST", "/notifications", service, fmt.Sprintf(`{"userId":"alice","title":"%d","body":"","type":"SYSTEM"}`, k))
 			}
 			n.kill()
@@ -213,7 +215,8 @@ func TestResumeUnderLoad(t *testing.T) {
 		defer close(done)
 		token := tokenFor(t, "alice")
 		for k := range messages {
-			if status, out := i.call("POST", "/messages", token, fmt.Sprintf(`{"receiverId":"bob","content":"%d","clientMessageId":"m%d"}`, k, k)); status != 202 {
+			if status, out := i.call("POST", "/messages", token, fmt.Sprintf(`{"receiverId":"bob","content":"%d","clientMessageId":"m%d"}`, k,
+				k)); status != 202 {
 				t.Errorf("%d %v", status, out)
 				return
 			}
@@ -288,11 +291,13 @@ func TestReadUpTo(t *testing.T) {
 func TestSocketIORecovery(t *testing.T) {
 	node, dir := tool(t, "node"), clientDir(t)
 	i := start(t, nil)
-	tokens, err := json.Marshal(map[string]string{"alice": tokenFor(t, "alice"), "bob": tokenFor(t, "bob"), "service": tokenFor(t, "service", "publish")})
+	tokens, err := json.Marshal(map[string]string{"alice": tokenFor(t, "alice"), "bob": tokenFor(t, "bob"),
+		"service": tokenFor(t, "service", "publish")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command(node, dir+"/recovery.mjs", "http://"+i.base, string(tokens)).CombinedOutput(); err != nil || !strings.Contains(string(out), "all seen") {
+	if out, err := exec.Command(node, dir+"/recovery.mjs", "http://"+i.base, string(tokens)).CombinedOutput(); err != nil ||
+		!strings.Contains(string(out), "all seen") {
 		t.Fatalf("%v\n%s\n%s", err, out, i.log)
 	}
 }
@@ -351,7 +356,8 @@ func TestResumeElsewhere(t *testing.T) {
 		}
 	}
 	running.Wait()
-	t.Logf("%d sockets; %d resumed, %d told that they are not, %d gaps, %d repeats; all had everything %s after the kill", finished, recovered, lost, gaps, doubles, time.Since(killed).Round(100*time.Millisecond))
+	t.Logf("%d sockets; %d resumed, %d told that they are not, %d gaps, %d repeats; all had everything %s after the kill", finished, recovered,
+		lost, gaps, doubles, time.Since(killed).Round(100*time.Millisecond))
 	if finished != users*each || recovered < users*each || lost != 0 || gaps != 0 {
 		t.Error("not all resumed without a gap")
 	}

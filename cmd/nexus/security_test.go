@@ -28,7 +28,8 @@ import (
 
 // The rows S01-S10 of what a hostile client may do; S09 is in cluster_test.go, S10 beside the edge.
 
-// S01: bad frames and mutated envelopes, ten thousand of each with NEXUS_TEST_FULL=1: no panic, no session left behind, neighbours unharmed.
+// S01: bad frames and mutated envelopes, ten thousand of each with NEXUS_TEST_FULL=1: no panic, no session left behind, neighbours
+// unharmed.
 func TestBadFramesByTheThousand(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("NEXUS_TEST_SEED"); s != "" {
@@ -52,9 +53,13 @@ func TestBadFramesByTheThousand(t *testing.T) {
 		wg.Go(func() { i.badEnvelopes(t, mrand.New(mrand.NewPCG(seed, uint64(100+w))), 5*rounds) })
 	}
 	wg.Wait()
-	testenv.Eventually(t, "all but the neighbour are gone", func() bool { return i.must(200, "GET", "/presence", tokenFor(t, "x"), "")["messaging"] == 1.0 })
+	testenv.Eventually(t, "all but the neighbour are gone", func() bool {
+		return i.must(200, "GET", "/presence", tokenFor(t, "x"),
+			"")["messaging"] == 1.0
+	})
 	testenv.Eventually(t, "no session is left behind", func() bool {
-		return strings.Contains(i.scrape(), `nexus_cluster_connections{namespace="/ws"} 1`) && !strings.Contains(i.scrape(), `nexus_connections{namespace="/dashboard"`)
+		return strings.Contains(i.scrape(), `nexus_cluster_connections{namespace="/ws"} 1`) &&
+			!strings.Contains(i.scrape(), `nexus_connections{namespace="/dashboard"`)
 	})
 	neighbour.send(`{"event":"typing","data":{"receiverId":"x","isTyping":true},"id":1}`)
 	neighbour.expect("ack", map[string]any{"ok": true})
@@ -117,10 +122,13 @@ func (i *instance) badEnvelopes(t *testing.T, r *mrand.Rand, n int) {
 		return
 	}
 	defer ws.Close()
-	good := []string{`{"event":"sendMessage","data":{"receiverId":"x","content":"c"},"id":1}`, `{"event":"typing","data":{"receiverId":"x","isTyping":true}}`,
+	good := []string{`{"event":"sendMessage","data":{"receiverId":"x","content":"c"},"id":1}`,
+		`{"event":"typing","data":{"receiverId":"x","isTyping":true}}`,
 		`{"event":"markAsRead","data":{"messageId":"m"}}`, `{"event":"authenticate","data":{"token":"t"}}`}
-	odd := []string{strings.Repeat("[", 10_000), `{"event":1e999}`, `{"event":"sendMessage","event":"typing"}`, `{"event":"typing","data":{"receiverId":"x","receiverId":"y","isTyping":1e999}}`,
-		`{"event":"sendMessage","data":{"receiverId":"x","content":` + strings.Repeat(`{"a":`, 5000) + `1` + strings.Repeat(`}`, 5000) + `}}`, "\u0000", `{"event":"sendMessage","data":null,"id":{}}`}
+	odd := []string{strings.Repeat("[", 10_000), `{"event":1e999}`, `{"event":"sendMessage","event":"typing"}`,
+		`{"event":"typing","data":{"receiverId":"x","receiverId":"y","isTyping":1e999}}`,
+		`{"event":"sendMessage","data":{"receiverId":"x","content":` + strings.Repeat(`{"a":`, 5000) + `1` + strings.Repeat(`}`, 5000) + `}}`,
+		"\u0000", `{"event":"sendMessage","data":null,"id":{}}`}
 	for k := range n {
 		text := []byte(good[r.IntN(len(good))])
 		if r.IntN(10) == 0 {
@@ -145,7 +153,8 @@ func (i *instance) badEnvelopes(t *testing.T, r *mrand.Rand, n int) {
 			return
 		}
 	}
-	if err := ws.WriteMessage(websocket.TextMessage, []byte(`{"event":"typing","data":{"receiverId":"x","isTyping":false},"id":"last"}`)); err != nil {
+	if err := ws.WriteMessage(websocket.TextMessage,
+		[]byte(`{"event":"typing","data":{"receiverId":"x","isTyping":false},"id":"last"}`)); err != nil {
 		t.Error(err)
 		return
 	}
@@ -176,7 +185,8 @@ func (n *node) peakRSS() int {
 
 // S02: fifty compressed bombs at once, sixty megabytes each.
 func TestBombs(t *testing.T) {
-	n := launch(t, map[string]string{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "JWT_SECRET": testSecret, "MAX_CONNECTIONS_PER_USER": "50"})
+	n := launch(t, map[string]string{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0",
+		"JWT_SECRET": testSecret, "MAX_CONNECTIONS_PER_USER": "50"})
 	var b bytes.Buffer
 	w, _ := flate.NewWriter(&b, flate.BestCompression)
 	_, _ = w.Write(make([]byte, 60<<20))
@@ -208,7 +218,8 @@ func TestOthersThings(t *testing.T) {
 	message := fmt.Sprint(i.must(202, "POST", "/messages", alice, `{"receiverId":"bob","content":"private"}`)["id"])
 	i.must(200, "POST", "/notifications/device-token", alice, `{"token":"alices"}`)
 	for _, path := range []string{"/notifications/" + id + "/read", "/notifications/none/read"} {
-		if got := fmt.Sprint(i.must(404, "POST", path, mallory, "")); got != "map[error:map[code:not_found message:there is no such notification of this user's]]" {
+		if got := fmt.Sprint(i.must(404, "POST", path, mallory,
+			"")); got != "map[error:map[code:not_found message:there is no such notification of this user's]]" {
 			t.Errorf("%s: %s", path, got)
 		}
 	}
@@ -226,19 +237,22 @@ func TestOthersThings(t *testing.T) {
 	s := i.open("/ws", "mallory")
 	for _, m := range []string{message, "none"} {
 		s.send(`{"event":"markAsRead","data":{"messageId":"` + m + `"},"id":"x"}`)
-		if got := fmt.Sprint(s.expect("ack", nil).Data); got != "map[error:map[code:not_found message:there is no such message of this user's] ok:false]" {
+		const notFound = "map[error:map[code:not_found message:there is no such message of this user's] ok:false]"
+		if got := fmt.Sprint(s.expect("ack", nil).Data); got != notFound {
 			t.Errorf("markAsRead %s: %s", m, got)
 		}
 	}
 	bob := i.open("/ws", "bob")
 	s.send(`{"event":"sendMessage","data":{"receiverId":"bob","content":"spoofed","senderId":"alice","id":"mine","timestamp":"2020-01-01T00:00:00Z"}}`)
-	if f := bob.expect("message:new", nil); f.Data["senderId"] != "mallory" || f.Data["id"] == "mine" || strings.HasPrefix(fmt.Sprint(f.Data["timestamp"]), "2020") {
+	if f := bob.expect("message:new", nil); f.Data["senderId"] != "mallory" || f.Data["id"] == "mine" ||
+		strings.HasPrefix(fmt.Sprint(f.Data["timestamp"]), "2020") {
 		t.Errorf("spoofed: %v", f.Data)
 	}
 	if got := i.must(200, "GET", "/notifications/unread-count", alice, "")["count"]; got != 1.0 {
 		t.Errorf("alice has %v unread, want 1", got)
 	}
-	if got := i.must(200, "GET", "/messages?with=alice", tokenFor(t, "bob"), "")["messages"].([]any)[0].(map[string]any); got["read"] != false {
+	if got := i.must(200, "GET", "/messages?with=alice", tokenFor(t, "bob"),
+		"")["messages"].([]any)[0].(map[string]any); got["read"] != false {
 		t.Errorf("the message: %v", got)
 	}
 	if got := i.must(200, "GET", "/diagnostics/alice", tokenFor(t, "op", "admin"), "")["devices"].([]any); len(got) != 1 {
@@ -304,7 +318,8 @@ func TestForgedTokens(t *testing.T) {
 func TestSendAfterExpiry(t *testing.T) {
 	i := start(t, nil)
 	expires := time.Now().Add(2 * time.Second).Truncate(time.Second).Add(time.Second)
-	s := i.dial(i.url("/ws", "alice", signed(t, jwt.SigningMethodHS256, []byte(testSecret), jwt.MapClaims{"sub": "alice", "exp": expires.Unix()})))
+	s := i.dial(i.url("/ws", "alice", signed(t, jwt.SigningMethodHS256, []byte(testSecret),
+		jwt.MapClaims{"sub": "alice", "exp": expires.Unix()})))
 	s.expect("connected", nil)
 	time.Sleep(time.Until(expires)) // the moment itself
 	s.send(`{"event":"sendMessage","data":{"receiverId":"bob","content":"late"},"id":1}`)
@@ -317,7 +332,8 @@ func TestSendAfterExpiry(t *testing.T) {
 // S08: two thousand connections that send their headers a byte at a time, and five hundred WebSockets that are silent,
 // are closed; whoever behaves is served meanwhile.
 func TestSlowLoris(t *testing.T) {
-	n := launch(t, map[string]string{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "JWT_SECRET": testSecret,
+	n := launch(t, map[string]string{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0",
+		"JWT_SECRET":    testSecret,
 		"PING_INTERVAL": "2s", "PING_TIMEOUT": "1s", "MAX_CONNECTIONS_PER_USER": "1000", "RATE_LIMIT_MESSAGES": "100000"})
 	var slow []net.Conn
 	for range 2000 {

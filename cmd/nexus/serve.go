@@ -26,7 +26,7 @@ func serve(ctx context.Context, args []string, env environment, stdout, stderr i
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(c.LogLevel)) // checked by load
 	lines := newCalm(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
-	defer lines.Close() //nolint:contextcheck // what was left out is written also after the command's end
+	defer lines.Close() // what was left out is written also after the command's end
 	a := newApp(c, slog.New(lines), stdout)
 	defer a.close()
 	a.greet()

@@ -141,7 +141,8 @@ func foldLog(t *testing.T, brokers, prefix string) (events map[place]*topics.Eve
 	return events, ends
 }
 
-func foldTopic(t *testing.T, brokers, name string, s topics.Spec, from map[int32]kgo.Offset, ends map[int32]int64, events map[place]*topics.Event) {
+func foldTopic(t *testing.T, brokers, name string, s topics.Spec, from map[int32]kgo.Offset, ends map[int32]int64,
+	events map[place]*topics.Event) {
 	t.Helper()
 	if len(from) == 0 {
 		return
@@ -206,7 +207,8 @@ func TestStatisticsEqualTheLog(t *testing.T) {
 		t.Helper()
 		for k := range 20 {
 			n.must(202, "POST", "/messages", tokenFor(t, "alice"), fmt.Sprintf(`{"receiverId":"bob","content":"%d %d"}`, round, k))
-			n.must(202, "POST", "/notifications", service, `{"userIds":["alice","bob","carol"],"title":"t","body":"","type":"CONNECTION_ACCEPTED"}`, "Idempotency-Key", fmt.Sprint(round, k/2))
+			n.must(202, "POST", "/notifications", service, `{"userIds":["alice","bob","carol"],"title":"t","body":"","type":"CONNECTION_ACCEPTED"}`,
+				"Idempotency-Key", fmt.Sprint(round, k/2))
 			n.must(202, "POST", "/activities", service, `{"userId":"alice","type":"post_created","message":"m"}`)
 			n.must(202, "POST", "/notifications", service, `{"channel":"news","title":"t","body":"","type":"SYSTEM"}`)
 			for p := range int32(3) { // strays, garbage, repeats, wherever they fall
@@ -214,7 +216,8 @@ func TestStatisticsEqualTheLog(t *testing.T) {
 				if p == 1 {
 					value = "garbage"
 				}
-				direct.Produce(t.Context(), &kgo.Record{Topic: env["NEXUS_TOPIC_PREFIX"] + "notifications", Partition: (p + int32(k)) % 6, Key: []byte("user:dora"),
+				direct.Produce(t.Context(), &kgo.Record{Topic: env["NEXUS_TOPIC_PREFIX"] + "notifications", Partition: (p + int32(k)) % 6,
+					Key:   []byte("user:dora"),
 					Value: []byte(value), Headers: []kgo.RecordHeader{{Key: "idempotency-key", Value: []byte(key)}}}, nil)
 			}
 		}
@@ -329,8 +332,10 @@ func TestStatisticsEqualTheLog(t *testing.T) {
 	for _, k := range slices.Sorted(maps.Keys(counts)) {
 		t.Logf("%-40s log %4d, statistics %4d", k, counts[k][0], counts[k][1])
 	}
-	for _, want := range []string{"messages message", "notifications notification", "notifications activity", "broadcasts announcement", "broadcasts notification",
-		"signals typing.start", "devices device.registered", "control log.contract", "control session.revoked", "presence node.heartbeat", "presence presence.connected",
+	for _, want := range []string{"messages message", "notifications notification", "notifications activity", "broadcasts announcement",
+		"broadcasts notification",
+		"signals typing.start", "devices device.registered", "control log.contract", "control session.revoked", "presence node.heartbeat",
+		"presence presence.connected",
 		"deliveries delivery.websocket", "dead-letters dead-letter"} {
 		if counts[want][0] == 0 {
 			t.Errorf("the run had no %s: it shows nothing of them", want)
@@ -338,14 +343,18 @@ func TestStatisticsEqualTheLog(t *testing.T) {
 	}
 	// The documented views say the same.
 	var messages, appended uint64
-	if err := ch.QueryRow(t.Context(), "SELECT sum(events) FROM nexus_events_per_hour WHERE type='message'").Scan(&messages); err != nil || int(messages) != counts["messages message"][0] {
+	if err := ch.QueryRow(t.Context(), "SELECT sum(events) FROM nexus_events_per_hour WHERE type='message'").Scan(&messages); err != nil ||
+		int(messages) != counts["messages message"][0] {
 		t.Errorf("nexus_events_per_hour: %d messages, %v", messages, err)
 	}
-	if err := ch.QueryRow(t.Context(), "SELECT appended FROM nexus_delivery_funnel WHERE event='activity'").Scan(&appended); err != nil || int(appended) != counts["notifications activity"][0] {
+	if err := ch.QueryRow(t.Context(), "SELECT appended FROM nexus_delivery_funnel WHERE event='activity'").Scan(&appended); err != nil ||
+		int(appended) != counts["notifications activity"][0] {
 		t.Errorf("nexus_delivery_funnel: %d activities, %v", appended, err)
 	}
-	for _, q := range []string{"SELECT event, toString(appended), toString(websocket), toString(push) FROM nexus_delivery_funnel ORDER BY event",
-		"SELECT event, toString(p50_ms), toString(p95_ms), toString(p99_ms) FROM nexus_delivery_latency ORDER BY event", "SELECT 'active', toString(users), '', '' FROM nexus_active_users"} {
+	for _, q := range []string{
+		"SELECT event, toString(appended), toString(websocket), toString(push) FROM nexus_delivery_funnel ORDER BY event",
+		"SELECT event, toString(p50_ms), toString(p95_ms), toString(p99_ms) FROM nexus_delivery_latency ORDER BY event",
+		"SELECT 'active', toString(users), '', '' FROM nexus_active_users"} {
 		rows, err := ch.Query(t.Context(), q)
 		if err != nil {
 			t.Fatal(err)

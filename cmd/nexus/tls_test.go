@@ -30,11 +30,14 @@ func TestTLSAndSASL(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer kafka.Close()
-			env := map[string]string{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "JWT_SECRET": testSecret, "KAFKA_BROKERS": strings.Join(kafka.ListenAddrs(), ","),
-				"KAFKA_TLS": "true", "SSL_CERT_FILE": cert, "KAFKA_SASL_MECHANISM": mechanism, "KAFKA_SASL_USERNAME": "nexus", "KAFKA_SASL_PASSWORD": "hunter2"}
+			env := map[string]string{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "JWT_SECRET": testSecret,
+				"KAFKA_BROKERS": strings.Join(kafka.ListenAddrs(), ","),
+				"KAFKA_TLS":     "true", "SSL_CERT_FILE": cert, "KAFKA_SASL_MECHANISM": mechanism, "KAFKA_SASL_USERNAME": "nexus",
+				"KAFKA_SASL_PASSWORD": "hunter2"}
 			n := launch(t, env)
 			s := n.open("/dashboard", "alice")
-			n.must(202, "POST", "/notifications", tokenFor(t, "service", "publish"), `{"userId":"alice","title":"over TLS","body":"","type":"SYSTEM"}`)
+			n.must(202, "POST", "/notifications", tokenFor(t, "service", "publish"),
+				`{"userId":"alice","title":"over TLS","body":"","type":"SYSTEM"}`)
 			s.expect("notification", map[string]any{"title": "over TLS"})
 			s.ws.Close()
 			if strings.Contains(n.log.String(), "hunter2") {
@@ -53,7 +56,8 @@ func TestTLSAndSASL(t *testing.T) {
 		env := map[string]string{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "JWT_SECRET": testSecret,
 			"DATABASE_URL": testenv.PostgresTLS(t), "CLICKHOUSE_URL": clickhouse, "SSL_CERT_FILE": ca}
 		n := launch(t, env)
-		n.must(202, "POST", "/notifications", tokenFor(t, "service", "publish"), `{"userId":"alice","title":"t","body":"","type":"CONNECTION_ACCEPTED"}`)
+		n.must(202, "POST", "/notifications", tokenFor(t, "service", "publish"),
+			`{"userId":"alice","title":"t","body":"","type":"CONNECTION_ACCEPTED"}`)
 		testenv.Eventually(t, "both have it", func() bool {
 			return n.must(200, "GET", "/notifications/unread-count", tokenFor(t, "alice"), "")["count"] == 1.0 &&
 				n.must(200, "GET", "/stats", tokenFor(t, "alice"), "")["connections"] == 1.0

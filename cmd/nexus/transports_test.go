@@ -22,7 +22,8 @@ func TestTransports(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command(node, dir+"/transports.mjs", "http://"+i.base, string(tokens)).CombinedOutput(); err != nil || !strings.Contains(string(out), "all seen") {
+	if out, err := exec.Command(node, dir+"/transports.mjs", "http://"+i.base, string(tokens)).CombinedOutput(); err != nil ||
+		!strings.Contains(string(out), "all seen") {
 		t.Fatalf("%v\n%s\n%s", err, out, i.log)
 	}
 }
@@ -39,12 +40,14 @@ func TestPythonClient(t *testing.T) {
 		missing(t, "python-socketio is not installed; run internal/testenv/setup.sh")
 	}
 	i := start(t, nil)
-	tokens, err := json.Marshal(map[string]string{"alice": tokenFor(t, "alice"), "bob": tokenFor(t, "bob"), "service": tokenFor(t, "service", "publish")})
+	tokens, err := json.Marshal(map[string]string{"alice": tokenFor(t, "alice"), "bob": tokenFor(t, "bob"),
+		"service": tokenFor(t, "service", "publish")})
 	if err != nil {
 		t.Fatal(err)
 	}
 	script := filepath.Join(root, "internal/testenv/client/python.py")
-	if out, err := exec.Command(python, script, "http://"+i.base, string(tokens)).CombinedOutput(); err != nil || !strings.Contains(string(out), "all seen") {
+	if out, err := exec.Command(python, script, "http://"+i.base, string(tokens)).CombinedOutput(); err != nil ||
+		!strings.Contains(string(out), "all seen") {
 		t.Fatalf("%v\n%s\n%s", err, out, i.log)
 	}
 }

@@ -23,7 +23,8 @@ func TestWebPush(t *testing.T) {
 	}
 	f := testenv.NewFCM(t)
 	i := start(t, pushing(f, nil))
-	cmd := exec.Command(node, dir+"/webpush.mjs", "http://"+i.base, guide(t), filepath.Join(root, "docs/webpush/firebase-messaging-sw.js"), tokenFor(t, "alice"))
+	cmd := exec.Command(node, dir+"/webpush.mjs", "http://"+i.base, guide(t), filepath.Join(root, "docs/webpush/firebase-messaging-sw.js"),
+		tokenFor(t, "alice"))
 	var problems safeBuffer
 	cmd.Stderr = &problems
 	in, out := piped(t, cmd)

@@ -49,7 +49,8 @@ func TestAnotherLog(t *testing.T) {
 	} {
 		for _, engine := range []string{"sqlite", "postgres and clickhouse"} {
 			t.Run(name+"/"+engine, func(t *testing.T) {
-				env := map[string]string{"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "EMBEDDED_KAFKA_PORT": "0", "DATA_DIR": t.TempDir(), "NODE_NAME": "n1"}
+				env := map[string]string{"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "EMBEDDED_KAFKA_PORT": "0",
+					"DATA_DIR": t.TempDir(), "NODE_NAME": "n1"}
 				if engine != "sqlite" {
 					env["DATABASE_URL"], env["CLICKHOUSE_URL"] = testenv.Postgres(t), testenv.ClickHouse(t)
 				}
@@ -65,7 +66,8 @@ func testAnotherLog(t *testing.T, env map[string]string, ruin func(backup string
 		i := start(t, env)
 		for k := range n {
 			i.must(202, "POST", "/messages", alice, fmt.Sprintf(`{"receiverId":"bob","content":"%s %d"}`, what, k))
-			i.must(202, "POST", "/notifications", service, fmt.Sprintf(`{"userId":"alice","title":"%s %d","body":"","type":"CONNECTION_ACCEPTED"}`, what, k))
+			i.must(202, "POST", "/notifications", service, fmt.Sprintf(`{"userId":"alice","title":"%s %d","body":"","type":"CONNECTION_ACCEPTED"}`,
+				what, k))
 		}
 		for _, path := range []string{"/messages?with=bob", "/notifications", "/stats"} {
 			fresh(i, path, alice)
@@ -134,7 +136,8 @@ func newEvents(t *testing.T, i *instance, messages, notifications int) {
 	stats := fresh(i, "/stats", alice)
 	for k := range 7 {
 		i.must(202, "POST", "/messages", alice, fmt.Sprintf(`{"receiverId":"bob","content":"new %d"}`, k))
-		i.must(202, "POST", "/notifications", service, fmt.Sprintf(`{"userId":"alice","title":"new %d","body":"","type":"CONNECTION_ACCEPTED"}`, k))
+		i.must(202, "POST", "/notifications", service, fmt.Sprintf(`{"userId":"alice","title":"new %d","body":"","type":"CONNECTION_ACCEPTED"}`,
+			k))
 	}
 	list := fresh(i, "/messages?limit=200&with=bob", alice)["messages"].([]any)
 	if len(list) != messages+7 || at(list[len(list)-1], "content") != "new 6" {
@@ -168,7 +171,8 @@ func fresh(i *instance, path, token string) (out map[string]any) {
 func cutSegments(t *testing.T, dir string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".dat") || !strings.Contains(path, "messages-") && !strings.Contains(path, "notifications-") {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".dat") || !strings.Contains(path, "messages-") &&
+			!strings.Contains(path, "notifications-") {
 			return err
 		}
 		info, err := d.Info()
@@ -186,7 +190,8 @@ func cutSegments(t *testing.T, dir string) {
 // has grown past it since; one from before the backup is.
 func TestCursorOfAnotherLog(t *testing.T) {
 	t.Parallel()
-	env := map[string]string{"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "EMBEDDED_KAFKA_PORT": "0", "DATA_DIR": t.TempDir(), "NODE_NAME": "n1"}
+	env := map[string]string{"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "EMBEDDED_KAFKA_PORT": "0", "DATA_DIR": t.TempDir(),
+		"NODE_NAME": "n1"}
 	service := tokenFor(t, "service", "publish")
 	show := func(i *instance, title, offset string) (s *socket, at string) {
 		t.Helper()

@@ -147,7 +147,8 @@ func dialPipe(t *testing.T, srv *Server, serve func(c *Conn)) *websocket.Conn {
 		}
 		serve(srv.newConn(ws, wirePlain))
 	}()
-	ws, _, err := websocket.NewClient(theirs, &url.URL{Scheme: "ws", Host: "pipe", Path: "/"}, nil, 0, 0)
+	dialer := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return theirs, nil }}
+	ws, _, err := dialer.Dial("ws://pipe/", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log"
+	"net/http"
 	"net/url"
 	"os"
 	"strings"
@@ -35,11 +36,11 @@ func main() {
 	offset := "" // empty: only what is new
 	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
 		address := base + "/dashboard?" + url.Values{"userId": {user}, "token": {token}, "offset": {offset}}.Encode()
-		if ws, answer, err := websocket.DefaultDialer.Dial(address, nil); err == nil {
+		if ws, answer, err := websocket.DefaultDialer.Dial(address, nil); err == nil { //nolint:bodyclose // gorilla: it need not be closed
 			pause = time.Second
 			log.Print("the connection has ended: ", show(ws, &offset))
 			ws.Close()
-		} else if answer != nil && answer.StatusCode < 500 && answer.StatusCode != 429 {
+		} else if answer != nil && answer.StatusCode < 500 && answer.StatusCode != http.StatusTooManyRequests {
 			log.Fatal("refused: ", answer.Status, "; is NEXUS_TOKEN a token of ", user, "?")
 		}
 		time.Sleep(pause)
