@@ -52,7 +52,8 @@ func beingMoved(file string) bool {
 // What it looks for is found: each of these lines has one.
 func TestLiteralsAreFound(t *testing.T) {
 	for _, line := range []string{
-		`if e.Type == "message.read" {}`, `e.hub.send("notification:read", nil)`, `x := []string{"presence.connected"}`, `switch c { case "sendMessage": }`,
+		`if e.Type == "message.read" {}`, `e.hub.send("notification:read", nil)`, `x := []string{"presence.connected"}`,
+		`switch c { case "sendMessage": }`,
 		`_ = topics.Fields("userId", "a")`, `_ = e.Body.Text("senderId")`, "type v struct { A string `json:\"isTyping\"` }",
 	} {
 		file := token.NewFileSet()
@@ -74,7 +75,8 @@ func sources(t *testing.T, root string) (list []string) {
 			return err
 		}
 		name := d.Name()
-		if d.IsDir() && (name == "topics" || name == "testenv" || name == "examples" || name == "contract" || name == "tools" || name == "node_modules" || len(name) > 2 && name[0] == '.') {
+		if d.IsDir() && (name == "topics" || name == "testenv" || name == "examples" || name == "contract" || name == "tools" ||
+			name == "node_modules" || len(name) > 2 && name[0] == '.') {
 			return fs.SkipDir
 		}
 		if strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, "_test.go") {
@@ -149,7 +151,8 @@ func literals(file *token.FileSet, parsed *ast.File, rest bool) (list []literal)
 }
 
 // forPeople are functions whose texts are keys of log lines, labels of metrics, flags' names or words of an error.
-var forPeople = map[string]bool{"Info": true, "Warn": true, "Error": true, "Debug": true, "With": true, "String": true, "Duration": true, "Bool": true, "Int": true,
+var forPeople = map[string]bool{"Info": true, "Warn": true, "Error": true, "Debug": true, "With": true, "String": true, "Duration": true,
+	"Bool": true, "Int": true,
 	"WithLabelValues": true, "NewCounterVec": true, "NewGaugeVec": true, "NewHistogramVec": true, "NewDesc": true, "NotFound": true}
 
 // byMember are functions that write or read a member by its name.
