@@ -42,7 +42,7 @@ var notificationKind = Kind{
 		{Name: "body", Required: true, Example: `"John sent you a message"`, Doc: "the text"},
 		{Name: "type", Required: true, Enum: NotificationTypes(), Doc: "what it is about"},
 		{Name: "priority", Enum: []string{PriorityLow, PriorityNormal, PriorityHigh}, Example: `"high"`,
-			Doc: "high: pushed to devices whether the user is online or not"},
+			Doc: "normal where it is left out; high: pushed to devices whether the user is online or not"},
 		{Name: "data", Kind: AnObject, Example: `{"senderId":"john"}`,
 			Doc: "what the product wants to tell its clients beside; link or url is where a click on a push leads"},
 		{Name: "icon", Doc: "URL of a picture"},

@@ -10,26 +10,31 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// marked finds a part of docs/protocol.md that is made: what stands between <!-- made: name --> and <!-- end -->.
+// marked finds a part of a document that is made: what stands between <!-- made: name --> and <!-- end -->.
 var marked = regexp.MustCompile(`(?s)<!-- made: ([a-z-]+) -->\n.*?<!-- end -->`)
 
-// fill puts the made parts into a text that people have written around them.
-func fill(written []byte) (filled []byte, err error) {
+// protocolParts are the made parts of docs/protocol.md.
+func protocolParts() map[string]string {
 	parts := map[string]string{"codes": codesTable(), "closes": closesTable()}
 	for _, ns := range topics.Namespaces() {
 		parts[short(ns)+"-frames"], parts[short(ns)+"-commands"] = framesText(ns), commandsText(ns)
 	}
+	return parts
+}
+
+// fill puts the made parts into the text of a document that people have written around them.
+func fill(document string, written []byte, parts map[string]string) (filled []byte, err error) {
 	filled = marked.ReplaceAllFunc(written, func(part []byte) []byte {
 		name := string(marked.FindSubmatch(part)[1])
 		text, ok := parts[name]
 		if !ok {
-			err = fmt.Errorf("%s: nothing is made under the name %q", protocol, name)
+			err = fmt.Errorf("%s: nothing is made under the name %q", document, name)
 		}
 		delete(parts, name)
 		return []byte("<!-- made: " + name + " -->\n" + text + "<!-- end -->")
 	})
 	for name := range parts {
-		err = fmt.Errorf("%s has no place for %q", protocol, name)
+		err = fmt.Errorf("%s has no place for %q", document, name)
 	}
 	return filled, err
 }
