@@ -93,9 +93,13 @@ type Authenticate struct {
 	Token string `json:"token"`
 }
 
-// AuthenticatedData is the data of authenticate's acknowledgement: refused are the channels that the new token does not allow.
+// AuthenticatedData is the data of authenticate's acknowledgement: refused are the channels that the new token does not allow; none:
+// the member is left out.
 func AuthenticatedData(refused []RefusedChannel) []byte {
-	return Fields("ok", true, "refused", list(refused))
+	if len(refused) == 0 {
+		return Fields("ok", true)
+	}
+	return Fields("ok", true, "refused", refused)
 }
 
 // MaxChannels bounds the channels that a session subscribes to.

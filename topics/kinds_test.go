@@ -152,7 +152,7 @@ func TestClientData(t *testing.T) {
 			Duplicate: true}.Data(),
 		`{"ok":true,"id":"1"}`:                            topics.Receipt{ID: "1"}.Data(),
 		`{"ok":false,"error":{"code":"c","message":"m"}}`: topics.RefusedData(topics.Failure{Code: "c", Message: "m"}),
-		`{"ok":true,"refused":[]}`:                        topics.AuthenticatedData(nil),
+		`{"ok":true}`: topics.AuthenticatedData(nil),
 		`{"channels":["c"],"refused":[{"channel":"d","code":"e"}],"recovered":false}`: topics.SubscribedData([]string{"c"},
 			[]topics.RefusedChannel{{Channel: "d", Code: "e"}}, &no),
 	} {
