@@ -55,6 +55,9 @@ func ReadMessage(e *Event) Message {
 		Encrypted: b.Raw("encrypted"), ClientMessageID: b.Text("clientMessageId")}
 }
 
+// SenderData is what a push carries beside its text, so that a click finds the conversation.
+func (m Message) SenderData() []byte { return Fields("senderId", m.SenderID) }
+
 // Draft is the data of sendMessage: a message before it is sent.
 type Draft struct {
 	ReceiverID      string          `json:"receiverId"`

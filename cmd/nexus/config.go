@@ -17,6 +17,7 @@ import (
 	"github.com/nexus/nexus/api"
 	"github.com/nexus/nexus/edge"
 	"github.com/nexus/nexus/edge/push"
+	"github.com/nexus/nexus/edge/push/fcm"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/sqldb"
 )
@@ -63,7 +64,7 @@ type Config struct {
 	Edge edge.Settings
 
 	Push     push.Settings
-	Firebase push.Credentials
+	Firebase fcm.Credentials
 	// FirebasePlaceholder names the Firebase setting that has the guide's placeholder, which counts as unset.
 	FirebasePlaceholder string
 
@@ -398,7 +399,7 @@ func (c *Config) validate() error {
 }
 
 // pushes tells whether push is configured.
-func (c *Config) pushes() bool { return c.Firebase.ProjectID != "" }
+func (c *Config) pushes() bool { return c.Firebase.On() }
 
 // checkFirebase judges the service account by the names that the operator typed.
 func (c *Config) checkFirebase() error {

@@ -15,6 +15,7 @@ import (
 	"github.com/nexus/nexus/api"
 	"github.com/nexus/nexus/edge"
 	"github.com/nexus/nexus/edge/push"
+	"github.com/nexus/nexus/edge/push/fcm"
 	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/control"
@@ -248,18 +249,36 @@ func (a *app) openEdge(ctx context.Context) (opened, error) {
 }
 
 func (a *app) openPush(ctx context.Context) (pipeline.Sink, error) {
-	o := push.Options{Settings: a.c.Push, DB: a.db, Log: a.logs, Producer: a.producer, Inbox: a.inbox, Presence: a.edge.Presence(),
-		Node: a.c.NodeName, Logger: a.component("push"), Metrics: push.NewMetrics(a.registry)}
-	var err error
-	if a.c.pushes() {
-		if o.Sender, err = push.NewFCM(context.WithoutCancel(ctx), a.c.Firebase); err != nil {
-			return nil, err
-		}
-	} else {
+	channels, err := a.openChannels(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a.pusher, err = push.New(ctx, push.Options{Settings: a.c.Push, DB: a.db, Log: a.logs, Producer: a.producer, Presence: a.edge.Presence(),
+		Channels: channels, Node: a.c.NodeName, Logger: a.component("push"), Metrics: push.NewMetrics(a.registry)})
+	return a.pusher, err
+}
+
+// openChannels makes what carries pushes. To add a channel, add its line.
+func (a *app) openChannels(ctx context.Context) ([]push.Channel, error) {
+	if !a.c.pushes() {
 		a.log.Info("mobile push is off: " + a.c.pushOff()) //nolint:sloglint // one of two sentences
 	}
-	a.pusher, err = push.New(ctx, o)
-	return a.pusher, err
+	var list []push.Channel
+	for _, open := range []func(context.Context) (push.Channel, error){
+		a.openFCM,
+	} {
+		ch, err := open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, ch)
+	}
+	return list, nil
+}
+
+func (a *app) openFCM(ctx context.Context) (push.Channel, error) {
+	return fcm.New(context.WithoutCancel(ctx), fcm.Options{Credentials: a.c.Firebase, Log: a.logs, Inbox: a.inbox, Producer: a.producer,
+		Node: a.c.NodeName, Logger: a.component("push")})
 }
 
 func (a *app) openGate(context.Context) (opened, error) {

@@ -1,9 +1,10 @@
-package push
+package push_test
 
 import (
 	"strings"
 	"testing"
 
+	"github.com/nexus/nexus/edge/push"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -19,7 +20,8 @@ func TestLargestToken(t *testing.T) {
 		if _, err := s.inbox.Position(t.Context(), topics.Devices, 0); err != nil {
 			t.Fatal(err)
 		}
-		err := s.inbox.Apply(t.Context(), s.batch(topics.Devices, []*topics.Event{{Key: []byte("user:u"), Meta: topics.Meta{Type: topics.TypeDeviceRegistered},
+		err := s.inbox.Apply(t.Context(), s.batch(topics.Devices, []*topics.Event{{Key: []byte("user:u"),
+			Meta:  topics.Meta{Type: topics.TypeDeviceRegistered},
 			Value: topics.Fields("token", token)}}))
 		if err != nil {
 			t.Fatal(err)
@@ -27,25 +29,26 @@ func TestLargestToken(t *testing.T) {
 		if _, err := s.Position(t.Context(), topics.Notifications, 0); err != nil {
 			t.Fatal(err)
 		}
-		tell := func() []job {
+		tell := func() []push.Job {
 			t.Helper()
 			id := topics.NewID()
-			err := s.Apply(t.Context(), s.batch(topics.Notifications, []*topics.Event{{Key: []byte("user:u"), Meta: topics.Meta{Type: topics.TypeNotification, ID: id, NexusID: id},
-				Value: topics.Fields("id", id, "title", "t", "body", "b", "type", "SYSTEM")}}))
+			err := s.Apply(t.Context(), s.batch(topics.Notifications,
+				[]*topics.Event{{Key: []byte("user:u"), Meta: topics.Meta{Type: topics.TypeNotification, ID: id, NexusID: id},
+					Value: topics.Fields("id", id, "title", "t", "body", "b", "type", "SYSTEM")}}))
 			if err != nil {
 				t.Fatal(err)
 			}
-			jobs, err := s.claim(t.Context(), workers)
+			jobs, err := s.Due(t.Context(), "")
 			if err != nil {
 				t.Fatal(err)
 			}
 			return jobs
 		}
 		jobs := tell()
-		if len(jobs) != 1 || jobs[0].token != token {
+		if len(jobs) != 1 || jobs[0].Target != token {
 			t.Fatalf("%d jobs", len(jobs))
 		}
-		s.quarantine(t.Context(), jobs[0])
+		jobs[0].SetAside(t.Context())
 		if jobs := tell(); len(jobs) != 0 {
 			t.Errorf("%d jobs for a token that was set aside", len(jobs))
 		}

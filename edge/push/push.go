@@ -1,19 +1,17 @@
-// Package push tells users' devices of events by Firebase Cloud Messaging. A consumer of its own makes jobs, in the
-// inbox's database and in one transaction with its position; workers claim them with a lease and send. Which events
-// are pushed is told in docs/push.md.
+// Package push tells users who are away of events. The policy is here: which events, who, when; and a durable queue of jobs, in
+// the inbox's database and in one transaction with the consumer's position. What carries a note to a device is a Channel, in
+// a package of its own (push/fcm); this one knows none of them. docs/push.md tells what is pushed.
 package push
 
 import (
 	"context"
 	"database/sql"
 	"embed"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"regexp"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -32,82 +30,74 @@ type Presence interface {
 	Ready() <-chan struct{}
 }
 
-// Inbox tells when the devices that were registered before an event are known.
-type Inbox interface {
-	Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error
+// Log tells where the log ends.
+type Log interface {
+	Ends(ctx context.Context, t topics.Topic) (map[int32]int64, error)
 }
 
-// Appender appends what became of pushes.
-type Appender interface {
+// Recorder appends what became of pushes; nobody waits for that.
+type Recorder interface {
 	Post(e *topics.Event, failed func(error))
-	Append(ctx context.Context, e *topics.Event) error
 }
 
 // Options are what a pusher needs.
 type Options struct {
-	DB       *sqldb.DB
-	Log      *pipeline.Log
-	Producer Appender
-	Inbox    Inbox
-	Presence Presence
-	// Sender sends to FCM; nil: push is off, and what would have been pushed is recorded as skipped.
-	Sender Sender
 	Settings
-	Node    string
-	Logger  *slog.Logger
-	Metrics *Metrics
-	// Now is the clock; nil means the system's.
+	DB       *sqldb.DB // the inbox's; the caller closes it
+	Log      Log
+	Producer Recorder
+	Presence Presence
+	// Channels carry the notes, each to its own targets. Their names differ.
+	Channels []Channel
+	Node     string
+	Logger   *slog.Logger
+	Metrics  *Metrics // nil: none
+	// Now is the clock; nil: the system's.
 	Now func() time.Time
 }
 
-// Pusher is a pipeline.Sink that makes jobs, and the workers that do them.
+// Pusher is a pipeline.Sink that makes jobs, and the workers that do them. It is safe for concurrent use.
 type Pusher struct {
 	o         Options
 	positions sqldb.Positions
-	wake      chan struct{}
-	pause     pause
+	queue     queue
+	lanes     []*lane // one for each channel
 
-	mu       sync.Mutex
-	closing  bool // Run is ending: from now on a position is stored at once
-	cursors  map[part]*cursor
-	gaveUpAt map[int32]int64 // ends of devices that were waited for in vain
+	mu      sync.Mutex
+	closing bool // Run is ending: from now on a position is stored at once
+	cursors map[part]*cursor
 }
-
-type part struct {
-	topic     topics.Topic
-	partition int32
-}
-
-// cursor is where push stands in a partition. While nothing is to be pushed its row is moved not at every batch but by flush,
-// lazily: at the latest a moment after the last batch, and when Run ends. So a restart does not judge by who is away then what
-// was judged before, but for that moment before a crash.
-//
-//	         Apply, nothing due                      flush, or Apply with something due
-//	stored ─────────────────────▶ ahead of its row ─────────────────────────────────────▶ stored
-type cursor struct {
-	mu     sync.Mutex     // held while the row is moved
-	row    int64          // the row's next
-	at     time.Time      // when the row was moved
-	behind pipeline.Batch // the last batch that the row does not know of; none where To is 0
-}
-
-// lazily is how long a position may wait to be stored while nothing is to be pushed.
-const lazily = time.Second
 
 // Topics are those that pushes come of.
 func Topics() []topics.Topic { return []topics.Topic{topics.Messages, topics.Notifications} }
+
+// channelName is what a channel may be called: it becomes a label, a column's value and a field.
+var channelName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,31}$`)
 
 // New prepares the tables.
 func New(ctx context.Context, o Options) (*Pusher, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	p := &Pusher{o: o, positions: sqldb.Positions{DB: o.DB, Projection: "push"}, wake: make(chan struct{}, 1),
-		cursors: make(map[part]*cursor), gaveUpAt: make(map[int32]int64)}
+	p := &Pusher{o: o, positions: sqldb.Positions{DB: o.DB, Projection: "push"}, queue: queue{db: o.DB, lease: o.Lease, now: o.Now},
+		cursors: make(map[part]*cursor)}
+	for _, ch := range o.Channels {
+		name := ch.Name()
+		if !channelName.MatchString(name) {
+			return nil, fmt.Errorf("push: a channel is named %q: use a lower-case letter, then up to 31 letters, digits and underscores", name)
+		}
+		if slices.ContainsFunc(p.lanes, func(l *lane) bool { return l.name == name }) {
+			return nil, fmt.Errorf("push: two channels are named %q", name)
+		}
+		p.lanes = append(p.lanes, &lane{p: p, ch: ch, name: name, log: o.Logger.With("channel", name), wake: make(chan struct{}, 1)})
+	}
 	if err := o.DB.Migrate(ctx, "push", migrations); err != nil {
 		return nil, fmt.Errorf("push: %w", err)
 	}
-	return p, p.begin(ctx)
+	if err := p.begin(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 // begin makes the positions that are missing, at the log's end: nobody wants a push for every event there ever was. It is
@@ -116,7 +106,7 @@ func (p *Pusher) begin(ctx context.Context) error {
 	for _, t := range Topics() {
 		ends, err := p.o.Log.Ends(ctx, t)
 		if err != nil {
-			return fmt.Errorf("push: %w", err)
+			return fmt.Errorf("push: the ends of %s: %w", t, err)
 		}
 		for partition, end := range ends {
 			if _, err := p.positions.Begin(ctx, t, partition, pipeline.Position{Next: end}); err != nil {
@@ -127,20 +117,23 @@ func (p *Pusher) begin(ctx context.Context) error {
 	return nil
 }
 
-// On tells whether anything is sent.
-func (p *Pusher) On() bool { return p.o.Sender != nil }
+// On tells whether any channel can send.
+func (p *Pusher) On() bool {
+	return slices.ContainsFunc(p.lanes, func(l *lane) bool { return l.ch.On() })
+}
 
-// Position is where push stands (pipeline.Sink).
-func (p *Pusher) Position(ctx context.Context, t topics.Topic, partition int32) (pipeline.Position, error) {
-	p.flushOne(ctx, p.cursor(part{t, partition})) // of an earlier time as the partition's owner
-	at, err := p.positions.Next(ctx, t, partition)
-	if err != nil {
-		return at, err
+// Run does the jobs of all channels that are on until ctx ends, and keeps the positions. Attempts under way are cut off; their
+// jobs, and those claimed and not begun, are given back. It returns nil.
+func (p *Pusher) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	running.Go(func() { p.keep(ctx) })
+	for _, l := range p.lanes {
+		if l.ch.On() {
+			running.Go(func() { l.run(ctx) })
+		}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.cursors[part{t, partition}] = &cursor{row: at.Next, at: p.o.Now()}
-	return at, nil
+	running.Wait()
+	return nil
 }
 
 // Adopt takes another log on: pushes go on from these positions.
@@ -148,18 +141,9 @@ func (p *Pusher) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeli
 	return p.positions.Adopt(ctx, to, func(*sql.Tx) error { return nil })
 }
 
-func (p *Pusher) cursor(of part) *cursor {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.cursors[of] == nil {
-		p.cursors[of] = &cursor{}
-	}
-	return p.cursors[of]
-}
-
-// due is a push to be made: to all devices of a user.
+// due is a push to be made: to all targets of a user.
 type due struct {
-	e    *topics.Event
+	at   place
 	user string
 	note Note
 }
@@ -170,121 +154,60 @@ func (p *Pusher) Apply(ctx context.Context, b pipeline.Batch) error {
 	if err != nil {
 		return err
 	}
+	var jobs, skips []job
+	for _, l := range p.lanes {
+		made, err := l.jobs(ctx, list)
+		if err != nil {
+			return err
+		}
+		if l.ch.On() {
+			jobs = append(jobs, made...)
+		} else {
+			skips = append(skips, made...)
+		}
+	}
 	c := p.cursor(part{b.Topic, b.Partition})
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(list) == 0 && p.mayWait(c, b) {
 		return nil
 	}
-	err = p.store(ctx, c, b, func(ctx context.Context, tx *sql.Tx) error {
-		devices, err := devicesOf(ctx, tx, list)
-		if err != nil {
-			return err
-		}
-		for _, d := range list {
-			if err := p.makeJobs(ctx, tx, d, devices[d.user]); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err == nil && len(list) > 0 {
-		p.nudge()
+	if err := p.store(ctx, c, b, func(ctx context.Context, tx *sql.Tx) error { return p.queue.add(ctx, tx, jobs) }); err != nil {
+		return fmt.Errorf("push: %s/%d from %d to %d: %w", b.Topic, b.Partition, b.From, b.To, err)
 	}
-	return err
-}
-
-// mayWait notes that the row is behind a batch, if it may be for now.
-func (p *Pusher) mayWait(c *cursor, b pipeline.Batch) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closing || p.o.Now().Sub(c.at) >= lazily {
-		return false
+	for _, j := range skips {
+		p.report(j, skipped, 0)
 	}
-	c.behind = b
-	c.behind.Events, c.behind.Records = nil, nil // the position alone is of use
-	return true
-}
-
-// store moves the row past a batch, with what belongs to that, also while the node ends. The cursor is locked.
-func (p *Pusher) store(ctx context.Context, c *cursor, b pipeline.Batch, with func(context.Context, *sql.Tx) error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeFor)
-	defer cancel()
-	err := p.o.DB.Tx(ctx, func(tx *sql.Tx) error {
-		if err := p.positions.Move(ctx, tx, b, c.row); err != nil {
-			return err
-		}
-		return with(ctx, tx)
-	})
-	if err == nil {
-		c.row, c.at, c.behind = b.To, p.o.Now(), pipeline.Batch{}
-	}
-	return err
-}
-
-// flush moves the rows that are behind. One that another node has moved is that node's now.
-func (p *Pusher) flush(ctx context.Context) {
-	p.mu.Lock()
-	cursors := slices.Collect(maps.Values(p.cursors))
-	p.mu.Unlock()
-	for _, c := range cursors {
-		p.flushOne(ctx, c)
-	}
-}
-
-func (p *Pusher) flushOne(ctx context.Context, c *cursor) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.behind.To == 0 {
-		return
-	}
-	err := p.store(ctx, c, c.behind, func(context.Context, *sql.Tx) error { return nil })
-	switch {
-	case errors.Is(err, pipeline.ErrMoved):
-		c.behind = pipeline.Batch{}
-	case err != nil:
-		p.o.Logger.Warn("push could not store how far it came; it tries again", "err", err)
-	}
-}
-
-// keep stores positions until ctx ends, and then a last time.
-func (p *Pusher) keep(ctx context.Context) {
-	for ctx.Err() == nil {
-		select {
-		case <-ctx.Done():
-		case <-time.After(lazily):
-			p.flush(ctx)
+	if len(jobs) > 0 {
+		for _, l := range p.lanes {
+			l.nudge()
 		}
 	}
-	p.mu.Lock()
-	p.closing = true
-	p.mu.Unlock()
-	p.flush(ctx)
+	return nil
 }
 
-// wanted lists the pushes that a batch gives rise to, once everything that they depend on is known.
+// wanted lists the pushes that a batch gives rise to, by who is away now. What is too old already is recorded as such.
 func (p *Pusher) wanted(ctx context.Context, b pipeline.Batch) (list []due, err error) {
 	select {
 	case <-p.o.Presence.Ready():
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	now := p.o.Now()
 	for e := range b.Live {
-		user, n, ok := noteOf(e)
+		user, n, ok := NoteOf(e)
 		if !ok || !p.absent(user, n) {
 			continue
 		}
-		if now.Sub(time.UnixMilli(e.Time)) > p.o.TTL {
-			p.outcome(e, n, "", expired)
+		d := due{place{e.Topic, e.Partition, e.Offset, string(e.Key)}, user, n}
+		if p.left(n) > 0 {
+			list = append(list, d)
 			continue
 		}
-		list = append(list, due{e, user, n})
+		for _, l := range p.lanes {
+			p.report(job{channel: l.name, user: user, at: d.at, note: n}, expired, 0)
+		}
 	}
-	if len(list) == 0 {
-		return nil, nil
-	}
-	return list, p.devicesKnown(ctx)
+	return list, nil
 }
 
 // absent tells whether a push is wanted: a notification of high priority always is, others where the user has no open
@@ -298,133 +221,56 @@ func (p *Pusher) absent(user string, n Note) bool {
 	}
 }
 
-// deviceWait bounds how long a batch waits for the inbox to know the devices registered until now, the question to the log
-// included.
-const deviceWait = 2 * time.Second
-
-// devicesKnown waits for the inbox to know the devices registered until now. An inbox that is further behind is not waited
-// for again until there are newer devices: its pushes go to those that it knows.
-func (p *Pusher) devicesKnown(ctx context.Context) error {
-	wait, cancel := context.WithTimeout(ctx, deviceWait)
-	defer cancel()
-	ends, err := p.o.Log.Ends(wait, topics.Devices)
-	if err != nil {
-		return fmt.Errorf("push: %w", err)
-	}
-	p.mu.Lock()
-	maps.DeleteFunc(ends, func(partition int32, end int64) bool { return end <= p.gaveUpAt[partition] })
-	p.mu.Unlock()
-	err = p.o.Inbox.Await(wait, topics.Devices, ends)
-	switch {
-	case err == nil || ctx.Err() != nil:
-		return ctx.Err()
-	case wait.Err() == nil:
-		return err
-	}
-	p.o.Logger.Warn("the inbox is behind on devices; pushes go to those that it knows", "waited", deviceWait)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	maps.Copy(p.gaveUpAt, ends)
-	return nil
+// left is how much longer a note is worth a push; not above 0: it is too old.
+func (p *Pusher) left(n Note) time.Duration {
+	return p.o.TTL - p.o.Now().Sub(time.UnixMilli(n.RecordTime)) + time.Millisecond // at its TTL it is still sent
 }
 
-// askedAtOnce bounds the users of one query for devices.
-const askedAtOnce = 500
-
-// devicesOf finds the tokens that a batch's pushes go to, by user: a query for many events, not one for each.
-func devicesOf(ctx context.Context, tx *sql.Tx, list []due) (map[string][]string, error) {
-	set := make(map[string]bool)
+// jobs are those that a list of pushes makes for a channel, one for each target that is not set aside.
+func (l *lane) jobs(ctx context.Context, list []due) (jobs []job, err error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	users := make(map[string]bool)
 	for _, d := range list {
-		set[d.user] = true
+		users[d.user] = true
 	}
-	devices := make(map[string][]string)
-	for users := range slices.Chunk(slices.Sorted(maps.Keys(set)), askedAtOnce) {
-		args, marks := make([]any, len(users)), make([]string, len(users))
-		for n, u := range users {
-			args[n], marks[n] = u, fmt.Sprintf("$%d", n+1)
-		}
-		rows, err := tx.QueryContext(ctx, `SELECT user_id, token FROM registered_devices d WHERE user_id IN (`+strings.Join(marks, ",")+`)
-			AND NOT EXISTS (SELECT 1 FROM push_quarantine q WHERE q.hash=d.hash)`, args...)
-		if err != nil {
-			return nil, fmt.Errorf("push: devices: %w", err)
-		}
-		for rows.Next() {
-			var user, token string
-			if err := rows.Scan(&user, &token); err != nil {
-				return nil, errors.Join(fmt.Errorf("push: devices: %w", err), rows.Close())
-			}
-			devices[user] = append(devices[user], token)
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-			return nil, fmt.Errorf("push: devices: %w", err)
-		}
-	}
-	return devices, nil
-}
-
-// makeJobs inserts a job for each of the user's devices.
-func (p *Pusher) makeJobs(ctx context.Context, tx *sql.Tx, d due, tokens []string) error {
-	if !p.On() {
-		for _, t := range tokens {
-			p.outcome(d.e, d.note, t, skipped)
-		}
-		return nil
-	}
-	note, err := json.Marshal(d.note.fit())
+	targets, err := l.ch.Targets(ctx, slices.Sorted(maps.Keys(users)))
 	if err != nil {
-		return fmt.Errorf("push: note: %w", err)
+		return nil, fmt.Errorf("push: targets of %s: %w", l.name, err)
 	}
-	for _, t := range tokens {
-		_, err := tx.ExecContext(ctx, `INSERT INTO push_jobs (id, user_id, token, topic, part, pos, at, note, attempts, due, lease)
-			VALUES ($1,$2,$3,$4,$5,$6,$7,$8,0,$9,0) ON CONFLICT DO NOTHING`,
-			d.note.ID+"/"+topics.DeviceHash(t), d.user, t, string(d.e.Topic), int64(d.e.Partition), d.e.Offset, d.e.Time, note, p.o.Now().UnixMilli())
-		if err != nil {
-			return fmt.Errorf("push: make a job: %w", err)
+	if targets, err = l.p.queue.usable(ctx, l.name, targets); err != nil {
+		return nil, fmt.Errorf("push: %w", err)
+	}
+	for _, d := range list {
+		if len(targets[d.user]) == 0 {
+			continue
+		}
+		n := l.ch.Fit(d.note)
+		for _, t := range targets[d.user] {
+			jobs = append(jobs, job{channel: l.name, user: d.user, target: t, at: d.at, note: n})
 		}
 	}
-	return nil
+	return jobs, nil
 }
 
-// What became of a push to one device, in delivery.push and in metrics.
+// What became of a push to one target, in delivery.push and in metrics; channels have words of their own beside these.
 const (
-	accepted       = "accepted"
-	skipped        = "skipped"         // push is off
-	expired        = "expired"         // too old
-	unregistered   = "unregistered"    // FCM says that the token is dead; it is removed
-	invalidToken   = "invalid_token"   // FCM takes nothing for this token; it is removed
-	invalidPayload = "invalid_payload" // FCM takes a plain message for this token, but not this one
-	mismatch       = "sender_mismatch" // the token is another project's; it is set aside
+	accepted = "accepted"
+	skipped  = "skipped" // the channel is off
+	expired  = "expired" // too old
 )
 
-// outcome appends what became of a push. Nobody waits for that.
-func (p *Pusher) outcome(e *topics.Event, n Note, token, what string) {
-	p.report(place{e.Topic, e.Partition, e.Offset, string(e.Key)}, n, token, what, 0)
-}
-
-// place is where an event stands.
-type place struct {
-	topic     topics.Topic
-	partition int32
-	offset    int64
-	key       string
-}
-
-func (p *Pusher) report(at place, n Note, token, what string, sessions int) {
-	p.o.Metrics.outcome(what)
-	var device any
-	if token != "" {
-		device = topics.DeviceHash(token)
+// report appends what became of a push. Nobody waits for that.
+func (p *Pusher) report(j job, what string, sessions int64) {
+	p.o.Metrics.outcome(j.channel, what)
+	var device string
+	if j.target != "" {
+		device = topics.DeviceHash(j.target)
 	}
-	latency := max(0, p.o.Now().UnixMilli()-n.RecordTime)
-	p.o.Producer.Post(topics.New(topics.Deliveries, at.key, topics.Meta{Type: topics.TypeDeliveryPush, Source: topics.NodeSource(p.o.Node), ID: topics.NewID()},
-		topics.Fields("event", n.Event, "topic", string(at.topic), "partition", at.partition, "offset", at.offset, "node", p.o.Node,
-			"outcome", what, "device", device, "sessions", sessions, "latencyMs", latency)),
+	d := topics.Delivery{Event: j.note.Event, Topic: j.at.topic, Partition: j.at.partition, Offset: j.at.offset, Node: p.o.Node,
+		Sessions:  sessions,
+		LatencyMs: max(0, p.o.Now().UnixMilli()-j.note.RecordTime), Channel: j.channel, Outcome: what, Device: device}
+	p.o.Producer.Post(d.Push(j.at.key, topics.NodeSource(p.o.Node)),
 		func(err error) { p.o.Logger.Warn("what became of a push could not be appended", "err", err) })
-}
-
-func (p *Pusher) nudge() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
 }

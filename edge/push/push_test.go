@@ -1,17 +1,19 @@
-package push
+package push_test
 
 import (
 	"context"
 	"database/sql"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"firebase.google.com/go/v4/messaging"
-
+	"github.com/nexus/nexus/edge/push"
+	"github.com/nexus/nexus/edge/push/fcm"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/topics"
@@ -25,18 +27,18 @@ type everybody struct {
 
 func (e *everybody) Connected(topics.Namespace, string) bool { return e.here.Load() }
 
-func (s *shop) row() (next int64) {
+func (s *shop) row() int64 {
 	s.t.Helper()
-	at, err := s.positions.Peek(s.t.Context(), topics.Notifications, 0)
+	next, err := s.Row(s.t.Context(), topics.Notifications)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return at.Next
+	return next
 }
 
 func (s *shop) jobs() (n int) {
 	s.t.Helper()
-	if err := s.o.DB.Read.QueryRow(`SELECT count(*) FROM push_jobs`).Scan(&n); err != nil {
+	if err := s.Options().DB.Read.QueryRow(`SELECT count(*) FROM push_jobs`).Scan(&n); err != nil {
 		s.t.Fatal(err)
 	}
 	return n
@@ -45,7 +47,7 @@ func (s *shop) jobs() (n int) {
 // restart makes another pusher on the same database, and reads where it goes on.
 func (s *shop) restart() int64 {
 	s.t.Helper()
-	p, err := New(s.t.Context(), s.o)
+	p, err := push.New(s.t.Context(), *s.Options())
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -65,7 +67,7 @@ func TestLazyPosition(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, here := newShop(t, db), &everybody{}
-	s.o.Presence = here
+	s.Options().Presence = here
 	s.devices("a")
 	s.restart()
 	seed := rand.Uint64()
@@ -81,7 +83,8 @@ func TestLazyPosition(t *testing.T) {
 		}
 		for k := applied; k < applied+n; k++ { // one batch each, so that presence can be what it was
 			here.here.Store(!log[k])
-			e := &topics.Event{Topic: topics.Notifications, Offset: k, Time: s.clock.now().UnixMilli(), Key: []byte("user:a"), Meta: topics.Meta{Type: topics.TypeNotification},
+			e := &topics.Event{Topic: topics.Notifications, Offset: k, Time: s.clock.now().UnixMilli(), Key: []byte("user:a"),
+				Meta:  topics.Meta{Type: topics.TypeNotification},
 				Value: topics.Fields("title", "t", "body", "b", "type", "SYSTEM")}
 			if err := s.Apply(t.Context(), pipeline.Batch{Topic: topics.Notifications, From: k, To: k + 1, Events: []*topics.Event{e}}); err != nil {
 				t.Fatal(err)
@@ -98,14 +101,14 @@ func TestLazyPosition(t *testing.T) {
 		default:
 			apply()
 		case 0:
-			s.clock.pass(time.Duration(r.Int64N(int64(2 * lazily))))
+			s.clock.pass(time.Duration(r.Int64N(int64(2 * push.Lazily))))
 		case 1:
-			s.flush(t.Context())
+			s.Flush(t.Context())
 			settled = applied
 		case 2: // a clean end
 			ended, cancel := context.WithCancel(t.Context())
 			cancel()
-			s.keep(ended)
+			s.Keep(ended)
 			if next := s.restart(); next != applied {
 				t.Fatalf("after a clean end it goes on at %d, want %d", next, applied)
 			}
@@ -139,7 +142,7 @@ func TestLastBatch(t *testing.T) {
 	onBothStores(t, func(t *testing.T, s *shop) {
 		here := &everybody{}
 		here.here.Store(true)
-		s.o.Presence = here
+		s.Options().Presence = here
 		s.devices("a")
 		s.restart()
 		ended, cancel := context.WithCancel(t.Context())
@@ -159,7 +162,8 @@ func (s *shop) notifyMore(users ...string) {
 	s.t.Helper()
 	var events []*topics.Event
 	for _, u := range users {
-		events = append(events, &topics.Event{Key: []byte(topics.UserKey(u)), Meta: topics.Meta{Type: topics.TypeNotification}, Value: topics.Fields("title", "t", "body", "b", "type", "SYSTEM")})
+		events = append(events, &topics.Event{Key: []byte(topics.UserKey(u)), Meta: topics.Meta{Type: topics.TypeNotification},
+			Value: topics.Fields("title", "t", "body", "b", "type", "SYSTEM")})
 	}
 	if err := s.Apply(s.t.Context(), s.batch(topics.Notifications, events)); err != nil {
 		s.t.Fatal(err)
@@ -175,27 +179,22 @@ func TestClaimsAreGivenBack(t *testing.T) {
 		}
 		s.devices(users...)
 		s.notify(users...)
-		sending := make(chan struct{}, len(users))
-		s.o.Sender = stuck{sending}
+		s.fcm.Answer = func(string, int) (int, string, http.Header) { return testenv.Hang, "", nil }
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- s.Run(ctx) }()
-		for range s.o.Rate / 10 { // as many as the rate's bucket holds are on their way, which do not end
-			select {
-			case <-sending:
-			case <-time.After(time.Minute):
-				t.Fatal("nothing is sent")
-			}
-		}
+		// As many as the rate's bucket holds are on their way, which do not end.
+		testenv.Eventually(t, "pushes are under way", func() bool { return len(s.fcm.Attempts()) >= s.Options().Rate/10 })
 		cancel()
 		if err := <-ended; err != nil {
 			t.Fatal(err)
 		}
 		var leased, attempted int
-		if err := s.o.DB.Read.QueryRow(`SELECT count(*) FROM push_jobs WHERE lease<>0 OR due>$1`, s.clock.now().UnixMilli()).Scan(&leased); err != nil {
+		if err := s.Options().DB.Read.QueryRow(`SELECT count(*) FROM push_jobs WHERE lease<>0 OR due>$1`,
+			s.clock.now().UnixMilli()).Scan(&leased); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.o.DB.Read.QueryRow(`SELECT count(*) FROM push_jobs WHERE attempts<>0`).Scan(&attempted); err != nil {
+		if err := s.Options().DB.Read.QueryRow(`SELECT count(*) FROM push_jobs WHERE attempts<>0`).Scan(&attempted); err != nil {
 			t.Fatal(err)
 		}
 		if n := s.jobs(); leased != 0 || attempted != 0 || n != len(users) {
@@ -214,11 +213,16 @@ func TestDevicesAreAwaitedOnce(t *testing.T) {
 	s := newShop(t, db)
 	s.devices("a")
 	waits := &counting{Inbox: s.inbox}
-	s.o.Inbox = waits
+	s.channel.Inbox = waits
+	ch, err := fcm.New(t.Context(), s.channel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Options().Channels = []push.Channel{ch}
 	s.restart()
 	register := func() { // in the log, and not in the inbox
 		e := topics.New(topics.Devices, "user:a", topics.Meta{Type: topics.TypeDeviceRegistered, Source: "/users/a"}, topics.Fields("token", "b"))
-		if err := s.o.Producer.Append(t.Context(), e); err != nil {
+		if err := s.channel.Producer.Append(t.Context(), e); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -240,7 +244,7 @@ func TestDevicesAreAwaitedOnce(t *testing.T) {
 
 // counting counts the waits that were in vain.
 type counting struct {
-	Inbox
+	fcm.Inbox
 	vain int
 }
 
@@ -257,7 +261,7 @@ func TestUnreadableJob(t *testing.T) {
 	onBothStores(t, func(t *testing.T, s *shop) {
 		s.devices("a", "b")
 		s.notify("a", "b")
-		if err := s.o.DB.Tx(t.Context(), func(tx *sql.Tx) error {
+		if err := s.Options().DB.Tx(t.Context(), func(tx *sql.Tx) error {
 			_, err := tx.Exec(`UPDATE push_jobs SET note=$1 WHERE user_id='a'`, []byte("{"))
 			return err
 		}); err != nil {
@@ -267,27 +271,9 @@ func TestUnreadableJob(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- s.Run(ctx) }()
 		t.Cleanup(func() { cancel(); <-ended })
-		deadline := time.After(time.Minute)
-		for s.jobs() > 0 {
-			select {
-			case <-deadline:
-				t.Fatalf("%d jobs are left", s.jobs())
-			case <-time.After(10 * time.Millisecond):
-			}
-		}
+		testenv.Eventually(t, "no job is left", func() bool { return s.jobs() == 0 })
 		if n := len(s.fcm.Accepted("b")); n != 1 {
 			t.Errorf("the other was accepted %d times", n)
 		}
 	})
 }
-
-// stuck is a sender whose sends end with their context alone.
-type stuck struct{ sending chan struct{} }
-
-func (s stuck) Send(ctx context.Context, _ *messaging.Message) Verdict {
-	s.sending <- struct{}{}
-	<-ctx.Done()
-	return Verdict{Err: ctx.Err()}
-}
-
-func (s stuck) Validate(ctx context.Context, m *messaging.Message) Verdict { return s.Send(ctx, m) }

@@ -1,8 +1,9 @@
-package push
+package push_test
 
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -12,8 +13,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/nexus/nexus/edge/push"
+	"github.com/nexus/nexus/edge/push/fcm"
 	"github.com/nexus/nexus/internal/testenv"
-	"github.com/nexus/nexus/internal/testenv/logtest"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/sqldb"
@@ -52,13 +54,20 @@ func (nobody) Ready() <-chan struct{} {
 
 // shop is a pusher on a log, a database and a sender of its own, under a clock of its own.
 type shop struct {
-	*Pusher
+	*push.Pusher
 	t     *testing.T
 	clock *clock
 	fcm   *testenv.FCM
 	inbox *inbox.Inbox
 	next  map[topics.Topic]int64
 	reg   *prometheus.Registry
+	// channel is what the FCM channel was made with.
+	channel fcm.Options
+}
+
+func credentials(f *testenv.FCM) fcm.Credentials {
+	return fcm.Credentials{ProjectID: f.ProjectID, ClientEmail: f.ClientEmail, PrivateKey: f.PrivateKey, Endpoint: f.URL + "/v1",
+		TokenURI: f.URL + "/token"}
 }
 
 // onBothStores runs a scenario with the jobs in SQLite and in PostgreSQL.
@@ -81,20 +90,40 @@ func onBothStores(t *testing.T, scenario func(*testing.T, *shop)) {
 
 func newShop(t *testing.T, db *sqldb.DB) *shop {
 	t.Helper()
+	quiet := slog.New(slog.DiscardHandler)
 	t.Cleanup(func() { db.Close() })
-	l := logtest.Open(t, logtest.Start(t, pipeline.BrokerOptions{}).Addr, 1)
-	s := &shop{t: t, clock: &clock{at: time.Now()}, fcm: testenv.NewFCM(t), next: make(map[topics.Topic]int64), reg: prometheus.NewRegistry()}
-	var err error
-	if s.inbox, err = inbox.Open(t.Context(), db, time.Hour, logtest.Quiet()); err != nil {
-		t.Fatal(err)
-	}
-	sender, err := NewFCM(t.Context(), Credentials{ProjectID: s.fcm.ProjectID, ClientEmail: s.fcm.ClientEmail, PrivateKey: s.fcm.PrivateKey,
-		Endpoint: s.fcm.URL + "/v1", TokenURI: s.fcm.URL + "/token"})
+	b, err := pipeline.StartBroker(pipeline.BrokerOptions{Dir: t.TempDir(), Log: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Pusher, err = New(t.Context(), Options{DB: db, Log: l.Log, Producer: l.Producer, Inbox: s.inbox, Presence: nobody{}, Sender: sender,
-		Settings: Settings{TTL: 24 * time.Hour, Rate: 100, Lease: 90 * time.Second}, Node: "n1", Logger: logtest.Quiet(), Metrics: NewMetrics(s.reg), Now: s.clock.now})
+	t.Cleanup(func() { b.Close() })
+	kafka := pipeline.Kafka{Brokers: []string{b.Addr()}, Log: quiet}
+	log, err := pipeline.OpenLog(kafka)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(log.Close)
+	if err := log.EnsureTopics(t.Context(), pipeline.TopicOptions{Partitions: 1}); err != nil {
+		t.Fatal(err)
+	}
+	producer, err := pipeline.NewProducer(kafka)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { producer.Close(quiet) })
+	s := &shop{t: t, clock: &clock{at: time.Now()}, fcm: testenv.NewFCM(t), next: make(map[topics.Topic]int64), reg: prometheus.NewRegistry()}
+	if s.inbox, err = inbox.Open(t.Context(), db, time.Hour, quiet); err != nil {
+		t.Fatal(err)
+	}
+	s.channel = fcm.Options{Credentials: credentials(s.fcm), Log: log, Inbox: s.inbox, Producer: producer, Node: "n1", Logger: quiet}
+	ch, err := fcm.New(t.Context(), s.channel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Pusher, err = push.New(t.Context(), push.Options{DB: db, Log: log, Producer: producer, Presence: nobody{}, Channels: []push.Channel{ch},
+		Settings: push.Settings{TTL: 24 * time.Hour, Rate: 100, Lease: 90 * time.Second}, Node: "n1", Logger: quiet,
+		Metrics: push.NewMetrics(s.reg),
+		Now:     s.clock.now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +152,8 @@ func (s *shop) devices(users ...string) {
 	}
 	var events []*topics.Event
 	for _, u := range users {
-		events = append(events, &topics.Event{Key: []byte(topics.UserKey(u)), Meta: topics.Meta{Type: topics.TypeDeviceRegistered}, Value: topics.Fields("token", u)})
+		events = append(events, &topics.Event{Key: []byte(topics.UserKey(u)), Meta: topics.Meta{Type: topics.TypeDeviceRegistered},
+			Value: topics.Fields("token", u)})
 	}
 	if err := s.inbox.Apply(s.t.Context(), s.batch(topics.Devices, events)); err != nil {
 		s.t.Fatal(err)
@@ -138,7 +168,8 @@ func (s *shop) notify(users ...string) {
 	}
 	var events []*topics.Event
 	for _, u := range users {
-		events = append(events, &topics.Event{Key: []byte(topics.UserKey(u)), Meta: topics.Meta{Type: topics.TypeNotification}, Value: topics.Fields("title", "t", "body", "b", "type", "SYSTEM")})
+		events = append(events, &topics.Event{Key: []byte(topics.UserKey(u)), Meta: topics.Meta{Type: topics.TypeNotification},
+			Value: topics.Fields("title", "t", "body", "b", "type", "SYSTEM")})
 	}
 	if err := s.Apply(s.t.Context(), s.batch(topics.Notifications, events)); err != nil {
 		s.t.Fatal(err)
@@ -146,16 +177,16 @@ func (s *shop) notify(users ...string) {
 }
 
 // work does the jobs that are due, one after the other, and tells whose they were.
-func (s *shop) work(p *Pusher) string {
+func (s *shop) work(p *push.Pusher) string {
 	s.t.Helper()
-	jobs, err := p.claim(s.t.Context(), workers)
+	jobs, err := p.Due(s.t.Context(), "")
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	var whose []string
 	for _, j := range jobs {
-		whose = append(whose, j.user)
-		p.do(s.t.Context(), j)
+		whose = append(whose, j.User)
+		j.Now(s.t.Context())
 	}
 	return strings.Join(whose, " ")
 }
@@ -168,8 +199,10 @@ func (s *shop) counted(outcome string) int {
 	}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			if l := m.GetLabel(); len(l) == 1 && l[0].GetValue() == outcome {
-				return int(m.GetCounter().GetValue())
+			for _, l := range m.GetLabel() {
+				if l.GetName() == "outcome" && l.GetValue() == outcome {
+					return int(m.GetCounter().GetValue())
+				}
 			}
 		}
 	}
@@ -180,7 +213,7 @@ func (s *shop) counted(outcome string) int {
 // then everything is delivered, once.
 func TestQuota(t *testing.T) {
 	onBothStores(t, func(t *testing.T, s *shop) {
-		other, err := New(t.Context(), s.o) // another node on the same database
+		other, err := push.New(t.Context(), *s.Options()) // another node on the same database
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -210,7 +243,7 @@ func TestQuota(t *testing.T) {
 			}
 			s.notify(newcomer)
 			s.clock.pass(span - time.Second)
-			for _, p := range []*Pusher{other, s.Pusher} {
+			for _, p := range []*push.Pusher{other, s.Pusher} {
 				if got := s.work(p); got != "" {
 					t.Errorf("%s: %q came before the time", name, got)
 				}
@@ -252,14 +285,14 @@ func TestBacklog(t *testing.T) {
 		go func() { ended <- s.Run(ctx) }()
 		t.Cleanup(func() { cancel(); <-ended })
 		deadline := time.After(time.Minute)
-		for s.counted(accepted)+s.counted(expired) < old+fresh {
+		for s.counted(push.WordAccepted)+s.counted(push.WordExpired) < old+fresh {
 			select {
 			case <-deadline:
-				t.Fatalf("accepted %d, expired %d", s.counted(accepted), s.counted(expired))
+				t.Fatalf("accepted %d, expired %d", s.counted(push.WordAccepted), s.counted(push.WordExpired))
 			case <-time.After(10 * time.Millisecond):
 			}
 		}
-		if a, e := s.counted(accepted), s.counted(expired); a != fresh || e != old {
+		if a, e := s.counted(push.WordAccepted), s.counted(push.WordExpired); a != fresh || e != old {
 			t.Errorf("accepted %d, expired %d; want %d and %d", a, e, fresh, old)
 		}
 		sent := s.fcm.Attempts()
@@ -274,7 +307,7 @@ func TestBacklog(t *testing.T) {
 					n++
 				}
 			}
-			if most := s.o.Rate + s.o.Rate/10 + workers; n > most {
+			if most := s.Options().Rate + s.Options().Rate/10 + push.Workers; n > most {
 				t.Fatalf("%d sends within a second, at most %d are allowed", n, most)
 			}
 		}
@@ -283,10 +316,11 @@ func TestBacklog(t *testing.T) {
 
 // The pause before another attempt: 1 s, doubling to 60 s, half of it at random; or what the server asked for and a little.
 func TestWait(t *testing.T) {
-	for attempts, full := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 6: 32 * time.Second, 7: time.Minute, 1000: time.Minute} {
+	for attempts, full := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 6: 32 * time.Second, 7: time.Minute,
+		1000: time.Minute} {
 		seen := make(map[time.Duration]bool)
 		for range 100 {
-			d := wait(0, attempts)
+			d := push.Wait(0, attempts)
 			if d < full/2 || d >= full {
 				t.Errorf("attempt %d: %s, want %s to %s", attempts, d, full/2, full)
 			}
@@ -296,7 +330,7 @@ func TestWait(t *testing.T) {
 			t.Errorf("attempt %d: only %d different pauses", attempts, len(seen))
 		}
 	}
-	if d := wait(10*time.Second, 1); d < 10*time.Second || d >= 12*time.Second {
+	if d := push.Wait(10*time.Second, 1); d < 10*time.Second || d >= 12*time.Second {
 		t.Errorf("asked for 10 s: %s", d)
 	}
 }
