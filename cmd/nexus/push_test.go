@@ -185,7 +185,7 @@ func TestPushAnswers(t *testing.T) {
 	for _, outcome := range []string{"accepted", "unregistered", "sender_mismatch", "invalid_token", "invalid_payload"} {
 		testenv.Eventually(t, outcome+" is counted", func() bool {
 			return strings.Contains(i.scrape(),
-				`nexus_pushes_total{outcome="`+outcome+`"}`)
+				`nexus_pushes_total{channel="fcm",outcome="`+outcome+`"}`)
 		})
 	}
 	for _, token := range []string{"foreign", "bad-payload"} {
@@ -316,7 +316,8 @@ func TestPushFaults(t *testing.T) {
 		total += live - 1
 		testenv.Eventually(t, tc.outcome+": all others have theirs", func() bool { all, _ := accepted(); return all == total })
 		testenv.Eventually(t, tc.outcome+" is counted, once", func() bool {
-			return strings.Contains(n.scrape(), `nexus_pushes_total{outcome="`+tc.outcome+`"} 1`) && row("SELECT count(*) FROM push_jobs") == 0
+			return strings.Contains(n.scrape(), `nexus_pushes_total{channel="fcm",outcome="`+tc.outcome+`"} 1`) &&
+				row("SELECT count(*) FROM push_jobs") == 0
 		})
 		user := fmt.Sprintf("u%d", k)
 		testenv.Eventually(t, tc.outcome+": the user's devices", func() bool {
@@ -378,7 +379,7 @@ func TestPushOffAndOld(t *testing.T) {
 	i.notify("alice", `,"title":"t","body":"b"`)
 	testenv.Eventually(t, "it is recorded as skipped", func() bool {
 		return strings.Contains(i.scrape(),
-			`nexus_pushes_total{outcome="skipped"} 1`)
+			`nexus_pushes_total{channel="fcm",outcome="skipped"} 1`)
 	})
 	i.stop()
 	f := testenv.NewFCM(t)
@@ -386,7 +387,9 @@ func TestPushOffAndOld(t *testing.T) {
 	late := start(t, pushing(f, map[string]string{"DATA_DIR": dir, "PUSH_TTL": "3s"}))
 	late.notify("alice", `,"title":"t","body":"b"`)
 	testenv.Eventually(t, "what FCM did not take in time is given up",
-		func() bool { return strings.Contains(late.scrape(), `nexus_pushes_total{outcome="expired"} 1`) })
+		func() bool {
+			return strings.Contains(late.scrape(), `nexus_pushes_total{channel="fcm",outcome="expired"} 1`)
+		})
 	if f.Contains("skipped") || len(f.Accepted("tok")) != 0 {
 		t.Error("something was pushed")
 	}

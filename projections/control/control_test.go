@@ -16,11 +16,13 @@ func TestRevocation(t *testing.T) {
 	f.Revoked = func(user string) { told = append(told, user) }
 	at := time.Unix(1_764_583_200, 500_000_000)
 	apply := func(offset int64, key string, fields ...any) {
-		e := &topics.Event{Topic: topics.Control, Offset: offset, Time: at.UnixMilli(), Key: []byte(key), Meta: topics.Meta{Type: topics.TypeSessionRevoked}, Value: topics.Fields(fields...)}
+		e := &topics.Event{Topic: topics.Control, Offset: offset, Time: at.UnixMilli(), Key: []byte(key),
+			Meta: topics.Meta{Type: topics.TypeSessionRevoked}, Value: topics.Fields(fields...)}
 		if err := topics.Valid(topicstest.Sign(e)); err != nil {
 			t.Fatal(err)
 		}
-		if err := f.Apply(t.Context(), pipeline.Batch{Topic: topics.Control, From: offset, To: offset + 1, Events: []*topics.Event{e}}); err != nil {
+		if err := f.Apply(t.Context(), pipeline.Batch{Topic: topics.Control, From: offset, To: offset + 1,
+			Events: []*topics.Event{e}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -31,7 +33,8 @@ func TestRevocation(t *testing.T) {
 		issued   time.Time
 		want     bool
 	}{
-		{"a", "", at.Add(-time.Hour), true}, {"a", "", at.Truncate(time.Second), true}, {"a", "", at.Truncate(time.Second).Add(time.Second), false},
+		{"a", "", at.Add(-time.Hour), true}, {"a", "", at.Truncate(time.Second), true},
+		{"a", "", at.Truncate(time.Second).Add(time.Second), false},
 		{"a", "", time.Time{}, true}, {"b", "t1", at.Add(time.Hour), true}, {"b", "t2", at.Add(-time.Hour), false}, {"b", "", time.Time{}, false},
 		{"c", "t1", at.Add(-time.Hour), false},
 	} {
