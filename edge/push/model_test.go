@@ -291,6 +291,13 @@ func (m *model) check() {
 			m.t.Fatalf("%s is lost: %+v", id, *j)
 		}
 	}
+	for _, c := range m.channels {
+		var ends int64
+		err := m.db.Write.QueryRow(`SELECT ends FROM push_pause WHERE channel=$1`, c.name).Scan(&ends)
+		if want, paused := m.pause[c.name]; paused && (err != nil || ends != want.UnixMilli()) || !paused && !errors.Is(err, sql.ErrNoRows) {
+			m.t.Fatalf("%s pauses until %d, %v; want %d", c.name, ends, err, want.UnixMilli())
+		}
+	}
 	for id, j := range m.jobs {
 		if n := len(m.became[id]); n > 1 || (n == 1) != j.ended {
 			m.t.Fatalf("%s was told %q; ended: %v", id, m.became[id], j.ended)
