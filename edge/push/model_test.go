@@ -99,7 +99,8 @@ func (m *model) boot() *modelNode {
 	for _, c := range m.channels {
 		list = append(list, c)
 	}
-	p, err := New(m.t.Context(), Options{DB: m.db, Log: nowhere{}, Producer: m.became, Channels: list, Node: "n1", Logger: slog.New(slog.DiscardHandler),
+	p, err := New(m.t.Context(), Options{DB: m.db, Log: nowhere{}, Producer: m.became, Channels: list, Node: "n1",
+		Logger:   slog.New(slog.DiscardHandler),
 		Settings: Settings{TTL: 1e6 * time.Hour, Rate: 1, Lease: 90 * time.Second}, Now: m.now})
 	if err != nil {
 		m.t.Fatal(err)
@@ -332,8 +333,9 @@ func TestJobs(t *testing.T) {
 				seed = s
 			}
 			t.Logf("SEED=%d", seed)
-			m := &model{t: t, r: rand.New(rand.NewPCG(seed, 0)), db: db, at: time.UnixMilli(1764583200000), channels: []*told{{name: "mail"}, {name: "hook"}},
-				jobs: make(map[string]*modelJob), pause: make(map[string]time.Time), became: make(records)}
+			m := &model{t: t, r: rand.New(rand.NewPCG(seed, 0)), db: db, at: time.UnixMilli(1764583200000),
+				channels: []*told{{name: "mail"}, {name: "hook"}},
+				jobs:     make(map[string]*modelJob), pause: make(map[string]time.Time), became: make(records)}
 			m.nodes = []*modelNode{m.boot(), m.boot()}
 			for range steps {
 				n := m.r.IntN(len(m.nodes))
@@ -394,8 +396,10 @@ func TestJobsOfEarlierBuild(t *testing.T) {
 			t.Fatalf("%s: %v", statement, err)
 		}
 	}
-	p, err := New(t.Context(), Options{DB: db, Log: nowhere{}, Producer: make(records), Channels: []Channel{&told{name: "fcm"}, &told{name: "hook"}},
-		Logger: slog.New(slog.DiscardHandler), Settings: Settings{TTL: time.Hour, Rate: 1, Lease: time.Minute}, Now: func() time.Time { return now }})
+	p, err := New(t.Context(), Options{DB: db, Log: nowhere{}, Producer: make(records),
+		Channels: []Channel{&told{name: "fcm"}, &told{name: "hook"}},
+		Logger:   slog.New(slog.DiscardHandler), Settings: Settings{TTL: time.Hour, Rate: 1, Lease: time.Minute},
+		Now: func() time.Time { return now }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -419,7 +423,8 @@ func TestJobsOfEarlierBuild(t *testing.T) {
 		t.Fatalf("%d jobs", len(jobs))
 	}
 	j := jobs[0]
-	if j.target != "tok" || j.attempts != 3 || j.at != (place{topics.Notifications, 3, 7, "user:a"}) || j.note.Type != topics.NotificationSystem ||
+	if j.target != "tok" || j.attempts != 3 || j.at != (place{topics.Notifications, 3, 7, "user:a"}) ||
+		j.note.Type != topics.NotificationSystem ||
 		j.note.Title != "T" || !j.note.High || string(j.note.Data) != `{"_from":"x","k":"{\"n\":1}"}` {
 		t.Errorf("%+v", j)
 	}

@@ -100,7 +100,8 @@ func TestProbe(t *testing.T) {
 	f := testenv.NewFCM(t)
 	second := map[string]int{"payload": 0, "token": http.StatusBadRequest, "dead": http.StatusNotFound, "foreign": http.StatusForbidden,
 		"quota": http.StatusTooManyRequests, "unknown": http.StatusInternalServerError}
-	codes := map[int]string{http.StatusBadRequest: "INVALID_ARGUMENT", http.StatusNotFound: "UNREGISTERED", http.StatusForbidden: "SENDER_ID_MISMATCH", http.StatusTooManyRequests: "QUOTA_EXCEEDED"}
+	codes := map[int]string{http.StatusBadRequest: "INVALID_ARGUMENT", http.StatusNotFound: "UNREGISTERED",
+		http.StatusForbidden: "SENDER_ID_MISMATCH", http.StatusTooManyRequests: "QUOTA_EXCEEDED"}
 	f.Answer = func(token string, n int) (int, string, http.Header) {
 		if n == 1 {
 			return http.StatusBadRequest, "INVALID_ARGUMENT", nil
