@@ -124,11 +124,16 @@ var subscriptionAnswer = []Field{
 
 var unsubscriptionAnswer = []Field{subscriptionAnswer[0], refusedField, ignored}
 
-// Subscription is the data of subscribe and unsubscribe.
+// Subscription is the data of subscribe.
 type Subscription struct {
 	Channels []string `json:"channels"`
-	// Offset is where a bare client stands: what the channels had since then is sent first. Subscribe alone.
+	// Offset is where a bare client stands: what the channels had since then is sent first.
 	Offset string `json:"offset"`
+}
+
+// Unsubscription is the data of unsubscribe.
+type Unsubscription struct {
+	Channels []string `json:"channels"`
 }
 
 // RefusedChannel is a channel that a session may not subscribe to, and an error's code.

@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,26 +56,34 @@ func (g *Gateway) handle(s *client, c command) {
 	}
 }
 
-// read decodes a command's data into v; the error says by example what is expected, and names the members concerned. Members that
-// are not known have no effect, since clients may be newer, and are told: with the acknowledgement, and with what else is wrong.
+// read decodes a command's data into v, a struct with the members of the command's fields; the error says by example what is
+// expected, and names the members concerned. Members that are not known have no effect, since clients may be newer, and are told:
+// with the acknowledgement, and with what else is wrong.
 func read(c *command, v any) *apierr.Error {
-	must := "the data of " + strconv.Quote(c.event) + " must be like " + c.says.Example
-	var kind *json.UnmarshalTypeError
-	err := json.Unmarshal(c.data, v)
-	switch {
-	case errors.As(err, &kind) && kind.Field != "":
-		member := kind.Field[strings.LastIndexByte(kind.Field, '.')+1:] // without the name of an embedded struct
-		return apierr.Invalid(must + ": " + strconv.Quote(member) + " has another kind of value")
-	case err != nil || c.data[0] != '{':
-		return apierr.Invalid(must)
+	must := func() string { return "the data of " + strconv.Quote(c.event) + " must be like " + c.says.Example }
+	if !onlyKnown(c.data, v) {
+		var kind *json.UnmarshalTypeError
+		err := json.Unmarshal(c.data, v)
+		switch {
+		case errors.As(err, &kind) && kind.Field != "":
+			member := kind.Field[strings.LastIndexByte(kind.Field, '.')+1:] // without the name of an embedded struct
+			return apierr.Invalid(must() + ": " + strconv.Quote(member) + " has another kind of value")
+		case err != nil || c.data[0] != '{':
+			return apierr.Invalid(must())
+		}
+		c.unknown = unknownMembers(c.data, c.says.Fields)
 	}
-	var members map[string]json.RawMessage
-	_ = json.Unmarshal(c.data, &members) // it was read already
-	c.unknown = unknownMembers(members, c.says.Fields)
-	if missing := missingMembers(members, c.says.Fields); len(missing) > 0 {
-		return apierr.Invalid(must + ": missing or empty is " + quoted(missing))
+	if missing := missingMembers(v, c.says.Fields); len(missing) > 0 {
+		return apierr.Invalid(must() + ": missing or empty is " + quoted(missing))
 	}
 	return nil
+}
+
+// onlyKnown decodes an object into v; it reports false where something is wrong with it, or a member is not known.
+func onlyKnown(data []byte, v any) bool {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	return d.Decode(v) == nil && data[0] == '{'
 }
 
 func quoted(names []string) string {
@@ -89,10 +99,17 @@ const (
 	maxUnknown = 3
 	// maxMember bounds the length of such a member's name, in bytes: what is longer may be content.
 	maxMember = 32
+	// maxLookedAt bounds the data that such members are looked for in, in bytes.
+	maxLookedAt = 4096
 )
 
-// unknownMembers are the members that no field is for. Only what looks like a name is told: an error quotes no contents.
-func unknownMembers(members map[string]json.RawMessage, fields []topics.Field) (names []string) {
+// unknownMembers are the members of an object that no field is for. Only what looks like a name is told: an error quotes no contents.
+func unknownMembers(object []byte, fields []topics.Field) (names []string) {
+	if len(object) > maxLookedAt {
+		return nil
+	}
+	var members map[string]json.RawMessage
+	_ = json.Unmarshal(object, &members) // it was read already
 	for name := range members {
 		if !slices.ContainsFunc(fields, named(name)) && len(name) <= maxMember && !strings.ContainsFunc(name, notInNames) {
 			names = append(names, name)
@@ -102,20 +119,25 @@ func unknownMembers(members map[string]json.RawMessage, fields []topics.Field) (
 	return names[:min(len(names), maxUnknown)]
 }
 
-// missingMembers are the fields that must be there and are not, or are empty.
-func missingMembers(members map[string]json.RawMessage, fields []topics.Field) (names []string) {
-	given := make(map[string]bool)
-	for name, value := range members {
-		if v := string(value); v != "null" && v != `""` {
-			given[strings.ToLower(name)] = true
-		}
-	}
+// missingMembers are the fields that must be there, and that v has nothing of: they were left out, or are empty.
+func missingMembers(v any, fields []topics.Field) (names []string) {
+	of := reflect.ValueOf(v).Elem()
 	for _, f := range fields {
-		if f.Required && !given[strings.ToLower(f.Name)] {
+		if f.Required && !hasMember(of, f.Name) {
 			names = append(names, f.Name)
 		}
 	}
 	return names
+}
+
+// hasMember tells whether a struct has a value for a member.
+func hasMember(of reflect.Value, name string) bool {
+	for i := range of.NumField() {
+		if of.Type().Field(i).Tag.Get("json") == name {
+			return !of.Field(i).IsZero()
+		}
+	}
+	return false
 }
 
 // named tells whether a member is for a field: in any case, as encoding/json reads it.
@@ -176,7 +198,8 @@ func (g *Gateway) subscribe(s *client, c *command) {
 		return
 	}
 	var recovered *bool
-	refused, before := []topics.RefusedChannel(nil), g.o.Sessions.ChannelsOf(s.Session)
+	var refused []topics.RefusedChannel
+	before := g.o.Sessions.ChannelsOf(s.Session)
 	join := func() (joined []string) {
 		joined, refused = g.join(s, data.Channels)
 		return joined
@@ -214,7 +237,7 @@ func tellRefused(refused []topics.RefusedChannel) string {
 }
 
 func (g *Gateway) unsubscribe(s *client, c *command) {
-	var data topics.Subscription
+	var data topics.Unsubscription
 	if err := read(c, &data); err != nil {
 		s.refuse(c, err)
 		return
@@ -223,7 +246,7 @@ func (g *Gateway) unsubscribe(s *client, c *command) {
 	for _, name := range data.Channels {
 		g.o.Sessions.Unsubscribe(s.Session, name)
 	}
-	g.subscribed(s, c, before, []topics.RefusedChannel(nil), nil)
+	g.subscribed(s, c, before, nil, nil)
 }
 
 // subscribed answers with the session's channels, and tells the log where they have changed.
@@ -237,7 +260,6 @@ func (g *Gateway) subscribed(s *client, c *command, before []string, refused []t
 
 // join subscribes a session to channels; joined are those that are new to it.
 func (g *Gateway) join(s *client, names []string) (joined []string, refused []topics.RefusedChannel) {
-	refused = []topics.RefusedChannel(nil)
 	had := g.o.Sessions.ChannelsOf(s.Session)
 	for _, name := range names {
 		switch {

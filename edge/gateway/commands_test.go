@@ -176,6 +176,34 @@ func TestMessageWithoutContent(t *testing.T) {
 	}
 }
 
+// A member that another command has is not known to this one; and large data is not searched for names.
+func TestMembersOfOthers(t *testing.T) {
+	w := &world{}
+	g := newGateway(w)
+	s, out := join(g, topics.Dashboard)
+	if got := say(g, s, out, topics.CommandUnsubscribe, `{"channels":[],"offset":"x"}`, "7"); !strings.Contains(got, `"ignored":["offset"]`) {
+		t.Errorf("unsubscribe with an offset is answered %s", got)
+	}
+	for size, want := range map[int]bool{maxLookedAt: true, maxLookedAt + 1: false} {
+		data := `{"channels":[],"unheard":"` + strings.Repeat("x", size-len(`{"channels":[],"unheard":""}`)) + `"}`
+		if got := say(g, s, out, topics.CommandUnsubscribe, data, "7"); strings.Contains(got, `"ignored":["unheard"]`) != want {
+			t.Errorf("data of %d bytes is answered %s", len(data), got)
+		}
+	}
+}
+
+func BenchmarkRead(b *testing.B) {
+	says, _ := topics.CommandOf(topics.Messaging, topics.CommandSendMessage)
+	data := []byte(`{"receiverId":"bob","content":"Hello, how are you today? I am fine.","clientMessageId":"0198f3a2-6c1d-7b3e-9a55-2f4c8d0e7b61"}`)
+	b.ReportAllocs()
+	for b.Loop() {
+		var d topics.Draft
+		if err := read(&command{event: says.Event, data: data, says: says}, &d); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // What a namespace does not know is refused, and a draining gateway carries out nothing.
 func TestUnknownAndDraining(t *testing.T) {
 	w := &world{}
