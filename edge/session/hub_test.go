@@ -10,6 +10,7 @@ import (
 
 	"github.com/nexus/nexus/edge/wire"
 	"github.com/nexus/nexus/edge/wire/wiretest"
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -106,7 +107,7 @@ func TestSuspensionIsBounded(t *testing.T) {
 	for range 6 {
 		h.ToUser("alice", &wire.Message{Namespace: topics.Dashboard, Event: "e", Data: big, Threshold: 1024})
 	}
-	if code := s.Out.(*wiretest.Recorder).Code(); len(p.held) != 0 || code != wire.CloseTooSlow {
+	if code := s.Out.(*wiretest.Recorder).Code(); len(p.held) != 0 || code != apierr.CloseTooSlow {
 		t.Errorf("%d held, code %d", len(p.held), code)
 	}
 	p.Release(func(*topics.Event) bool { return false })

@@ -323,11 +323,11 @@ func (l *Sessions) Notice(n presence.Notice) {
 func evicted() *doom {
 	return &doom{why: &apierr.Error{Code: apierr.CodeTooManyConnections,
 		Message: "a newer connection of this user took the place of this one"},
-		code: wire.CloseEvicted, reason: "a newer connection took this one's place"}
+		code: apierr.CloseEvicted, reason: "a newer connection took this one's place"}
 }
 
 func ofToken(why *apierr.Error) *doom {
-	return &doom{why: why, code: wire.CloseToken, reason: why.Message}
+	return &doom{why: why, code: apierr.CloseToken, reason: why.Message}
 }
 
 func always() bool { return true }

@@ -4,6 +4,7 @@ import (
 	"sync"
 
 	"github.com/nexus/nexus/edge/wire"
+	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -37,7 +38,7 @@ func (p *Suspension) hold(f wire.Framer) bool {
 	p.size += z.Size()
 	if p.size > p.limit {
 		p.held = nil
-		p.s.Out.Close(wire.CloseTooSlow, "more came than can be held back; it may resume")
+		p.s.Out.Close(apierr.CloseTooSlow, "more came than can be held back; it may resume")
 		return true
 	}
 	p.held = append(p.held, z)

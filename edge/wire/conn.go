@@ -12,6 +12,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/nexus/nexus/internal/apierr"
 )
 
 // Conn is one WebSocket connection. Frames are queued as bytes and written by a goroutine that lives only while there
@@ -71,7 +73,7 @@ func (c *Conn) enqueue(frame []byte, after Mark) {
 	c.marks.set(after)
 	if c.queued > c.maxQueue {
 		c.queue, c.marks = nil, nil
-		c.closeLocked(CloseTooSlow, "the client reads too slowly; it may resume")
+		c.closeLocked(apierr.CloseTooSlow, "the client reads too slowly; it may resume")
 		return
 	}
 	c.startLocked()

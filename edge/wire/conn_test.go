@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/nexus/nexus/internal/apierr"
 )
 
 // A client that does not read is closed as too slow; nothing is dropped silently.
@@ -17,8 +19,8 @@ func TestQueueIsBounded(t *testing.T) {
 	if !c.closing || len(c.queue) != 1 {
 		t.Fatalf("closing %v with %d frames queued, want the close frame alone", c.closing, len(c.queue))
 	}
-	if code := int(c.queue[0][2])<<8 | int(c.queue[0][3]); code != CloseTooSlow {
-		t.Errorf("close code %d, want %d", code, CloseTooSlow)
+	if code := int(c.queue[0][2])<<8 | int(c.queue[0][3]); code != apierr.CloseTooSlow {
+		t.Errorf("close code %d, want %d", code, apierr.CloseTooSlow)
 	}
 	if c.send(make([]byte, 10)); len(c.queue) != 1 {
 		t.Error("something follows the close frame")

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/nexus/nexus/internal/apierr"
 )
 
 // slow is a handler that takes its time: it tells when it has begun, and ends when it may.
@@ -47,7 +49,7 @@ func TestBusyPollerIsNotSilent(t *testing.T) {
 func TestNoTakeOverOfAnEndingSession(t *testing.T) {
 	for name, end := range map[string]func(*Engine){
 		"gone":    func(n *Engine) { n.Abort() },
-		"closing": func(n *Engine) { n.Close(CloseToken, "revoked") },
+		"closing": func(n *Engine) { n.Close(apierr.CloseToken, "revoked") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

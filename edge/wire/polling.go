@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nexus/nexus/edge/wire/socketio"
+	"github.com/nexus/nexus/internal/apierr"
 )
 
 // polling is the long-polling transport of an Engine.IO session (Engine.IO protocol 4, "HTTP long-polling"): packets
@@ -50,7 +51,7 @@ func (p *polling) push(packets []byte, after Mark) {
 	p.marks.set(after)
 	if len(p.queue) > p.maxQueue { // too slow: what it missed it can resume
 		p.queue, p.marks = nil, nil
-		p.closeLocked(CloseTooSlow)
+		p.closeLocked(apierr.CloseTooSlow)
 	}
 	p.nudge()
 }

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/nexus/nexus/internal/apierr"
 )
 
 // Transport carries what is sent to a client. It never blocks; what waits is bounded.
@@ -24,13 +26,6 @@ type Transport interface {
 	Reason() string
 }
 
-// Close codes of our own (RFC 6455, section 7.4.2: 4000-4999 are for private use).
-const (
-	CloseToken   = 4401 // the token expired or was revoked
-	CloseTooSlow = 4408 // the client did not read; it may resume
-	CloseEvicted = 4429 // a newer connection of the user took the place
-)
-
 // Why a transport ended, in the event log and in metrics; reasonOf has the others.
 const (
 	ReasonClient   = "client"   // the client said goodbye
@@ -41,11 +36,11 @@ const (
 // reasonOf names a close code of this server's.
 func reasonOf(code int) string {
 	switch code {
-	case CloseToken:
+	case apierr.CloseToken:
 		return "token"
-	case CloseTooSlow:
+	case apierr.CloseTooSlow:
 		return "too_slow"
-	case CloseEvicted:
+	case apierr.CloseEvicted:
 		return "evicted"
 	case websocket.CloseGoingAway:
 		return "going_away"
