@@ -94,17 +94,6 @@ func users(names []string) (list []topics.Audience, err error) {
 	return list, nil
 }
 
-// keyOf is the record key of an audience.
-func keyOf(to topics.Audience) string {
-	switch to.Kind {
-	case topics.User:
-		return topics.UserKey(to.A)
-	case topics.Channel:
-		return topics.ChannelKey(to.A)
-	}
-	return topics.EveryoneKey
-}
-
 // ingest appends an event of a kind for everyone that the body names, and answers 202 once the log has all of them. Nothing is
 // appended where any of them is not valid.
 func (a *API) ingest(c echo.Context, k *topics.Kind) error {
@@ -129,7 +118,7 @@ func (a *API) ingest(c echo.Context, k *topics.Kind) error {
 	events := make([]*topics.Event, 0, len(audiences))
 	ids := make(map[string]string)
 	for _, audience := range audiences {
-		key := keyOf(audience)
+		key := audience.Key()
 		m := topics.Meta{Type: k.Type, Source: topics.SourceOf(userOf(c)), IdempotencyKey: idem, TraceParent: traceParent(c)}
 		if m.NexusID = topics.NewID(); idem != "" {
 			m.NexusID = topics.EventID(key, k.Type, m.Source, idem)

@@ -85,6 +85,21 @@ func ParseAudience(key string) (Audience, error) {
 	return Audience{}, errors.New("the record's key must be user:<id>, dm:<a>:<b>, channel:<name> or all")
 }
 
+// Key is the record's key: ParseAudience(a.Key()) is a. Of no audience there is none.
+func (a Audience) Key() string {
+	switch a.Kind {
+	case User:
+		return UserKey(a.A)
+	case Conversation:
+		return ConversationKey(a.A, a.B)
+	case Channel:
+		return ChannelKey(a.A)
+	case Everyone:
+		return EveryoneKey
+	}
+	return ""
+}
+
 // Other is the participant of a conversation who is not user; in a conversation with oneself that is user again.
 func (a Audience) Other(user string) string {
 	if a.A == user {

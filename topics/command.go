@@ -67,9 +67,9 @@ func Ignored(data []byte, names []string) []byte {
 	return slices.Concat(data[:len(data)-1], []byte(`,"`+ignored.Name+`":`), list, []byte("}"))
 }
 
-var ok = Field{Name: "ok", Kind: ABool, Required: true, Doc: "true: the log has it; false: error says why not"}
+var okField = Field{Name: "ok", Kind: ABool, Required: true, Doc: "true: the log has it; false: error says why not"}
 
-var receiptFields = []Field{ok,
+var receiptFields = []Field{okField,
 	{Name: "id", Example: exampleID, Doc: "the event's id"},
 	duplicateField, ignored}
 
@@ -85,7 +85,7 @@ func RefusedData(f Failure) []byte { return Fields("ok", false, "error", json.Ra
 
 var authenticateFields = []Field{{Name: "token", Required: true, Bytes: notEmpty, Doc: "a new token of the same user"}}
 
-var authenticateAnswer = []Field{ok, {Name: refusedField.Name, Kind: AnArray, Of: AnObject, Items: refusedField.Items,
+var authenticateAnswer = []Field{okField, {Name: refusedField.Name, Kind: AnArray, Of: AnObject, Items: refusedField.Items,
 	Doc: "the channels whose subscriptions end because the new token does not allow them"}, ignored}
 
 // Authenticate is the data of authenticate.
@@ -142,10 +142,10 @@ type RefusedChannel struct {
 	Code    string `json:"code"`
 }
 
-// list is a slice that is never null in JSON.
-func list[T any](of []T) []T { return append([]T{}, of...) }
+// notNull is a slice that is never null in JSON.
+func notNull[T any](of []T) []T { return append([]T{}, of...) }
 
 // SubscribedData is the data of the acknowledgement of subscribe and unsubscribe. recovered is nil where no offset was given.
 func SubscribedData(channels []string, refused []RefusedChannel, recovered *bool) []byte {
-	return Fields("channels", list(channels), "refused", list(refused), "recovered", orNil(recovered))
+	return Fields("channels", notNull(channels), "refused", notNull(refused), "recovered", orNil(recovered))
 }

@@ -28,7 +28,6 @@ type Event struct {
 	judged  bool
 	verdict error
 	kind    *Kind
-	id      string // of a valid event whose identity makes it
 }
 
 // MaxValue bounds a record's value, in bytes.
@@ -54,6 +53,18 @@ func (e *Event) Actor() string {
 	return e.Body.Text(k.Actor)
 }
 
+// ActorOf is the user who did what an event's data says (Data); empty where the kind names none.
+func (k *Kind) ActorOf(data []byte) string {
+	if k.Actor == "" {
+		return ""
+	}
+	b, err := scanBody(data)
+	if err != nil { // it was valid when it was stored
+		return ""
+	}
+	return b.Text(k.Actor)
+}
+
 // Detail is the text by which the statistics tell events of this kind apart; empty where there is none. The event must be valid.
 func (e *Event) Detail() string {
 	if k := e.Kind(); k.Detail != "" {
@@ -68,8 +79,6 @@ func (e *Event) EventID() string {
 	switch {
 	case e.NexusID != "":
 		return e.NexusID
-	case e.id != "":
-		return e.id
 	case e.name() != "":
 		return EventID(string(e.Key), e.Type, e.Source, e.name())
 	case e.Place != "":

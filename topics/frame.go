@@ -185,7 +185,8 @@ var statsFields = []Field{
 	{Name: "stale", Kind: ABool, Doc: "true: the numbers are known to be old, the statistics are behind"},
 }
 
-// Stats are a user's numbers.
+// Stats are a user's numbers: the CONNECTION_ACCEPTED notifications, the messages sent or received, and the activities of type
+// post_created, each addressed to the user.
 type Stats struct{ Connections, Messages, Posts int64 }
 
 // Data is the data of stats_update. at is in Unix milliseconds.

@@ -42,6 +42,9 @@ func TestAudience(t *testing.T) {
 		if got, err := topics.ParseAudience(tc.key); err != nil || got != tc.want {
 			t.Errorf("ParseAudience(%q) = %+v, %v; want %+v", tc.key, got, err, tc.want)
 		}
+		if key := tc.want.Key(); key != tc.key {
+			t.Errorf("the key of %+v is %q, want %q", tc.want, key, tc.key)
+		}
 	}
 	for _, bad := range []string{"", "alice", "user:", "user:a:b", "user:a\nb", "user:\xff", "dm:b:a", "dm:a", "dm:a:b:c", "channel:",
 		"channel:ä",

@@ -79,9 +79,6 @@ func (e *Event) judge() error {
 		return refuse(ReasonID, err)
 	}
 	e.kind = k
-	if k.HasID && e.NexusID == "" && e.name() != "" {
-		e.id = e.EventID()
-	}
 	return nil
 }
 
@@ -95,15 +92,18 @@ func (e *Event) readKey() (*Kind, error) {
 		return nil, refuse(ReasonKey, keyErr)
 	}
 	k := KindOf(e.Type)
-	if k == nil || k.in(e.Topic) == nil {
+	var in *In
+	if k != nil {
+		in = k.in(e.Topic)
+	}
+	if in == nil {
 		return nil, refuse(ReasonType, fmt.Errorf("ce_type %q is not one of topic %s", clip(e.Type), e.Topic))
 	}
-	allowed := k.in(e.Topic).Keys
-	if slices.Contains(allowed, NoAudience) {
+	if slices.Contains(in.Keys, NoAudience) {
 		return k, nil
 	}
-	if keyErr == nil && !slices.Contains(allowed, aud.Kind) {
-		keyErr = fmt.Errorf("the key of a %s in %s must be %s", k.Type, e.Topic, shapes(allowed))
+	if keyErr == nil && !slices.Contains(in.Keys, aud.Kind) {
+		keyErr = fmt.Errorf("the key of a %s in %s must be %s", k.Type, e.Topic, shapes(in.Keys))
 	}
 	e.Audience = aud
 	return k, refuse(ReasonKey, keyErr)

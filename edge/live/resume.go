@@ -3,7 +3,6 @@ package live
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"slices"
 	"time"
@@ -223,7 +222,7 @@ func (v *Live) give(s *session.Session, x inbox.Entry, offset string) {
 	if k == nil {
 		return // of an earlier build that knew more
 	}
-	f := k.FrameTo(s.User, actorOf(k, x.Value))
+	f := k.FrameTo(s.User, k.ActorOf(x.Value))
 	if f == nil {
 		return
 	}
@@ -233,17 +232,6 @@ func (v *Live) give(s *session.Session, x inbox.Entry, offset string) {
 	if f.Reached {
 		v.delivered(delivery{x.Topic, x.Partition, x.Offset, x.Time, x.Type, x.Audience}, 1)
 	}
-}
-
-// actorOf is the user who did what an entry of the feed says; empty where its kind names none.
-func actorOf(k *topics.Kind, value []byte) (user string) {
-	if k.Actor == "" {
-		return ""
-	}
-	var members map[string]json.RawMessage
-	_ = json.Unmarshal(value, &members) // it was valid when it was stored
-	_ = json.Unmarshal(members[k.Actor], &user)
-	return user
 }
 
 // outcomeOf names what became of a session's asking for what it missed, in metrics and in the event log.
