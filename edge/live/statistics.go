@@ -152,6 +152,5 @@ func (s *statistics) reached(ctx context.Context, r *round) bool {
 }
 
 func (s *statistics) send(user string, c stats.Counts, stale bool) {
-	data := topics.Stats{Connections: c.Connections, Messages: c.Messages, Posts: c.Posts}.Data(time.Now().UnixMilli(), stale)
-	s.v.o.Sessions.ToUser(user, s.v.plain(topics.Dashboard, topics.EventStatsUpdate, data))
+	s.v.o.Sessions.ToUser(user, s.v.plain(topics.Dashboard, topics.EventStatsUpdate, c.Data(time.Now().UnixMilli(), stale)))
 }

@@ -14,6 +14,9 @@ const maxBody = 120
 // NoteOf makes a note of an event that may be pushed, and names the user it is for; ok is false for all others. The
 // matrix is documented in docs/push.md.
 func NoteOf(e *topics.Event) (user string, n Note, ok bool) {
+	if !e.Kind().Pushed {
+		return "", Note{}, false
+	}
 	n = Note{ID: e.EventID(), Event: e.Type, RecordTime: e.Time}
 	switch {
 	case e.Type == topics.TypeNotification && e.Audience.Kind == topics.User:

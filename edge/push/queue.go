@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -190,14 +191,14 @@ const askedAtOnce = 500
 
 // usable is targets without those that a channel has set aside.
 func (q *queue) usable(ctx context.Context, channel string, targets map[string][]string) (map[string][]string, error) {
-	var keys []string
+	keys := make(map[string]string) // by target
 	for _, list := range targets {
 		for _, t := range list {
-			keys = append(keys, topics.DeviceKey(t))
+			keys[t] = topics.DeviceKey(t)
 		}
 	}
 	aside := make(map[string]bool)
-	for some := range slices.Chunk(keys, askedAtOnce) {
+	for some := range slices.Chunk(slices.Collect(maps.Values(keys)), askedAtOnce) {
 		args, marks := []any{channel}, make([]string, len(some))
 		for n, key := range some {
 			args, marks[n] = append(args, key), fmt.Sprintf("$%d", n+2)
@@ -215,7 +216,7 @@ func (q *queue) usable(ctx context.Context, channel string, targets map[string][
 	usable := make(map[string][]string, len(targets))
 	for user, list := range targets {
 		for _, t := range list {
-			if !aside[topics.DeviceKey(t)] {
+			if !aside[keys[t]] {
 				usable[user] = append(usable[user], t)
 			}
 		}

@@ -364,7 +364,7 @@ func (c *ClickHouse) Counts(ctx context.Context, users []string) (map[string]Cou
 		if err := rows.Scan(&user, &connections, &messages, &posts); err != nil {
 			return nil, fmt.Errorf("stats: counts: %w", err)
 		}
-		out[user] = Counts{int64(connections), int64(messages), int64(posts)}
+		out[user] = Counts{Connections: int64(connections), Messages: int64(messages), Posts: int64(posts)}
 	}
 	return out, rows.Err()
 }

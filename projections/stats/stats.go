@@ -9,11 +9,7 @@ import (
 )
 
 // Counts are a user's statistics.
-type Counts struct {
-	// Connections are the CONNECTION_ACCEPTED notifications, Messages those sent or received, Posts the activities of
-	// type post_created, each addressed to the user.
-	Connections, Messages, Posts int64
-}
+type Counts = topics.Stats
 
 // Topics are those the statistics are folded from: all.
 func Topics() (list []topics.Topic) {
