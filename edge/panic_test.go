@@ -4,16 +4,16 @@ import (
 	"context"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/gorilla/websocket"
 
+	"github.com/nexus/nexus/internal/testenv"
+	"github.com/nexus/nexus/internal/testenv/logtest"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/presence"
@@ -38,25 +38,9 @@ func (noStats) Reached(context.Context, stats.Ends) (bool, error)               
 
 // broker is an embedded log that may be away for a while.
 type broker struct {
-	t    *testing.T
-	o    pipeline.BrokerOptions
-	b    *pipeline.Broker
-	addr string
+	*logtest.Broker
 	said *fullLog // what the edge says of itself
 }
-
-func (b *broker) start() {
-	b.t.Helper()
-	var err error
-	if b.b, err = pipeline.StartBroker(b.o); err != nil {
-		b.t.Fatal(err)
-	}
-	b.addr = b.b.Addr()
-	_, port, _ := net.SplitHostPort(b.addr)
-	b.o.Port, _ = strconv.Atoi(port)
-}
-
-func (b *broker) stop() { _ = b.b.Close() }
 
 // running is an edge on an embedded log; the token is the user's name, and the token boom panics.
 func running(t *testing.T) (*Edge, *httptest.Server) {
@@ -66,22 +50,10 @@ func running(t *testing.T) (*Edge, *httptest.Server) {
 
 func runningOn(t *testing.T, settings ...func(*Options)) (*Edge, *httptest.Server, *broker) {
 	t.Helper()
-	log := slog.New(slog.DiscardHandler)
-	b := &broker{t: t, o: pipeline.BrokerOptions{Dir: t.TempDir(), Log: log}}
-	b.start()
-	k := pipeline.Kafka{Brokers: []string{b.addr}, Names: topics.Names{Prefix: "t."}, Log: log}
-	l, err := pipeline.OpenLog(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.EnsureTopics(t.Context(), pipeline.TopicOptions{Partitions: 2}); err != nil {
-		t.Fatal(err)
-	}
-	p, err := pipeline.NewProducer(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := Options{Kafka: k, Producer: p, Log: l, Inbox: noInbox{}, Stats: stats.Remember(noStats{}), Logger: log, NodeName: "n",
+	b := &broker{Broker: logtest.Start(t, pipeline.BrokerOptions{})}
+	log := logtest.Open(t, b.Addr, 2)
+	o := Options{Kafka: log.Kafka, Producer: log.Producer, Log: log.Log, Inbox: noInbox{}, Stats: stats.Remember(noStats{}),
+		Logger: logtest.Quiet(), NodeName: "n",
 		Verify: func(token string) (Identity, error) {
 			if token == "boom" {
 				panic("a fault of ours")
@@ -97,7 +69,7 @@ func runningOn(t *testing.T, settings ...func(*Options)) (*Edge, *httptest.Serve
 	for _, set := range settings {
 		set(&o)
 	}
-	b.said = &fullLog{Log: p}
+	b.said = &fullLog{Log: log.Producer}
 	e, err := newOn(t.Context(), o, b.said)
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +81,7 @@ func runningOn(t *testing.T, settings ...func(*Options)) (*Edge, *httptest.Serve
 	mux.Handle("/ws", e.Raw(topics.Messaging))
 	mux.Handle("/socket.io/", e.SocketIO())
 	s := httptest.NewUnstartedServer(mux)
-	s.Config.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
+	s.Config.ErrorLog = slog.NewLogLogger(logtest.Quiet().Handler(), slog.LevelDebug)
 	s.Start()
 	t.Cleanup(func() {
 		drain, done := context.WithTimeout(context.Background(), 5*time.Second)
@@ -120,21 +92,9 @@ func runningOn(t *testing.T, settings ...func(*Options)) (*Edge, *httptest.Serve
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		p.Close(log)
-		l.Close()
-		b.stop()
 	})
-	waitFor(t, "the edge is ready", e.Ready)
+	testenv.Eventually(t, "the edge is ready", e.Ready)
 	return e, s, b
-}
-
-func waitFor(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("never: %s", what)
-		}
-	}
 }
 
 // A handler that panics (row S10) ends its own session and nothing else: its place and presence are free, whoever else is
@@ -152,7 +112,7 @@ func TestHandlerPanic(t *testing.T) {
 	}
 	boom := `{"event":"authenticate","data":{"token":"boom"},"id":1}`
 	victim, neighbour := dial("victim"), dial("neighbour")
-	waitFor(t, "both have their place", func() bool { return e.fold.Connections(topics.Messaging) == 2 })
+	testenv.Eventually(t, "both have their place", func() bool { return e.fold.Connections(topics.Messaging) == 2 })
 	if err := victim.WriteMessage(websocket.TextMessage, []byte(boom)); err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +123,7 @@ func TestHandlerPanic(t *testing.T) {
 	if !websocket.IsCloseError(err, websocket.CloseInternalServerErr) {
 		t.Errorf("closed with %v, want 1011", err)
 	}
-	waitFor(t, "the place is free", func() bool { return e.fold.Connections(topics.Messaging) == 1 })
+	testenv.Eventually(t, "the place is free", func() bool { return e.fold.Connections(topics.Messaging) == 1 })
 
 	// The same by long-polling.
 	post := func(url, body string) (int, string) {
@@ -186,9 +146,9 @@ func TestHandlerPanic(t *testing.T) {
 	if status, _ := post(url, `40/ws,{"userId":"poller","token":"poller"}`); status != 200 {
 		t.Fatalf("CONNECT: %d", status)
 	}
-	waitFor(t, "the poller has its place", func() bool { return e.fold.Connections(topics.Messaging) == 2 })
+	testenv.Eventually(t, "the poller has its place", func() bool { return e.fold.Connections(topics.Messaging) == 2 })
 	post(url, `42/ws,["authenticate",{"token":"boom"}]`)
-	waitFor(t, "the poller's place is free", func() bool { return e.fold.Connections(topics.Messaging) == 1 })
+	testenv.Eventually(t, "the poller's place is free", func() bool { return e.fold.Connections(topics.Messaging) == 1 })
 	if status, _ := post(url, "3"); status != 400 {
 		t.Errorf("the session lives on: %d", status)
 	}
@@ -217,7 +177,7 @@ func TestRoutePanic(t *testing.T) {
 	}
 	defer ws.Close()
 	_ = ws.SetReadDeadline(time.Now().Add(10 * time.Second))
-	waitFor(t, "bob is in the hub", func() bool { return e.sessions.HasUser(topics.Messaging, "bob") })
+	testenv.Eventually(t, "bob is in the hub", func() bool { return e.sessions.HasUser(topics.Messaging, "bob") })
 	batch := pipeline.Batch{Topic: topics.Messages}
 	for n, content := range []string{"first", "bad", "last"} {
 		ev := topics.Draft{ReceiverID: "bob", Content: content}.Message("alice", "")

@@ -16,6 +16,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/nexus/nexus/edge/session"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/topics"
 )
@@ -54,8 +55,8 @@ func reading(ws *websocket.Conn) (done <-chan struct{}) {
 func TestEndsThatTheLogMissed(t *testing.T) {
 	for name, trouble := range map[string]func(*broker) (over func()){
 		"away": func(b *broker) func() {
-			b.stop()
-			return b.start
+			b.Stop()
+			return b.Start
 		},
 		"overloaded": func(b *broker) func() {
 			b.said.full.Store(true)
@@ -76,10 +77,10 @@ func TestEndsThatTheLogMissed(t *testing.T) {
 			for _, ws := range all {
 				ws.Close()
 			}
-			waitFor(t, "the log has failed to take five ends", func() bool { return b.said.failed.Load() >= 5 })
+			testenv.Eventually(t, "the log has failed to take five ends", func() bool { return b.said.failed.Load() >= 5 })
 			over()
-			waitFor(t, "the log shows all five ends", func() bool { return e.fold.Count(topics.Messaging, "alice") == 0 })
-			waitFor(t, "nothing is kept of them", func() bool { c := e.sessions.Counts(); return c.Slots == 0 && c.Unsettled == 0 })
+			testenv.Eventually(t, "the log shows all five ends", func() bool { return e.fold.Count(topics.Messaging, "alice") == 0 })
+			testenv.Eventually(t, "nothing is kept of them", func() bool { c := e.sessions.Counts(); return c.Slots == 0 && c.Unsettled == 0 })
 			for range 5 {
 				if _, status, body := dialRaw(t, s, "alice", ""); status != 101 {
 					t.Errorf("refused with %d %s", status, body)
@@ -122,7 +123,7 @@ func TestBrokenMakeRoom(t *testing.T) {
 		offset = offsetOf(t, silent)
 	}
 	poller := openPoller(t, s, "alice")
-	waitFor(t, "all five are in", func() bool { return e.fold.Count(topics.Messaging, "alice") == 5 })
+	testenv.Eventually(t, "all five are in", func() bool { return e.fold.Count(topics.Messaging, "alice") == 5 })
 	if _, status, body := dialRaw(t, s, "alice", "&offset="); status != 429 || !strings.Contains(body, "too_many_connections") ||
 		!strings.Contains(body, "evict-oldest") || !strings.Contains(body, "close one of them") || strings.Count(body, "T") < 5 {
 		t.Errorf("the sixth is answered %d %s", status, body)
@@ -135,7 +136,7 @@ func TestBrokenMakeRoom(t *testing.T) {
 		t.Errorf("who comes back gets %s, %v", b, err)
 	}
 	reading(ws)
-	waitFor(t, "the broken ones have ended", func() bool { return e.fold.Count(topics.Messaging, "alice") == 2 })
+	testenv.Eventually(t, "the broken ones have ended", func() bool { return e.fold.Count(topics.Messaging, "alice") == 2 })
 	if resp, err := http.Get(poller); err != nil || resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("the silent poller lives on: %v %v", resp, err)
 	} else {

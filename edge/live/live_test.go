@@ -2,7 +2,6 @@ package live
 
 import (
 	"context"
-	"log/slog"
 	"slices"
 	"testing"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"github.com/nexus/nexus/edge/session/sessiontest"
 	"github.com/nexus/nexus/edge/wire"
 	"github.com/nexus/nexus/edge/wire/wiretest"
+	"github.com/nexus/nexus/internal/testenv/logtest"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/stats"
@@ -33,39 +33,21 @@ func (noStats) Reached(context.Context, stats.Ends) (bool, error)               
 // onLog is a live on an embedded log that is being read.
 func onLog(t *testing.T) (*Live, *pipeline.Tail) {
 	t.Helper()
-	log := slog.New(slog.DiscardHandler)
-	b, err := pipeline.StartBroker(pipeline.BrokerOptions{Dir: t.TempDir(), Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = b.Close() })
-	k := pipeline.Kafka{Brokers: []string{b.Addr()}, Names: topics.Names{Prefix: "t."}, Log: log}
-	l, err := pipeline.OpenLog(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(l.Close)
-	if err := l.EnsureTopics(t.Context(), pipeline.TopicOptions{Partitions: 2}); err != nil {
-		t.Fatal(err)
-	}
-	p, err := pipeline.NewProducer(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { p.Close(log) })
+	log := logtest.Open(t, logtest.Start(t, pipeline.BrokerOptions{}).Addr, 2)
 	var v *Live
 	fed := []topics.Topic{topics.Messages, topics.Notifications, topics.Broadcasts}
-	tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: k, Producer: p, Log: l, Logger: log, Topics: fed, Keep: fed,
+	tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: log.Kafka, Producer: log.Producer, Log: log.Log,
+		Logger: logtest.Quiet(), Topics: fed, Keep: fed,
 		Windows: pipeline.NewWindows(time.Minute), Route: func(b pipeline.Batch) { v.Route(b) }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	v = New(Options{Sessions: sessiontest.New(), Tail: tail, Inbox: noInbox{}, Stats: stats.Remember(noStats{}), Logger: log,
+	v = New(Options{Sessions: sessiontest.New(), Tail: tail, Inbox: noInbox{}, Stats: stats.Remember(noStats{}), Logger: logtest.Quiet(),
 		Working: context.Background(),
 		Post:    func(*topics.Event) {}, Seen: func(*topics.Event) {}, TopicIDs: make(map[topics.Topic][4]byte), NodeName: "n",
 		CompressionThreshold: 1 << 20, MaxQueueBytes: 1 << 20})
 	for _, topic := range fed {
-		if v.o.TopicIDs[topic], err = l.TopicHash(t.Context(), topic); err != nil {
+		if v.o.TopicIDs[topic], err = log.Log.TopicHash(t.Context(), topic); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -3,7 +3,6 @@ package push_test
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"github.com/nexus/nexus/edge/push"
 	"github.com/nexus/nexus/edge/push/fcm"
 	"github.com/nexus/nexus/internal/testenv"
+	"github.com/nexus/nexus/internal/testenv/logtest"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/sqldb"
@@ -90,37 +90,20 @@ func onBothStores(t *testing.T, scenario func(*testing.T, *shop)) {
 
 func newShop(t *testing.T, db *sqldb.DB) *shop {
 	t.Helper()
-	quiet := slog.New(slog.DiscardHandler)
+	quiet := logtest.Quiet()
 	t.Cleanup(func() { db.Close() })
-	b, err := pipeline.StartBroker(pipeline.BrokerOptions{Dir: t.TempDir(), Log: quiet})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { b.Close() })
-	kafka := pipeline.Kafka{Brokers: []string{b.Addr()}, Log: quiet}
-	log, err := pipeline.OpenLog(kafka)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(log.Close)
-	if err := log.EnsureTopics(t.Context(), pipeline.TopicOptions{Partitions: 1}); err != nil {
-		t.Fatal(err)
-	}
-	producer, err := pipeline.NewProducer(kafka)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { producer.Close(quiet) })
+	log := logtest.Open(t, logtest.Start(t, pipeline.BrokerOptions{}).Addr, 1)
 	s := &shop{t: t, clock: &clock{at: time.Now()}, fcm: testenv.NewFCM(t), next: make(map[topics.Topic]int64), reg: prometheus.NewRegistry()}
+	var err error
 	if s.inbox, err = inbox.Open(t.Context(), db, time.Hour, quiet); err != nil {
 		t.Fatal(err)
 	}
-	s.channel = fcm.Options{Credentials: credentials(s.fcm), Log: log, Inbox: s.inbox, Producer: producer, Node: "n1", Logger: quiet}
+	s.channel = fcm.Options{Credentials: credentials(s.fcm), Log: log.Log, Inbox: s.inbox, Producer: log.Producer, Node: "n1", Logger: quiet}
 	ch, err := fcm.New(t.Context(), s.channel)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Pusher, err = push.New(t.Context(), push.Options{DB: db, Log: log, Producer: producer, Presence: nobody{}, Channels: []push.Channel{ch},
+	s.Pusher, err = push.New(t.Context(), push.Options{DB: db, Log: log.Log, Producer: log.Producer, Presence: nobody{}, Channels: []push.Channel{ch},
 		Settings: push.Settings{TTL: 24 * time.Hour, Rate: 100, Lease: 90 * time.Second}, Node: "n1", Logger: quiet,
 		Metrics: push.NewMetrics(s.reg),
 		Now:     s.clock.now})
