@@ -11,7 +11,7 @@ import (
 func TestDrainIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := bare(t, time.Minute, time.Minute)
-		srv.serving.Begin() // as Precheck does
+		srv.serving.Begin() // as Upgrade does
 		srv.Shutdown()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
