@@ -157,6 +157,23 @@ func TestLastBatch(t *testing.T) {
 	})
 }
 
+// A partition that falls quiet is stored while the node runs: a crash hours later does not judge anew (B8).
+func TestQuietPosition(t *testing.T) {
+	onBothStores(t, func(t *testing.T, s *shop) {
+		here := &everybody{}
+		here.here.Store(true)
+		s.Options().Presence = here
+		s.devices("a")
+		s.restart()
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- s.Run(ctx) }()
+		t.Cleanup(func() { cancel(); <-ended })
+		s.notifyMore("a") // the shop's clock stands still: no batch finds the row too old
+		testenv.Eventually(t, "the row is moved", func() bool { return s.row() == 1 })
+	})
+}
+
 // notifyMore folds notifications as the next batch, as it is when the consumer is under way.
 func (s *shop) notifyMore(users ...string) {
 	s.t.Helper()
