@@ -79,6 +79,15 @@ func read(c *command, v any) *apierr.Error {
 	return nil
 }
 
+// understands reads a command's data into v, or refuses the command.
+func (s *client) understands(c *command, v any) bool {
+	err := read(c, v)
+	if err != nil {
+		s.refuse(c, err)
+	}
+	return err == nil
+}
+
 // onlyKnown decodes an object into v; it reports false where something is wrong with it, or a member is not known.
 func onlyKnown(data []byte, v any) bool {
 	d := json.NewDecoder(bytes.NewReader(data))
@@ -156,8 +165,7 @@ func spoken(event string) bool {
 
 func (g *Gateway) authenticate(s *client, c *command) {
 	var data topics.Authenticate
-	if err := read(c, &data); err != nil {
-		s.refuse(c, err)
+	if !s.understands(c, &data) {
 		return
 	}
 	id, err := g.identify(s.User, data.Token)
@@ -193,8 +201,7 @@ func (g *Gateway) narrow(s *client) (left []topics.RefusedChannel) {
 
 func (g *Gateway) subscribe(s *client, c *command) {
 	var data topics.Subscription
-	if err := read(c, &data); err != nil {
-		s.refuse(c, err)
+	if !s.understands(c, &data) {
 		return
 	}
 	var recovered *bool
@@ -238,8 +245,7 @@ func tellRefused(refused []topics.RefusedChannel) string {
 
 func (g *Gateway) unsubscribe(s *client, c *command) {
 	var data topics.Unsubscription
-	if err := read(c, &data); err != nil {
-		s.refuse(c, err)
+	if !s.understands(c, &data) {
 		return
 	}
 	before := g.o.Sessions.ChannelsOf(s.Session)
@@ -279,8 +285,7 @@ func (g *Gateway) join(s *client, names []string) (joined []string, refused []to
 
 func (g *Gateway) sendMessage(s *client, c *command) {
 	var d topics.Draft
-	if err := read(c, &d); err != nil {
-		s.refuse(c, err)
+	if !s.understands(c, &d) {
 		return
 	}
 	g.trySend(s.User, d, func(r topics.Receipt, err error) {
@@ -353,8 +358,7 @@ func (g *Gateway) draft(sender string, d topics.Draft, now time.Time) (*topics.E
 
 func (g *Gateway) type_(s *client, c *command) {
 	var data topics.TypingCommand
-	if err := read(c, &data); err != nil {
-		s.refuse(c, err)
+	if !s.understands(c, &data) {
 		return
 	}
 	if err := topics.CheckUserID(data.ReceiverID); err != nil {
@@ -377,8 +381,7 @@ const lookupWait = 2 * time.Second
 // may then be its own.
 func (g *Gateway) markAsRead(s *client, c *command) {
 	var data topics.MarkAsRead
-	if err := read(c, &data); err != nil {
-		s.refuse(c, err)
+	if !s.understands(c, &data) {
 		return
 	}
 	ctx, cancel := g.requestContext()

@@ -103,7 +103,8 @@ func newShop(t *testing.T, db *sqldb.DB) *shop {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Pusher, err = push.New(t.Context(), push.Options{DB: db, Log: log.Log, Producer: log.Producer, Presence: nobody{}, Channels: []push.Channel{ch},
+	s.Pusher, err = push.New(t.Context(), push.Options{DB: db, Log: log.Log, Producer: log.Producer, Presence: nobody{},
+		Channels: []push.Channel{ch},
 		Settings: push.Settings{TTL: 24 * time.Hour, Rate: 100, Lease: 90 * time.Second}, Node: "n1", Logger: quiet,
 		Metrics: push.NewMetrics(s.reg),
 		Now:     s.clock.now})

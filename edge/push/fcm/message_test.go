@@ -21,18 +21,9 @@ import (
 // object is a producer's data.
 func object(pairs ...any) json.RawMessage { return topics.Fields(pairs...) }
 
-func event(t *testing.T, topic topics.Topic, key, typ, value string) *topics.Event {
-	t.Helper()
-	e := &topics.Event{Topic: topic, Offset: 7, Time: 1764583200000, Key: []byte(key), Meta: topics.Meta{Type: typ}, Value: []byte(value)}
-	if err := topics.Valid(topicstest.Sign(e)); err != nil {
-		t.Fatal(err)
-	}
-	return e
-}
-
 // Golden: a message on the wire.
 func TestMessage(t *testing.T) {
-	_, n, _ := push.NoteOf(event(t, topics.Notifications, "user:a", "",
+	_, n, _ := push.NoteOf(topicstest.Event(t, topics.Notifications, "user:a", "",
 		`{"title":"T","body":"B","type":"MESSAGE","priority":"high","data":{"k":{"n":1},"google.x":"y","url":"https://e.example/p"}}`))
 	got, err := json.Marshal(message(n, "tok", time.UnixMilli(n.RecordTime).Add(time.Minute), time.Hour-time.Minute))
 	if err != nil {
@@ -99,7 +90,7 @@ func TestFit(t *testing.T) {
 
 // A producer's names are his: ours stand beside them.
 func TestDataNames(t *testing.T) {
-	_, n, _ := push.NoteOf(event(t, topics.Notifications, "user:a", "",
+	_, n, _ := push.NoteOf(topicstest.Event(t, topics.Notifications, "user:a", "",
 		`{"title":"T","body":"B","type":"MESSAGE","data":{"id":"order-7","type":"order","from":"x","_from":"y","nexus_id":"forged","event":null}}`))
 	got := message(n, "tok", time.UnixMilli(n.RecordTime), time.Hour).Data
 	want := map[string]string{"id": "order-7", "type": "order", "event": "null", "__from": "x", "_from": "y", "_nexus_id": "forged",
