@@ -58,10 +58,10 @@ func example(t *testing.T, name string, args ...string) {
 
 func testExample(t *testing.T, client, service []string) {
 	i := start(t, nil)
-	settings := append(os.Environ(), "NEXUS_URL=http://"+i.base, "KAFKA_BROKERS="+i.kafka)
+	settings := append(os.Environ(), "NEXUS_URL=http://"+i.base, "KAFKA_BROKERS="+i.kafka, "NEXUS_USER=bob")
 	shown := &safeBuffer{}
 	c := exec.Command(client[0], client[1:]...)
-	c.Env, c.Stdout, c.Stderr = slices.Concat(settings, []string{"NEXUS_TOKEN=" + tokenFor(t, "alice")}), shown, shown
+	c.Env, c.Stdout, c.Stderr = slices.Concat(settings, []string{"NEXUS_TOKEN=" + tokenFor(t, "bob")}), shown, shown
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -75,9 +75,9 @@ func testExample(t *testing.T, client, service []string) {
 	testenv.Eventually(t, "the client is connected", func() bool { return strings.Contains(shown.String(), "connected\n") })
 	send := func(order string) {
 		t.Helper()
-		s := exec.Command(service[0], append(service[1:], "alice", order)...)
+		s := exec.Command(service[0], append(service[1:], "bob", order)...)
 		s.Env = slices.Concat(settings, []string{"NEXUS_TOKEN=" + tokenFor(t, "shop", "publish")})
-		if out, err := s.CombinedOutput(); err != nil || !strings.Contains(string(out), "sent: order "+order+" to alice") {
+		if out, err := s.CombinedOutput(); err != nil || !strings.Contains(string(out), "sent: order "+order+" to bob") {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
@@ -89,7 +89,7 @@ func testExample(t *testing.T, client, service []string) {
 	if n := strings.Count(shown.String(), fmt.Sprintf(line, "42")); n != 1 {
 		t.Errorf("the client was shown order 42 %d times", n)
 	}
-	list := i.must(200, "GET", "/notifications", tokenFor(t, "alice"), "")["notifications"].([]any)
+	list := i.must(200, "GET", "/notifications", tokenFor(t, "bob"), "")["notifications"].([]any)
 	if len(list) != 2 || list[0].(map[string]any)["data"].(map[string]any)["orderId"] != "43" {
 		t.Errorf("the inbox has %v", list)
 	}
