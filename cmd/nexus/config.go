@@ -267,7 +267,8 @@ func settings() []setting {
 		{"PUSH_TTL", "24h", "older events are not pushed any more", span(func(c *Config) *time.Duration { return &c.Push.TTL }, time.Second)},
 		{"PUSH_LEASE", "90s", "when a push that a node was making when it died is made again",
 			span(func(c *Config) *time.Duration { return &c.Push.Lease }, time.Second)},
-		{"PUSH_RATE", "200", "pushes of this node in a second, at most", number(func(c *Config) *int { return &c.Push.Rate }, 1, 100_000)},
+		{"PUSH_RATE", "200", "pushes of this node in a second by each channel, at most",
+			number(func(c *Config) *int { return &c.Push.Rate }, 1, 100_000)},
 
 		{"STARTUP_TIMEOUT", "30s", "how long a start waits for the engines to be there",
 			span(func(c *Config) *time.Duration { return &c.StartupTimeout }, time.Second)},

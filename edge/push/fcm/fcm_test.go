@@ -8,7 +8,9 @@ import (
 
 	"firebase.google.com/go/v4/messaging"
 
+	"github.com/nexus/nexus/edge/push"
 	"github.com/nexus/nexus/internal/testenv"
+	"github.com/nexus/nexus/topics"
 )
 
 func TestMain(m *testing.M) { testenv.Exit(m) }
@@ -91,4 +93,43 @@ func connect(ctx context.Context, c Credentials) (sender, error) {
 func (s sender) send(ctx context.Context, m *messaging.Message) answer {
 	_, err := s.client.Send(ctx, m)
 	return answerOf(err, time.Now())
+}
+
+// INVALID_ARGUMENT does not tell a bad token from a bad message: a plain message for the token does, and is never delivered.
+func TestProbe(t *testing.T) {
+	f := testenv.NewFCM(t)
+	second := map[string]int{"payload": 0, "token": http.StatusBadRequest, "dead": http.StatusNotFound, "foreign": http.StatusForbidden,
+		"quota": http.StatusTooManyRequests, "unknown": http.StatusInternalServerError}
+	codes := map[int]string{http.StatusBadRequest: "INVALID_ARGUMENT", http.StatusNotFound: "UNREGISTERED",
+		http.StatusForbidden: "SENDER_ID_MISMATCH", http.StatusTooManyRequests: "QUOTA_EXCEEDED"}
+	f.Answer = func(token string, n int) (int, string, http.Header) {
+		if n == 1 {
+			return http.StatusBadRequest, "INVALID_ARGUMENT", nil
+		}
+		return second[token], codes[second[token]], nil
+	}
+	c, err := New(t.Context(), Options{Credentials: Credentials{ProjectID: f.ProjectID, ClientEmail: f.ClientEmail, PrivateKey: f.PrivateKey,
+		Endpoint: f.URL + "/v1", TokenURI: f.URL + "/token"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := push.Note{ID: topics.NewID(), Event: topics.TypeNotification, Title: "t", Body: "b", RecordTime: time.Now().UnixMilli()}
+	for token, want := range map[string]push.Response{
+		"payload": {Kind: push.Refused, Outcome: invalidPayload}, "token": {Kind: push.Dead, Outcome: invalidToken},
+		"dead": {Kind: push.Dead, Outcome: invalidToken}, "foreign": {Kind: push.SetAside, Outcome: mismatch},
+		"quota": {Kind: push.Pause, After: quotaWait}, "unknown": {Kind: push.Retry},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		got := c.Send(ctx, token, n, time.Hour)
+		cancel()
+		if got.Err == nil {
+			t.Errorf("%s: nothing is said to the operator", token)
+		}
+		if got.Err = nil; got != want {
+			t.Errorf("%s: %+v, want %+v", token, got, want)
+		}
+		if len(f.Accepted(token)) != 0 {
+			t.Errorf("%s: the plain message was delivered", token)
+		}
+	}
 }
