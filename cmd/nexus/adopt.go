@@ -76,8 +76,8 @@ func (a *app) adopt(ctx context.Context, names []string, out io.Writer) error {
 		}
 	}
 	if left {
-		return errors.New("some stores remember another log: nexus adopt and their names takes this one on, nexus rebuild inbox, keys and stats " +
-			"fold anew")
+		return errors.New("some stores remember another log: nexus adopt and their names takes this one on, nexus rebuild inbox, keys " +
+			"and stats fold anew")
 	}
 	return nil
 }

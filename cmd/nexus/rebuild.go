@@ -14,8 +14,9 @@ import (
 	"github.com/nexus/nexus/pipeline"
 )
 
-const rebuildHelp = `nexus rebuild empties a projection and folds it anew from the log's beginning: the inbox, the devices' keys, or the statistics. Nothing is
-appended, and nothing is pushed. What topics kept for a time only have lost meanwhile is lost to the projection as well.
+const rebuildHelp = `nexus rebuild empties a projection and folds it anew from the log's beginning: the inbox, the devices' keys, or the
+statistics. Nothing is appended, and nothing is pushed. What topics kept for a time only have lost meanwhile is lost to the projection
+as well.
 
   nexus rebuild inbox
   nexus rebuild keys

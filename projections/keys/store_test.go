@@ -137,7 +137,8 @@ func testFold(t *testing.T, db *sqldb.DB, seed uint64) {
 func applyAll(t *testing.T, d *keys.Directory, events []*topics.Event, size int) {
 	for batch := range slices.Chunk(events, size) {
 		from := batch[0].Offset
-		if err := d.Apply(t.Context(), pipeline.Batch{Topic: batch[0].Topic, From: from, To: from + int64(len(batch)), Events: batch}); err != nil {
+		b := pipeline.Batch{Topic: batch[0].Topic, From: from, To: from + int64(len(batch)), Events: batch}
+		if err := d.Apply(t.Context(), b); err != nil {
 			t.Error(err)
 			return
 		}
