@@ -23,8 +23,8 @@ import (
 
 	"github.com/nexus/nexus/api"
 	"github.com/nexus/nexus/internal/apierr"
-	"github.com/nexus/nexus/projections/control"
 	"github.com/nexus/nexus/projections/inbox"
+	"github.com/nexus/nexus/projections/keys"
 	"github.com/nexus/nexus/projections/presence"
 	"github.com/nexus/nexus/projections/stats"
 	"github.com/nexus/nexus/topics"
@@ -41,7 +41,7 @@ type world struct {
 	messages      []inbox.Message
 	conversations []inbox.Conversation
 	devices       []inbox.Device
-	keys          []control.Device
+	keys          []keys.Device
 	online        string
 	tooOften      bool
 	asked         []string // users and cursors that stores were asked for
@@ -136,13 +136,13 @@ func (w *world) Sessions(string) []presence.Session {
 
 type directory struct{ *world }
 
-func (d directory) Devices(string) []control.Device { return d.keys }
-func (directory) Expect(string) <-chan bool {
-	won := make(chan bool, 1)
-	won <- true
-	return won
+func (d directory) Devices(context.Context, string) ([]keys.Device, error) { return d.keys, nil }
+func (directory) Left(context.Context, string, string, int) ([]string, error) {
+	return []string{"p"}, nil
 }
-func (directory) Forget(string) {}
+func (directory) Outcome(context.Context, *topics.Event) (*keys.Handed, error) {
+	return &keys.Handed{IdentityKey: "ik", Prekey: topics.Prekey{ID: "p", Key: "k"}}, nil
+}
 
 func (w *world) allow(string) error {
 	if w.tooOften {
@@ -219,7 +219,7 @@ func TestRoutes(t *testing.T) {
 			messages:      []inbox.Message{{ID: "m", Value: []byte(`{"id":"m"}`)}},
 			conversations: []inbox.Conversation{{Other: "bob", Unread: 1, Last: inbox.Message{Value: []byte(`{"id":"m"}`)}}},
 			devices:       []inbox.Device{{Token: "known", Platform: "web"}},
-			keys:          []control.Device{{ID: "phone", IdentityKey: "ik", Prekeys: 1, Next: &topics.Prekey{ID: "p", Key: "k"}}}}
+			keys:          []keys.Device{{ID: "phone", IdentityKey: "ik", Prekeys: 1}}}
 	}
 	var answers golden
 	for _, tc := range []struct {
@@ -264,7 +264,7 @@ func TestRoutes(t *testing.T) {
 		{"POST /notifications/device-token", "alice", `{"token":""}`, nil, 400, "token", ""},
 		{"GET /users/bob/keys?prekeys=no", "alice", "", nil, 400, "true or false", ""},
 
-		{"PUT /keys", "alice", `{"deviceId":"phone","identityKey":"aWs=","prekeys":[]}`, nil, 202, `"id"`, "control user:alice key.published"},
+		{"PUT /keys", "alice", `{"deviceId":"phone","identityKey":"aWs=","prekeys":[]}`, nil, 202, `"id"`, "keys user:alice key.published"},
 		{"GET /keys", "alice", "", nil, 200, `{"devices":[{"deviceId":"phone","prekeys":1}]}`, ""},
 		{"DELETE /keys/phone%40home", "alice", "", nil, 202, `"id"`, `{"deviceId":"phone@home","removed":true}`},
 		{"GET /users/bob/keys", "alice", "", nil, 200, `"prekey":{`, "key.taken"},

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"time"
@@ -9,16 +10,17 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/nexus/nexus/internal/apierr"
-	"github.com/nexus/nexus/projections/control"
+	"github.com/nexus/nexus/projections/keys"
 	"github.com/nexus/nexus/topics"
 )
 
 // Keys is the directory of devices' keys, and who got a one-time key.
 type Keys interface {
-	Devices(user string) []control.Device
-	// Expect answers whether the key.taken of this id was the first; Forget ends the wait.
-	Expect(id string) <-chan bool
-	Forget(id string)
+	Devices(ctx context.Context, user string) ([]keys.Device, error)
+	// Left lists ids of one-time keys of a device that nobody has, the oldest first.
+	Left(ctx context.Context, user, device string, limit int) ([]string, error)
+	// Outcome waits until an appended key.taken is folded; nil: another had the key already.
+	Outcome(ctx context.Context, taken *topics.Event) (*keys.Handed, error)
 }
 
 // putKeys publishes a device's keys: its identity key, and further one-time keys.
@@ -27,9 +29,12 @@ func (a *API) putKeys(c echo.Context) error {
 	if err := read(c, &body); err != nil {
 		return err
 	}
-	devices := a.o.Keys.Devices(userOf(c))
-	known := slices.ContainsFunc(devices, func(d control.Device) bool { return d.ID == body.DeviceID })
-	if len(devices) >= control.MaxDevices && !known {
+	devices, err := a.o.Keys.Devices(c.Request().Context(), userOf(c))
+	if err != nil {
+		return err
+	}
+	known := slices.ContainsFunc(devices, func(d keys.Device) bool { return d.ID == body.DeviceID })
+	if len(devices) >= keys.MaxDevices && !known {
 		return apierr.Invalid("this user has keys of as many devices as are allowed; remove one")
 	}
 	return a.publishKeys(c, topics.DeviceKeys{DeviceID: body.DeviceID, IdentityKey: body.IdentityKey, Prekeys: body.Prekeys}.Event(userOf(c)))
@@ -53,7 +58,11 @@ func (a *API) publishKeys(c echo.Context, ev *topics.Event) error {
 // ownKeys tells a user which devices have keys, and how many one-time keys each has left.
 func (a *API) ownKeys(c echo.Context) error {
 	list := []DeviceWithKeys{}
-	for _, d := range a.o.Keys.Devices(userOf(c)) {
+	devices, err := a.o.Keys.Devices(c.Request().Context(), userOf(c))
+	if err != nil {
+		return err
+	}
+	for _, d := range devices {
 		list = append(list, DeviceWithKeys{d.ID, d.Prekeys})
 	}
 	return c.JSON(http.StatusOK, OwnKeys{list})
@@ -70,12 +79,25 @@ func (a *API) keysOf(c echo.Context) error {
 		return err
 	}
 	hand := c.QueryParam("prekeys") != "false" && c.Request().Method != http.MethodHead // nobody sees what HEAD would use up
+	ctx, cancel := context.WithTimeout(c.Request().Context(), handOutTimeout)
+	defer cancel()
+	devices, err := a.o.Keys.Devices(ctx, user)
+	if err != nil {
+		return err
+	}
 	list := []DeviceKeys{}
-	for _, d := range a.o.Keys.Devices(user) {
+	for _, d := range devices {
 		k := DeviceKeys{DeviceID: d.ID, IdentityKey: d.IdentityKey}
 		if hand {
-			if k.Prekey, err = a.takePrekey(c, user, d.ID); err != nil {
+			handed, err := a.takePrekey(ctx, user, d.ID, userOf(c))
+			if err != nil && ctx.Err() != nil && c.Request().Context().Err() == nil {
+				return apierr.Unavailable() // never "none is left", which would weaken the conversation
+			}
+			if err != nil {
 				return err
+			}
+			if handed != nil {
+				k.IdentityKey, k.Prekey = handed.IdentityKey, &handed.Prekey
 			}
 		}
 		list = append(list, k)
@@ -83,45 +105,27 @@ func (a *API) keysOf(c echo.Context) error {
 	return c.JSON(http.StatusOK, UserKeys{list, user})
 }
 
-// takePrekey takes the next one-time key of a device; nil where none is left, or where others are always faster.
-func (a *API) takePrekey(c echo.Context, user, deviceID string) (*topics.Prekey, error) {
-	for range 20 {
-		var next *topics.Prekey
-		for _, d := range a.o.Keys.Devices(user) {
-			if d.ID == deviceID {
-				next = d.Next
-			}
-		}
-		if next == nil {
-			return nil, nil
-		}
-		won, err := a.tryTake(c, user, deviceID, next.ID)
-		if err != nil {
+const (
+	// handOutTimeout bounds how long a request waits for its one-time keys: until the directory has folded what was appended.
+	handOutTimeout = 5 * time.Second
+	// mostAmong bounds among how many one-time keys a request picks that has lost to others.
+	mostAmong = 64
+)
+
+// takePrekey takes a one-time key of a device; nil where none is left. It tries the oldest; where others were faster it picks at random
+// among twice as many each time, so that many who ask at once do not all want the same. ctx ends it.
+func (a *API) takePrekey(ctx context.Context, user, device, by string) (*keys.Handed, error) {
+	for among := 1; ; among = min(2*among, mostAmong) {
+		left, err := a.o.Keys.Left(ctx, user, device, among)
+		if err != nil || len(left) == 0 {
 			return nil, err
 		}
-		if won {
-			return next, nil
+		ev := topics.KeyTaken{DeviceID: device, PrekeyID: left[rand.IntN(len(left))], By: by}.Event(user)
+		if err := a.o.Producer.Append(ctx, ev); err != nil {
+			return nil, err
 		}
-	}
-	return nil, nil
-}
-
-// takenWait bounds how long a request waits for this node to read what it has appended.
-const takenWait = 5 * time.Second
-
-func (a *API) tryTake(c echo.Context, user, deviceID, prekeyID string) (bool, error) {
-	ev := topics.KeyTaken{DeviceID: deviceID, PrekeyID: prekeyID, By: userOf(c)}.Event(user)
-	answer := a.o.Keys.Expect(ev.ID)
-	defer a.o.Keys.Forget(ev.ID)
-	ctx, cancel := context.WithTimeout(c.Request().Context(), takenWait)
-	defer cancel()
-	if err := a.o.Producer.Append(ctx, ev); err != nil {
-		return false, err
-	}
-	select {
-	case won := <-answer:
-		return won, nil
-	case <-ctx.Done():
-		return false, apierr.Unavailable()
+		if handed, err := a.o.Keys.Outcome(ctx, ev); err != nil || handed != nil {
+			return handed, err
+		}
 	}
 }

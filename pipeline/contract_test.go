@@ -95,6 +95,20 @@ func TestContract(t *testing.T) {
 				t.Errorf("control has %d records, %v; want the counts recorded once", ends[0], err)
 			}
 		})
+		t.Run("a log whose contract is older than a topic", func(t *testing.T) {
+			b := newBench(t, addr)
+			b.raw(topics.Control, 0, "all", `{"window":"7m0s","partitions":{"messages":3,"notifications":3,"broadcasts":1,"presence":1,`+
+				`"signals":3,"devices":3,"control":1,"deliveries":3,"dead-letters":3}}`, kgo.RecordHeader{Key: "ce_type", Value: []byte("log.contract")})
+			for range 2 {
+				c, err := b.agree(5*time.Minute, false)
+				if err != nil || c.Window != 7*time.Minute || c.Partitions[topics.Keys] != 3 {
+					t.Errorf("got %v, %v", c, err)
+				}
+			}
+			if ends, err := b.Log.Ends(t.Context(), topics.Control); err != nil || ends[0] != 2 {
+				t.Errorf("control has %d records, %v; want the new topic recorded once", ends[0], err)
+			}
+		})
 		t.Run("another number of partitions", func(t *testing.T) {
 			b := newBench(t, addr)
 			if _, err := b.agree(time.Minute, false); err != nil {

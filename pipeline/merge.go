@@ -27,6 +27,7 @@ type merge struct {
 // plan is what a copy goes by.
 type plan struct {
 	began    time.Time
+	names    []string            // of the old log's topics: an earlier version knew fewer
 	from, to Contract            // of the old log, and of the new one
 	starts   map[partition]int64 // of the old log
 	ends     map[partition]int64 // of the old log, when the copy began

@@ -102,15 +102,19 @@ func (r *repartition) look(ctx context.Context) error {
 	}
 	r.plan = plan{from: recorded, to: Contract{Window: recorded.Window, Partitions: make(map[topics.Topic]int32)}, began: time.Now(),
 		intake: make(map[partition]int64), largest: make(map[topics.Topic]int32), retention: make(map[topics.Topic]string)}
+	if r.plan.names, err = r.from.existing(ctx); err != nil {
+		return err
+	}
 	for _, s := range topics.Specs() {
 		r.plan.to.Partitions[s.Topic] = TopicOptions{Partitions: r.o.Partitions}.partitionsOf(s)
-		if recorded.Partitions[s.Topic] == 0 { // of an earlier version: nothing was recorded, what is there counts
+		has := slices.Contains(r.plan.names, r.from.nameOf(s.Topic))
+		if has && recorded.Partitions[s.Topic] == 0 { // of an earlier version: nothing was recorded, what is there counts
 			if recorded.Partitions[s.Topic], err = r.from.Partitions(ctx, s.Topic); err != nil {
 				return err
 			}
 		}
 	}
-	if r.plan.starts, err = r.from.listed(r.from.adm.ListStartOffsets(ctx, r.from.allNames()...)); err != nil {
+	if r.plan.starts, err = r.from.listed(r.from.adm.ListStartOffsets(ctx, r.plan.names...)); err != nil {
 		return err
 	}
 	if r.plan.ends, err = r.settledEnds(ctx); err != nil {
@@ -121,7 +125,7 @@ func (r *repartition) look(ctx context.Context) error {
 
 // settledEnds are the ends of the old log. It is an error where a transaction is open.
 func (r *repartition) settledEnds(ctx context.Context) (map[partition]int64, error) {
-	names := r.from.allNames()
+	names := r.plan.names
 	ends, err := r.from.listed(r.from.adm.ListCommittedOffsets(ctx, names...))
 	if err != nil {
 		return nil, err
@@ -159,7 +163,7 @@ func (r *repartition) lookAtIntake(ctx context.Context) error {
 
 // clear makes sure that the new log has no topics.
 func (r *repartition) clear(ctx context.Context) error {
-	found, err := r.existing(ctx)
+	found, err := r.to.existing(ctx)
 	if err != nil || len(found) == 0 {
 		return err
 	}
@@ -188,15 +192,16 @@ func (r *repartition) clear(ctx context.Context) error {
 		if !sleep(ctx, min(backoff(failures), time.Second)) {
 			return ctx.Err()
 		}
-		if found, err = r.existing(ctx); err != nil {
+		if found, err = r.to.existing(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *repartition) existing(ctx context.Context) (found []string, err error) {
-	ds, err := r.to.adm.ListTopics(ctx, r.to.allNames()...)
+// existing are the names of the topics that this log has, in order.
+func (l *Log) existing(ctx context.Context) (found []string, err error) {
+	ds, err := l.adm.ListTopics(ctx, l.allNames()...)
 	if err != nil {
 		return nil, fmt.Errorf("list topics: %w", err)
 	}
@@ -210,16 +215,20 @@ func (r *repartition) existing(ctx context.Context) (found []string, err error) 
 
 // create makes the new topics with the settings that were set on the old ones, as far as they are good.
 func (r *repartition) create(ctx context.Context) error {
-	ds, err := r.from.adm.ListTopics(ctx, r.from.allNames()...)
+	ds, err := r.from.adm.ListTopics(ctx, r.plan.names...)
 	if err != nil {
 		return fmt.Errorf("list topics: %w", err)
 	}
-	configs, err := r.from.adm.DescribeTopicConfigs(ctx, r.from.allNames()...)
+	configs, err := r.from.adm.DescribeTopicConfigs(ctx, r.plan.names...)
 	if err != nil {
 		return fmt.Errorf("read the settings of the topics: %w", err)
 	}
 	for i, s := range topics.Specs() {
-		replicas := max(1, ds[r.from.nameOf(s.Topic)].Partitions.NumReplicas())
+		like := r.from.nameOf(s.Topic)
+		if !slices.Contains(r.plan.names, like) { // one that the old log's version did not know is as safe as control
+			like = r.from.nameOf(topics.Control)
+		}
+		replicas := max(1, ds[like].Partitions.NumReplicas())
 		settings := s.Configs(replicas)
 		for _, c := range configs {
 			if c.Name != r.from.nameOf(s.Topic) {

@@ -15,6 +15,7 @@ import (
 	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
+	"github.com/nexus/nexus/projections/keys"
 	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/projections/stats"
 	"github.com/nexus/nexus/topics"
@@ -44,6 +45,15 @@ func TestLargestValues(t *testing.T) {
 			}
 			foldAll(t, in, inbox.Topics(), log)
 			readInbox(t, in, log)
+		})
+	}
+	for name, open := range map[string]func(*testing.T) *sqldb.DB{"sqlite": openSQLite, "postgres": openPostgres} {
+		t.Run("keys/"+name, func(t *testing.T) {
+			d, err := keys.Open(t.Context(), open(t), whole(log))
+			if err != nil {
+				t.Fatal(err)
+			}
+			foldAll(t, d, []topics.Topic{topics.Control, topics.Keys}, log)
 		})
 	}
 	var rows [2]uint64
@@ -82,6 +92,14 @@ func TestLargestValues(t *testing.T) {
 			t.Errorf("%d rows on ClickHouse, %d on SQLite, of %d events", rows[1], rows[0], len(made))
 		}
 	})
+}
+
+// whole is a log that ends behind these events.
+type whole map[topics.Topic][]*topics.Event
+
+// Ends is where a topic ends (keys.Log).
+func (w whole) Ends(_ context.Context, t topics.Topic) (map[int32]int64, error) {
+	return map[int32]int64{0: int64(len(w[t]))}, nil
 }
 
 func openSQLite(t *testing.T) *sqldb.DB {

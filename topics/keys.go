@@ -41,9 +41,13 @@ const (
 	MaxPrekeys = 100
 )
 
+// inKeys is where keys' events stand. Nexus appends them to topic keys; earlier versions appended them to control, and what
+// stands there holds.
+var inKeys = []In{{Topic: Keys, Keys: []AudienceKind{User}}, {Topic: Control, Keys: []AudienceKind{User}}}
+
 var keyPublishedKind = Kind{
 	Type: TypeKeyPublished, Doc: "a device has published keys, or is no more",
-	In: []In{{Topic: Control, Keys: []AudienceKind{User}}},
+	In: inKeys,
 	Fields: []Field{
 		{Name: "deviceId", Required: true, Chars: Bounds{1, maxKeyID}, Doc: "the device, a name of the client's"},
 		{Name: "identityKey", Chars: Bounds{1, maxKey}, Doc: "its long-lived key; another one begins the device anew"},
@@ -57,7 +61,7 @@ var keyPublishedKind = Kind{
 
 var keyTakenKind = Kind{
 	Type: TypeKeyTaken, Doc: "a user was handed out another's one-time key",
-	In: []In{{Topic: Control, Keys: []AudienceKind{User}}},
+	In: inKeys,
 	Fields: []Field{
 		{Name: "deviceId", Required: true, Chars: Bounds{1, maxKeyID}, Doc: "whose key it is: a device of the key's user"},
 		{Name: "prekeyId", Required: true, Chars: Bounds{1, maxKeyID}, Doc: "the key's id"},
@@ -103,9 +107,9 @@ func ReadDeviceKeys(e *Event) DeviceKeys {
 func (k DeviceKeys) Event(user string) *Event {
 	m := Meta{Type: TypeKeyPublished, Source: SourceOf(user), ID: NewID()}
 	if k.Removed {
-		return New(Control, UserKey(user), m, Fields("deviceId", k.DeviceID, "removed", true))
+		return New(Keys, UserKey(user), m, Fields("deviceId", k.DeviceID, "removed", true))
 	}
-	return New(Control, UserKey(user), m, Fields("deviceId", k.DeviceID, "identityKey", k.IdentityKey, "prekeys", k.Prekeys))
+	return New(Keys, UserKey(user), m, Fields("deviceId", k.DeviceID, "identityKey", k.IdentityKey, "prekeys", k.Prekeys))
 }
 
 // ReadKeyTaken reads a valid event.
@@ -115,6 +119,6 @@ func ReadKeyTaken(e *Event) KeyTaken {
 
 // Event makes the event; user is whose key it is.
 func (k KeyTaken) Event(user string) *Event {
-	return New(Control, UserKey(user), Meta{Type: TypeKeyTaken, Source: SourceOf(k.By), ID: NewID()},
+	return New(Keys, UserKey(user), Meta{Type: TypeKeyTaken, Source: SourceOf(k.By), ID: NewID()},
 		Fields("deviceId", k.DeviceID, "prekeyId", k.PrekeyID, "by", k.By))
 }

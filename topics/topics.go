@@ -19,6 +19,7 @@ const (
 	Presence      Topic = "presence"
 	Signals       Topic = "signals"
 	Devices       Topic = "devices"
+	Keys          Topic = "keys"
 	Control       Topic = "control"
 	Deliveries    Topic = "deliveries"
 	DeadLetters   Topic = "dead-letters"
@@ -57,6 +58,7 @@ func Specs() []Spec {
 		{Topic: Presence, Letter: 'p', Partitions: 1, Retention: time.Hour, Least: 15 * time.Minute},
 		{Topic: Signals, Letter: 's', Retention: time.Hour, Least: time.Minute},
 		{Topic: Devices, Letter: 'd', Retention: Forever},
+		{Topic: Keys, Letter: 'k', Retention: Forever},
 		{Topic: Control, Letter: 'c', Partitions: 1, Retention: Forever},
 		{Topic: Deliveries, Letter: 'v', Retention: 7 * 24 * time.Hour, Least: time.Hour},
 		{Topic: DeadLetters, Letter: 'x', Retention: 30 * 24 * time.Hour, Least: time.Hour},

@@ -21,7 +21,7 @@ lost its last records, or is another installation's. The store keeps what it has
 Without a name it only says which stores do not fit, and changes nothing.
 
   nexus adopt                    look
-  nexus adopt inbox stats push gate
+  nexus adopt inbox keys stats push gate
 
 Stop all nodes first. It takes the settings of nexus serve.
 
@@ -76,8 +76,8 @@ func (a *app) adopt(ctx context.Context, names []string, out io.Writer) error {
 		}
 	}
 	if left {
-		return errors.New("some stores remember another log: nexus adopt and their names takes this one on, nexus rebuild inbox and stats " +
-			"fold anew")
+		return errors.New("some stores remember another log: nexus adopt and their names takes this one on, nexus rebuild inbox, keys " +
+			"and stats fold anew")
 	}
 	return nil
 }

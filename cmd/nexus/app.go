@@ -20,8 +20,9 @@ import (
 	"github.com/nexus/nexus/edge"
 	"github.com/nexus/nexus/edge/push"
 	"github.com/nexus/nexus/pipeline"
-	"github.com/nexus/nexus/projections/control"
 	"github.com/nexus/nexus/projections/inbox"
+	"github.com/nexus/nexus/projections/keys"
+	"github.com/nexus/nexus/projections/revocations"
 	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/projections/stats"
 )
@@ -57,7 +58,8 @@ type app struct {
 	db       *sqldb.DB
 	inbox    *inbox.Inbox
 	counts   *stats.Memory
-	control  *control.Fold
+	revoked  *revocations.Revocations
+	keys     *keys.Directory
 	edge     *edge.Edge
 	pusher   *push.Pusher
 	health   *health

@@ -18,8 +18,9 @@ import (
 	"github.com/nexus/nexus/edge/push/fcm"
 	"github.com/nexus/nexus/internal/apierr"
 	"github.com/nexus/nexus/pipeline"
-	"github.com/nexus/nexus/projections/control"
 	"github.com/nexus/nexus/projections/inbox"
+	"github.com/nexus/nexus/projections/keys"
+	"github.com/nexus/nexus/projections/revocations"
 	"github.com/nexus/nexus/projections/stats"
 	"github.com/nexus/nexus/topics"
 )
@@ -73,11 +74,12 @@ func (a *app) allParts() []part {
 		{name: "database", needs: []string{"data"}, open: a.openDatabase},
 		a.projection(part{name: "inbox", needs: []string{"log", "database"}, keeps: sql, rebuilds: true}, inbox.Topics(), a.openInbox),
 		a.projection(part{name: "stats", needs: []string{"log"}, keeps: olap, rebuilds: true}, stats.Topics(), a.openStats),
-		a.projection(part{name: "control", needs: []string{"log"}}, []topics.Topic{topics.Control}, a.openControl),
+		a.projection(part{name: "control", needs: []string{"log"}}, revocations.Topics(), a.openRevocations),
+		a.projection(part{name: "keys", needs: []string{"log", "database"}, keeps: sql, rebuilds: true}, keys.Topics(), a.openKeys),
 		{name: "edge", needs: []string{"data", "log", "inbox", "stats", "control"}, open: a.openEdge},
 		a.projection(part{name: "push", needs: []string{"log", "database", "inbox", "edge"}, keeps: sql, skips: true}, push.Topics(), a.openPush),
 		{name: "gate", needs: []string{"log"}, keeps: sharedStore, open: a.openGate},
-		{name: "api", needs: []string{"http", "log", "inbox", "stats", "control", "edge", "push"}, open: a.openAPI}, // last: it knows all
+		{name: "api", needs: []string{"http", "log", "inbox", "stats", "control", "keys", "edge", "push"}, open: a.openAPI}, // last: it knows all
 	}
 }
 
@@ -220,9 +222,14 @@ func (a *app) openStats(ctx context.Context) (pipeline.Sink, error) {
 	return store, nil
 }
 
-func (a *app) openControl(context.Context) (pipeline.Sink, error) {
-	a.control = control.New()
-	return a.control, nil
+func (a *app) openRevocations(context.Context) (pipeline.Sink, error) {
+	a.revoked = revocations.New()
+	return a.revoked, nil
+}
+
+func (a *app) openKeys(ctx context.Context) (_ pipeline.Sink, err error) {
+	a.keys, err = keys.Open(ctx, a.db, a.logs)
+	return a.keys, err
 }
 
 // How often a node says in the log that it lives, and that its sessions do. What others conclude from silence follows from
@@ -239,12 +246,12 @@ func (a *app) openEdge(ctx context.Context) (opened, error) {
 	a.edge, err = edge.New(ctx, edge.Options{Kafka: a.kafka, Producer: a.producer, Log: a.logs, Windows: a.windows, Watch: a.watch,
 		Inbox: a.inbox, Stats: a.counts,
 		Logger: a.component("edge"), Metrics: a.registry, NodeName: a.c.NodeName, Verify: a.identify,
-		Revoked:  func(id edge.Identity) bool { return a.control.IsRevoked(id.User, id.TokenID, id.Issued) },
+		Revoked:  func(id edge.Identity) bool { return a.revoked.IsRevoked(id.User, id.TokenID, id.Issued) },
 		Settings: set, HeartbeatInterval: heartbeatInterval, RepeatInterval: repeatInterval})
 	if err != nil {
 		return opened{}, err
 	}
-	a.control.Revoked = a.edge.Revoke // the one circle: each asks the other; nothing runs before both are there
+	a.revoked.Revoked = a.edge.Revoke // the one circle: each asks the other; nothing runs before both are there
 	return opened{consumer: a.edge.Tail().Consumer(), run: a.edge.Run, probe: func(context.Context) error { return a.edge.Problem() }}, nil
 }
 
@@ -304,7 +311,7 @@ func (a *app) openAPI(context.Context) (opened, error) {
 	a.api = api.New(api.Options{Verify: a.verify, Producer: a.producer, Tail: a.edge.Tail(), Inbox: a.inbox, Messages: a.edge,
 		Presence: a.edge.Presence(), Stats: a.counts, Logger: a.component("api"), Metrics: a.registry, Push: a.pusher.On(),
 		Parts: a.health.names(), Problems: a.health.problems, Build: api.Build(buildOf()),
-		Keys: a.control, AllowLookup: a.edge.AllowLookup, AllowPublish: a.edge.AllowPublish,
+		Keys: a.keys, AllowLookup: a.edge.AllowLookup, AllowPublish: a.edge.AllowPublish,
 		MaxBody: int64(a.c.Edge.MaxMessageBytes), Origins: a.c.AllowedOrigins,
 		Handlers: map[string]http.Handler{"/dashboard": a.edge.Raw(topics.Dashboard), "/ws": a.edge.Raw(topics.Messaging),
 			"/socket.io/": a.edge.SocketIO(), "/metrics": promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{})}})
@@ -329,7 +336,7 @@ func (a *app) verify(token string) (api.Claims, error) {
 		return c, err
 	case !a.consumer("control").CaughtUp():
 		return c, apierr.Unavailable()
-	case a.control.IsRevoked(c.User, c.ID, c.Issued):
+	case a.revoked.IsRevoked(c.User, c.ID, c.Issued):
 		return c, &apierr.Error{Code: apierr.CodeTokenRevoked, Message: "the token has been revoked"}
 	}
 	return c, nil

@@ -199,9 +199,9 @@ func TestOneLineAddsAProjection(t *testing.T) {
 func TestNamesOfParts(t *testing.T) {
 	a := embeddedApp(t)
 	for want, got := range map[string]string{
-		"inbox, stats, push or gate": either(namesWhere(a.stored(), func(part) bool { return true })),
-		"inbox or stats":             either(namesWhere(a.stored(), func(p part) bool { return p.rebuilds })),
-		"":                           either(nil),
+		"inbox, stats, keys, push or gate": either(namesWhere(a.stored(), func(part) bool { return true })),
+		"inbox, stats or keys":             either(namesWhere(a.stored(), func(p part) bool { return p.rebuilds })),
+		"":                                 either(nil),
 	} {
 		if got != want {
 			t.Errorf("%q, want %q", got, want)

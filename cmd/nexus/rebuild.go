@@ -14,10 +14,12 @@ import (
 	"github.com/nexus/nexus/pipeline"
 )
 
-const rebuildHelp = `nexus rebuild empties a projection and folds it anew from the log's beginning: the inbox, or the statistics. Nothing is
-appended, and nothing is pushed. What topics kept for a time only have lost meanwhile is lost to the projection as well.
+const rebuildHelp = `nexus rebuild empties a projection and folds it anew from the log's beginning: the inbox, the devices' keys, or the
+statistics. Nothing is appended, and nothing is pushed. What topics kept for a time only have lost meanwhile is lost to the projection
+as well.
 
   nexus rebuild inbox
+  nexus rebuild keys
   nexus rebuild stats
 
 Stop the nodes that share the projection first. It takes the settings of nexus serve; when it is cut off, the next start of a node, or

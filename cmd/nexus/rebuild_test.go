@@ -30,6 +30,12 @@ func TestRebuild(t *testing.T) {
 			i := start(t, pushing(f, env))
 			service := tokenFor(t, "service", "publish")
 			i.device("alice", "phone")
+			i.must(202, "PUT", "/keys", tokenFor(t, "alice"),
+				`{"deviceId":"phone","identityKey":"i","prekeys":[{"id":"1","key":"k"},{"id":"2","key":"k"}]}`)
+			testenv.Eventually(t, "alice's keys are there", func() bool {
+				return len(i.must(200, "GET", "/keys", tokenFor(t, "alice"), "")["devices"].([]any)) == 1
+			})
+			i.must(200, "GET", "/users/alice/keys", tokenFor(t, "bob"), "")
 			chat := i.open("/ws", "bob")
 			for k := range 20 {
 				i.must(202, "POST", "/messages", tokenFor(t, "alice"), fmt.Sprintf(`{"receiverId":"bob","content":"%d"}`, k))
@@ -46,7 +52,7 @@ func TestRebuild(t *testing.T) {
 			i.must(200, "POST", "/notifications/read-all", tokenFor(t, "bob"), "")
 			testenv.Eventually(t, "all is pushed", func() bool { return len(f.Accepted("phone")) == 20 })
 
-			if code, _, problem := rebuilt(t, env, "nothing"); code != 2 || !strings.Contains(problem, "inbox or stats") {
+			if code, _, problem := rebuilt(t, env, "nothing"); code != 2 || !strings.Contains(problem, "inbox, stats or keys") {
 				t.Errorf("a projection of no known name: %d %s", code, problem)
 			}
 			if name == "embedded" {
@@ -59,7 +65,7 @@ func TestRebuild(t *testing.T) {
 			}
 			i.stop()
 			node := tables(t, env)
-			for _, what := range []string{"inbox", "stats"} {
+			for _, what := range []string{"inbox", "keys", "stats"} {
 				if code, out, problem := rebuilt(t, env, what); code != 0 || !strings.Contains(out, what+": rebuilt from") {
 					t.Fatalf("%d %s %s", code, out, problem)
 				}
@@ -81,7 +87,7 @@ func TestRebuild(t *testing.T) {
 				}
 			}
 			spoil(t, env)
-			for _, what := range []string{"inbox", "stats"} {
+			for _, what := range []string{"inbox", "keys", "stats"} {
 				if code, out, problem := rebuilt(t, env, what); code != 0 {
 					t.Fatalf("%d %s %s", code, out, problem)
 				}
@@ -113,6 +119,7 @@ func spoil(t *testing.T, env map[string]string) {
 	t.Helper()
 	spoilt := []string{"UPDATE messages SET read_at=1", "UPDATE notifications SET deleted_at=1", "DELETE FROM announcements",
 		"DELETE FROM conversations", "UPDATE devices SET registered=0",
+		"UPDATE prekeys SET taken_by='ghost'", "DELETE FROM key_devices",
 		"INSERT INTO marks (user_id, read_to, deleted_to) VALUES ('ghost', 1, 1)",
 		"INSERT INTO announcement_states (user_id, id) VALUES ('ghost', 'x')",
 		"UPDATE feed SET at=1", "INSERT INTO feed_trimmed (topic, part, next) VALUES ('messages', 0, 9)"}

@@ -23,7 +23,7 @@ duplicates. The old log is only read: the way back is the old prefix.
   1. Stop the nodes and the services that write to Kafka.
   2. Run it, with the settings of nexus serve. It copies, and then reads both logs again and compares them.
   3. Set NEXUS_TOPIC_PREFIX to the new prefix, for the nodes and the services.
-  4. Run nexus rebuild inbox, nexus rebuild stats and nexus adopt push.
+  4. Run nexus rebuild inbox, nexus rebuild keys, nexus rebuild stats and nexus adopt push.
   5. Start the nodes and the services. Once all is well, delete the old topics.
 
 Cut off, it leaves topics that no node takes for a log; run it again with --discard. It needs as much room as the log has now.
@@ -96,7 +96,7 @@ func (a *app) repartition(ctx context.Context, prefix string, partitions int32, 
 		fmt.Fprintf(out, "a broker's clock was set back by more than the dedup window: these are duplicates in one of the two logs only: %s\n",
 			strings.Join(done.Rejudged, " "))
 	}
-	fmt.Fprintf(out, "next: set NEXUS_TOPIC_PREFIX=%s everywhere; nexus rebuild inbox; nexus rebuild stats; nexus adopt push; start the "+
-		"nodes\n", prefix)
+	fmt.Fprintf(out, "next: set NEXUS_TOPIC_PREFIX=%s everywhere; nexus rebuild inbox; nexus rebuild keys; nexus rebuild stats; "+
+		"nexus adopt push; start the nodes\n", prefix)
 	return nil
 }

@@ -65,7 +65,7 @@ func TestRepartitionCommand(t *testing.T) {
 			}
 			moved := maps.Clone(env)
 			moved["NEXUS_TOPIC_PREFIX"] = to
-			for _, args := range [][]string{{"rebuild", "inbox"}, {"rebuild", "stats"}, {"adopt", "push"}} {
+			for _, args := range [][]string{{"rebuild", "inbox"}, {"rebuild", "keys"}, {"rebuild", "stats"}, {"adopt", "push"}} {
 				if code, out, problem := command(t, moved, args...); code != 0 {
 					t.Fatalf("%q: %d %s %s", args, code, out, problem)
 				}

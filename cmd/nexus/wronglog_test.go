@@ -102,7 +102,7 @@ func testAnotherLog(t *testing.T, env map[string]string, ruin func(backup string
 		}
 		adopted(t, other)
 	}
-	for _, what := range []string{"inbox", "stats"} {
+	for _, what := range []string{"inbox", "keys", "stats"} {
 		if code, out, problem := nexusRun(t, env, "rebuild", what); code != 0 {
 			t.Fatalf("nexus rebuild %s: %d %s %s", what, code, out, problem)
 		}
@@ -118,7 +118,7 @@ func testAnotherLog(t *testing.T, env map[string]string, ruin func(backup string
 // adopted has every store take the log on, and goes on.
 func adopted(t *testing.T, env map[string]string) {
 	t.Helper()
-	if code, out, problem := nexusRun(t, env, "adopt", "inbox", "stats", "push", "gate"); code != 0 {
+	if code, out, problem := nexusRun(t, env, "adopt", "inbox", "keys", "stats", "push", "gate"); code != 0 {
 		t.Fatalf("nexus adopt: %d %s %s", code, out, problem)
 	}
 	i := start(t, env)

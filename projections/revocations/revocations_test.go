@@ -1,17 +1,17 @@
-package control_test
+package revocations_test
 
 import (
 	"testing"
 	"time"
 
 	"github.com/nexus/nexus/pipeline"
-	"github.com/nexus/nexus/projections/control"
+	"github.com/nexus/nexus/projections/revocations"
 	"github.com/nexus/nexus/topics"
 	"github.com/nexus/nexus/topics/topicstest"
 )
 
 func TestRevocation(t *testing.T) {
-	f := control.New()
+	f := revocations.New()
 	var told []string
 	f.Revoked = func(user string) { told = append(told, user) }
 	at := time.Unix(1_764_583_200, 500_000_000)
