@@ -107,7 +107,7 @@ func (c *Consumer) positions(ctx context.Context, t topics.Topic, ids []int32) (
 		}
 		positions[id], next[partition{t, id}] = at, at.Next
 	}
-	all, err := c.cluster.extents(ctx, next, isDeduplicated(t))
+	all, err := c.cluster.extents(ctx, next, t.Deduplicated())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -122,7 +122,7 @@ func (c *Consumer) positions(ctx context.Context, t topics.Topic, ids []int32) (
 // attach gives each partition a reader of its dedup window; there are none where the topic is not deduplicated. The former workers
 // close theirs only afterwards, so a window that they have warmed is kept.
 func (c *Consumer) attach(ctx context.Context, t topics.Topic, next map[int32]int64, all map[partition]extent) (map[int32]*Reader, error) {
-	if !isDeduplicated(t) {
+	if !t.Deduplicated() {
 		return nil, nil
 	}
 	return c.Windows.Attach(t, next, func(at map[int32]int64) (map[int32]int64, error) {
@@ -219,11 +219,6 @@ func (c *Consumer) Check(ctx context.Context, l *Log) error {
 func expires(t topics.Topic) bool {
 	s, _ := topics.Of(t)
 	return s.Retention != topics.Forever
-}
-
-func isDeduplicated(t topics.Topic) bool {
-	s, _ := topics.Of(t)
-	return s.Judged
 }
 
 // replace starts w in the place of the partition's former worker, whose pause is over with it.
