@@ -25,7 +25,7 @@ func asyncAPI() tree {
 	return object("asyncapi", "3.0.0",
 		"info", object("title", "Nexus", "version", version, "license", object("name", "Apache-2.0"), "description",
 			"The topics of the log, and the two sockets. docs/protocol.md tells the same to people. On the sockets each frame has two forms: "+
-				"a bare client gets the text {\"event\":…,\"data\":…}, a Socket.IO client the event with one argument, the data."),
+				"a plain WebSocket client gets the text {\"event\":…,\"data\":…}, a Socket.IO client the event with one argument, the data."),
 		"defaultContentType", mediaJSON,
 		"servers", object(
 			"kafka", object("host", "localhost:9092", "protocol", "kafka", "description",
