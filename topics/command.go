@@ -56,7 +56,7 @@ func CommandOf(ns Namespace, event string) (Command, bool) {
 
 // ignored is in every acknowledgement of what was carried out.
 var ignored = Field{Name: "ignored", Kind: AnArray, Of: AString, Example: `["extra"]`,
-	Doc: "unknown members of the command's data, three at most: they had no effect"}
+	Doc: "unknown members, three at most: they had no effect"}
 
 // Ignored adds to the data of an acknowledgement the names of members that had no effect; none: it stays as it is.
 func Ignored(data []byte, names []string) []byte {
