@@ -292,7 +292,7 @@ func testPermanent(t *testing.T, b *bench) {
 		m, a := newMemory(), &aside{}
 		m.fail = func(b pipeline.Batch) error {
 			for _, e := range b.Events {
-				if strings.HasPrefix(e.Body.Text("title"), "bad") || topics.Valid(e) == nil && strings.HasPrefix(e.Body.Text("title"), "bad") {
+				if strings.HasPrefix(titleOf(e), "bad") || topics.Valid(e) == nil && strings.HasPrefix(titleOf(e), "bad") {
 					return refuse()
 				}
 			}
@@ -310,7 +310,7 @@ func testPermanent(t *testing.T, b *bench) {
 			defer m.mu.Unlock()
 			for _, e := range m.all {
 				if string(e.Key) == "user:"+user {
-					mine = append(mine, e.Body.Text("title"))
+					mine = append(mine, titleOf(e))
 				}
 			}
 			return len(mine) == 4

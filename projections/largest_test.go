@@ -155,7 +155,7 @@ func readInbox(t *testing.T, in *inbox.Inbox, log map[topics.Topic][]*topics.Eve
 	devices := make(map[string]string)
 	for _, e := range log[topics.Devices] {
 		if e.Type == topics.TypeDeviceRegistered {
-			devices[e.Body.Text("token")] = e.Audience.A
+			devices[topics.ReadDevice(e).Token] = e.Audience.A
 		}
 	}
 	for token, user := range devices {

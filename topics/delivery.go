@@ -54,7 +54,7 @@ func deliveryKind(typ, doc string) Kind {
 
 // ReadDelivery reads a valid event.
 func ReadDelivery(e *Event) Delivery {
-	b := e.Body
+	b := e.body
 	return Delivery{Event: b.Text("event"), Topic: Topic(b.Text("topic")), Partition: int32(b.Int("partition")), Offset: b.Int("offset"),
 		Node: b.Text("node"), Sessions: b.Int("sessions"), LatencyMs: b.Int("latencyMs"),
 		Channel: b.Text("channel"), Outcome: b.Text("outcome"), Device: b.Text("device")}
