@@ -35,6 +35,9 @@ type Event struct {
 // MaxValue bounds a record's value, in bytes.
 const MaxValue = 256 << 10
 
+// At is where the record stands in the log.
+func (e *Event) At() Place { return e.Topic.Partition(e.Partition).At(e.Offset) }
+
 // Kind is what is known of events of this type; nil where Valid finds none.
 func (e *Event) Kind() *Kind {
 	if e.kind != nil {

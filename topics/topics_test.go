@@ -22,7 +22,7 @@ func TestPartitionIsMurmur2(t *testing.T) {
 		for i := range key {
 			key[i] = byte(rand.Uint32())
 		}
-		if want, got := p.Partition(&kgo.Record{Key: key}, n), topics.Partition(key, n); int(got) != want {
+		if want, got := p.Partition(&kgo.Record{Key: key}, n), topics.PartitionOf(key, n); int(got) != want {
 			t.Fatalf("Partition(%x) = %d, want %d", key, got, want)
 		}
 	}

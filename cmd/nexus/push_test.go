@@ -473,10 +473,10 @@ func TestFunnel(t *testing.T) {
 			inLog++
 		case topics.TypeDeliveryWebSocket:
 			d := topics.ReadDelivery(e)
-			sockets[fmt.Sprint(d.Topic, d.Partition, d.Offset)] = true
+			sockets[d.At.String()] = true
 		case topics.TypeDeliveryPush:
 			if d := topics.ReadDelivery(e); d.Outcome == "accepted" {
-				devices[fmt.Sprint(d.Topic, d.Partition, d.Offset)] = true
+				devices[d.At.String()] = true
 			}
 		}
 	}
