@@ -46,7 +46,7 @@ const someTime = 1764583200000
 // apply applies events as the next batch of a partition, at a second of record time.
 func apply(t *testing.T, in *Inbox, topic topics.Topic, part int32, second int64, events ...*topics.Event) {
 	t.Helper()
-	at, err := in.Position(t.Context(), topic, part)
+	at, err := in.Position(t.Context(), topic.Partition(part))
 	if err != nil {
 		t.Fatal(err)
 	}
