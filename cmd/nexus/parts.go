@@ -106,7 +106,7 @@ type (
 		Reset(ctx context.Context) error
 	}
 	adopter interface {
-		Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position) error
+		Adopt(ctx context.Context, to map[topics.Partition]pipeline.Position) error
 	}
 )
 

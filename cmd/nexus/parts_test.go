@@ -137,7 +137,7 @@ type folded struct {
 	pinged error
 }
 
-func (f *folded) Position(context.Context, topics.Topic, int32) (pipeline.Position, error) {
+func (f *folded) Position(context.Context, topics.Partition) (pipeline.Position, error) {
 	return pipeline.Position{}, nil
 }
 func (f *folded) Apply(context.Context, pipeline.Batch) error { return nil }

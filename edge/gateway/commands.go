@@ -417,7 +417,7 @@ func (g *Gateway) findMessage(ctx context.Context, user, id string) (inbox.Messa
 	}
 	wait, cancel := context.WithTimeout(ctx, lookupWait)
 	defer cancel()
-	if err := g.o.Inbox.Await(wait, topics.Messages, ends); err != nil {
+	if err := g.o.Inbox.Await(wait, ends); err != nil {
 		return m, err
 	}
 	return g.o.Inbox.Message(ctx, user, id)

@@ -21,7 +21,7 @@ import (
 // noInbox has nothing.
 type noInbox struct{}
 
-func (noInbox) Await(context.Context, topics.Topic, map[int32]int64) error { return nil }
+func (noInbox) Await(context.Context, topics.Ends) error { return nil }
 func (noInbox) Feed(context.Context, inbox.Span, int, int) ([]inbox.Entry, error) {
 	return nil, nil
 }
@@ -29,7 +29,7 @@ func (noInbox) Feed(context.Context, inbox.Span, int, int) ([]inbox.Entry, error
 type noStats struct{}
 
 func (noStats) Counts(context.Context, []string) (map[string]stats.Counts, error) { return nil, nil }
-func (noStats) Reached(context.Context, stats.Ends) (bool, error)                 { return true, nil }
+func (noStats) Reached(context.Context, topics.Ends) (bool, error)                { return true, nil }
 
 // onLog is a live on an embedded log that is being read.
 func onLog(t *testing.T) (*Live, *pipeline.Tail) {
