@@ -55,7 +55,7 @@ func (k *Kind) FrameTo(user, actor string) *Frame {
 func (k *Kind) FrameFields(f Frame) (fields []Field) {
 	if k.HasID {
 		id := anID
-		id.Required, id.Doc = true, "the event's id; a second frame with the same one is a repeat"
+		id.Required, id.Doc = true, "the event's id; a second frame with it is a repeat"
 		fields = append(fields, id)
 	}
 	for _, field := range k.Fields {

@@ -233,7 +233,7 @@ func envelope(event, schema string, out bool) tree {
 	t := tree{{"type", "object"}}
 	if out {
 		props = append(props, member{"offset", object("type", "string", "description",
-			"Where the client stands after this frame; only of what is given again, and where the client asked for it")})
+			"Where the client stands after this frame; only of what can be replayed, if the client asked for it")})
 		return append(t, member{"properties", props}, member{"required", list{"event", "data"}}, member{"additionalProperties", false})
 	}
 	props = append(props, member{"id", object("type", texts([]string{"string", "number"}), "maxLength", 254, "description",
