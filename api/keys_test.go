@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,13 +17,15 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// shelf is a log and a directory in one, with one-time keys of a device: the first key.taken has the key.
+// shelf is a log and a directory in one, with one-time keys of a device: the first key.taken has the key. The directory is behind the log:
+// it folds when somebody wants to know an outcome.
 type shelf struct {
 	world
-	left  []string
-	taken map[string]string // id of a one-time key → id of the event that has it
-	never bool              // the directory gives nobody anything
-	slow  *rand.Rand        // not nil: everything takes some time
+	left   []string
+	taken  map[string]string // id of a one-time key → id of the event that has it
+	folded int               // events
+	never  bool              // the directory gives nobody anything
+	slow   *rand.Rand        // not nil: everything takes some time
 }
 
 func (s *shelf) pause() {
@@ -41,18 +44,19 @@ func (s *shelf) Append(_ context.Context, e *topics.Event) error {
 	defer s.mu.Unlock()
 	e.Partition, e.Offset, e.Time = 3, int64(len(s.appended)), 1764583200000
 	s.appended = append(s.appended, e)
-	if err := topics.Valid(e); err != nil {
-		return err
-	}
-	k := topics.ReadKeyTaken(e)
-	for n, id := range s.left {
-		if id == k.PrekeyID && !s.never {
-			s.left = append(s.left[:n:n], s.left[n+1:]...)
-			s.taken[id] = e.EventID()
-			break
+	return topics.Valid(e)
+}
+
+// fold gives out what was asked for. s.mu is held.
+func (s *shelf) fold() {
+	for ; s.folded < len(s.appended); s.folded++ {
+		e := s.appended[s.folded]
+		k := topics.ReadKeyTaken(e)
+		if n := slices.Index(s.left, k.PrekeyID); n >= 0 && !s.never {
+			s.left = slices.Delete(s.left, n, n+1)
+			s.taken[k.PrekeyID] = e.EventID()
 		}
 	}
-	return nil
 }
 
 func (s *shelf) Devices(context.Context, string) ([]keys.Device, error) {
@@ -63,7 +67,7 @@ func (s *shelf) Left(_ context.Context, _, _ string, limit int) ([]string, error
 	s.pause()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]string(nil), s.left[:min(limit, len(s.left))]...), nil
+	return slices.Clone(s.left[:min(limit, len(s.left))]), nil
 }
 
 func (s *shelf) Outcome(ctx context.Context, e *topics.Event) (*keys.Handed, error) {
@@ -71,9 +75,12 @@ func (s *shelf) Outcome(ctx context.Context, e *topics.Event) (*keys.Handed, err
 		<-ctx.Done()
 		return nil, fmt.Errorf("%s/%d is short of offset %d: %w", e.Topic, e.Partition, e.Offset, ctx.Err())
 	}
-	s.pause()
+	if s.slow != nil { // batches of 20 ms
+		time.Sleep(time.Until(time.Now().Truncate(20 * time.Millisecond).Add(20 * time.Millisecond)))
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.fold()
 	k := topics.ReadKeyTaken(e)
 	if s.taken[k.PrekeyID] != e.EventID() {
 		return nil, nil
