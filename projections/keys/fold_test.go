@@ -162,9 +162,6 @@ func (f *folding) step(s *stream) {
 			return
 		}
 		again := pipeline.Batch{Topic: s.topic, Partition: s.part, From: int64(s.next) - 1, To: int64(s.next), Events: s.events[s.next-1 : s.next]}
-		if s.topic == topics.Keys && again.From == 0 && f.left.Load() > 0 {
-			return
-		}
 		if err := f.d.Apply(f.ctx, again); !errors.Is(err, pipeline.ErrMoved) {
 			f.Errorf("a batch that was folded before: %v", err)
 		}
@@ -266,6 +263,32 @@ func TestSpent(t *testing.T) {
 		apply(t, d, batch(t, 0, 6, published("a", "1", "5")))
 		if ids := left(t, d, "a"); !slices.Equal(ids, []string{"3", "4", "5"}) {
 			t.Errorf("left are %v: one that was handed out does not come back", ids)
+		}
+	})
+}
+
+// TestSpentOfBefore: one-time keys that a build without 0002_spent.sql handed out stay handed out, with their texts until the device
+// publishes.
+func TestSpentOfBefore(t *testing.T) {
+	onBothStores(t, func(t *testing.T, db *sqldb.DB, d *keys.Directory) {
+		e := taken("a", "1")
+		apply(t, d, batch(t, 0, 0, published("a", "1", "2"), e))
+		for _, statement := range []string{`DROP INDEX prekeys_spent`, `ALTER TABLE prekeys DROP COLUMN taken_at`,
+			`DELETE FROM migrations WHERE name='keys/0002_spent.sql'`} {
+			if _, err := db.Write.ExecContext(t.Context(), statement); err != nil {
+				t.Fatal(err)
+			}
+		}
+		d = opened(t, db, nil)
+		if h, err := d.Outcome(bounded(t), e); err != nil || h == nil || h.Prekey.Key != "key of 1" {
+			t.Errorf("after the migration there is %+v, %v", h, err)
+		}
+		apply(t, d, batch(t, 0, 2, published("a", "3")))
+		rows := rowsOf(t, db)
+		for _, row := range []string{`a phone 1 0 "" ""`, `a phone 2 1 "key of 2" "-"`, `a phone 3 2 "key of 3" "-"`} {
+			if !strings.Contains(rows, row) {
+				t.Errorf("there is\n%s\nwant %s", rows, row)
+			}
 		}
 	})
 }
