@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -95,7 +96,7 @@ func (s *shelf) api(t *testing.T) *api.API {
 }
 
 func ask(a *api.API) *httptest.ResponseRecorder {
-	r := httptest.NewRequest("GET", "/users/bob/keys", nil)
+	r := httptest.NewRequest(http.MethodGet, "/users/bob/keys", nil)
 	r.Header.Set("Authorization", "Bearer alice")
 	rec := httptest.NewRecorder()
 	a.ServeHTTP(rec, r)

@@ -18,8 +18,8 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// fill makes rows of a directory that was used for long: users, named name0 and so on, with a phone of 100 one-time keys each, of which half
-// wait to be handed out; and a user of that name, whose phone has as many that are spent as all others have together.
+// fill makes rows of a directory that was used for long: users, named name0 and so on, with a phone of 100 one-time keys each, of
+// which half wait to be handed out; and a user of that name, whose phone has as many that are spent as all others have together.
 func fill(t testing.TB, db *sqldb.DB, name string, users int) {
 	t.Helper()
 	series := func(n int) string {

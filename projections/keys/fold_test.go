@@ -161,7 +161,8 @@ func (f *folding) step(s *stream) {
 		if s.next == 0 {
 			return
 		}
-		again := pipeline.Batch{Topic: s.topic, Partition: s.part, From: int64(s.next) - 1, To: int64(s.next), Events: s.events[s.next-1 : s.next]}
+		again := pipeline.Batch{Topic: s.topic, Partition: s.part, From: int64(s.next) - 1, To: int64(s.next),
+			Events: s.events[s.next-1 : s.next]}
 		if err := f.d.Apply(f.ctx, again); !errors.Is(err, pipeline.ErrMoved) {
 			f.Errorf("a batch that was folded before: %v", err)
 		}
