@@ -191,12 +191,12 @@ func newWorld(t *testing.T, rnd *rand.Rand) *world {
 			StatsInterval: time.Hour, PresenceGrace: 2 * time.Second, CompressionThreshold: 1024, MaxMessageBytes: 1 << 20, MaxQueueBytes: 1 << 20}},
 		log{Log: w.l, tail: &pipeline.Tail{}, reading: func() bool { return true }, post: func(*topics.Event) {}, start: fromTheBeginning,
 			end: empty})
-	if _, err := w.e.fold.Position(t.Context(), topics.Presence, 0); err != nil {
+	if _, err := w.e.fold.Position(t.Context(), topics.Presence.Partition(0)); err != nil {
 		t.Fatal(err)
 	}
 	w.other = presence.New(presence.Options{Limits: limits, Grace: 2 * time.Second, Changed: func([]presence.Change) {},
 		Start: func(context.Context) (int64, bool, error) { return 0, false, nil }, End: empty})
-	if _, err := w.other.Position(t.Context(), topics.Presence, 0); err != nil {
+	if _, err := w.other.Position(t.Context(), topics.Presence.Partition(0)); err != nil {
 		t.Fatal(err)
 	}
 	return w

@@ -48,7 +48,7 @@ func fill(t testing.TB, db *sqldb.DB, name string, users int) {
 // use does with a user's phone what clients do: it publishes, somebody looks, takes a one-time key and is given it.
 func use(t *testing.T, d *keys.Directory, user string, part int32) {
 	t.Helper()
-	at, err := d.Position(t.Context(), topics.Keys, part)
+	at, err := d.Position(t.Context(), topics.Keys.Partition(part))
 	if err != nil {
 		t.Fatal(err)
 	}

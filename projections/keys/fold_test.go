@@ -94,7 +94,7 @@ func testFold(t *testing.T, db *sqldb.DB, r *rand.Rand) {
 	ends, ctx := ends{}, bounded(t)
 	f := &folding{T: t, ctx: ctx, r: r}
 	for _, s := range control {
-		ends[s.part] = int64(len(s.events))
+		ends[s.topic.Partition(s.part)] = int64(len(s.events))
 		f.left.Add(int64(len(s.events)))
 	}
 	f.d = opened(t, db, ends)
@@ -215,7 +215,7 @@ func (f *folding) answers(all []*stream, want model) {
 // TestKeysWaitForControl: the beginning of topic keys is not folded before control is, and then says what it waits for. Nothing else waits.
 func TestKeysWaitForControl(t *testing.T) {
 	onStores(t, func(t *testing.T, db *sqldb.DB) {
-		d := opened(t, db, ends{0: 0, 2: 2})
+		d := opened(t, db, ends{topics.Control.Partition(0): 0, topics.Control.Partition(2): 2})
 		begin(t, d, 3)
 		first := batch(t, 0, 0, published("a", "1"))
 		short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)

@@ -28,20 +28,20 @@ type answering struct {
 	most  atomic.Int64 // at once
 }
 
-func (a *answering) all(context.Context) (map[topics.Topic]map[int32]pipeline.Position, error) {
+func (a *answering) all(context.Context) (map[topics.Partition]pipeline.Position, error) {
 	a.asked.Add(1)
 	a.most.Store(max(a.most.Load(), a.now.Add(1)))
 	defer a.now.Add(-1)
-	at := map[int32]pipeline.Position{}
+	at := make(map[topics.Partition]pipeline.Position)
 	for p := range a.next {
-		at[int32(p)] = pipeline.Position{Next: a.next[p].Load()}
+		at[topics.Keys.Partition(int32(p))] = pipeline.Position{Next: a.next[p].Load()}
 	}
 	err := a.fails.Load()
 	time.Sleep(time.Millisecond)
 	if err != nil {
 		return nil, *err
 	}
-	return map[topics.Topic]map[int32]pipeline.Position{topics.Keys: at}, nil
+	return at, nil
 }
 
 // TestWaitersShare: who waits for random offsets is told once they are reached and not before, however many come and go; the database is
@@ -56,15 +56,15 @@ func TestWaitersShare(t *testing.T) {
 		const waiters, highest = 300, 100
 		var done sync.WaitGroup
 		for range waiters {
-			ends := map[int32]int64{int32(r.IntN(4)): 1 + r.Int64N(highest), int32(r.IntN(4)): 1 + r.Int64N(highest)}
+			ends := topics.Ends{topics.Keys.Partition(r.Int32N(4)): 1 + r.Int64N(highest), topics.Keys.Partition(r.Int32N(4)): 1 + r.Int64N(highest)}
 			patience := time.Duration(r.IntN(3000)) * time.Millisecond
 			done.Go(func() {
 				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
-				err := w.Await(ctx, topics.Keys, ends)
+				err := w.Await(ctx, ends)
 				reached := true
-				for p, end := range ends {
-					reached = reached && db.next[p].Load() >= end
+				for of, end := range ends {
+					reached = reached && db.next[of.ID].Load() >= end
 				}
 				if err == nil && !reached {
 					t.Errorf("told that %v are reached", ends)
@@ -106,13 +106,13 @@ func TestWaiterIsAnsweredAtOnce(t *testing.T) {
 		w := sqldb.NewWaiters(db.all)
 		var other sync.WaitGroup
 		other.Go(func() {
-			if err := w.Await(t.Context(), topics.Keys, map[int32]int64{0: 10}); err != nil {
+			if err := w.Await(t.Context(), topics.Ends{topics.Keys.Partition(0): 10}); err != nil {
 				t.Error(err)
 			}
 		})
 		time.Sleep(2 * time.Millisecond) // in the pause
 		begun := time.Now()
-		if err := w.Await(t.Context(), topics.Keys, map[int32]int64{0: 9}); err != nil || time.Since(begun) > time.Millisecond {
+		if err := w.Await(t.Context(), topics.Ends{topics.Keys.Partition(0): 9}); err != nil || time.Since(begun) > time.Millisecond {
 			t.Errorf("%v after %s", err, time.Since(begun))
 		}
 		db.next[0].Store(10)
@@ -128,13 +128,13 @@ func TestWaitersAreToldWhy(t *testing.T) {
 		w := sqldb.NewWaiters(db.all)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		err := w.Await(ctx, topics.Keys, map[int32]int64{3: 8})
+		err := w.Await(ctx, topics.Ends{topics.Keys.Partition(3): 8})
 		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "keys/3 is folded up to offset 7, not yet to 8") {
 			t.Error(err)
 		}
 		short, end := context.WithTimeout(t.Context(), 500*time.Microsecond) // an answer takes longer
 		defer end()
-		err = w.Await(short, topics.Keys, map[int32]int64{3: 8})
+		err = w.Await(short, topics.Ends{topics.Keys.Partition(3): 8})
 		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "the database has not answered") {
 			t.Error(err)
 		}
@@ -144,7 +144,7 @@ func TestWaitersAreToldWhy(t *testing.T) {
 		var waiting sync.WaitGroup
 		for range 9 {
 			waiting.Go(func() {
-				if err := w.Await(ctx, topics.Keys, map[int32]int64{0: 1}); !errors.Is(err, away) {
+				if err := w.Await(ctx, topics.Ends{topics.Keys.Partition(0): 1}); !errors.Is(err, away) {
 					t.Errorf("got %v, want the database's error", err)
 				}
 			})
@@ -154,7 +154,7 @@ func TestWaitersAreToldWhy(t *testing.T) {
 		waiting.Wait()
 		db.fails.Store(nil)
 		db.next[0].Store(1)
-		if err := w.Await(t.Context(), topics.Keys, map[int32]int64{0: 1}); err != nil {
+		if err := w.Await(t.Context(), topics.Ends{topics.Keys.Partition(0): 1}); err != nil {
 			t.Errorf("once the database is back: %v", err)
 		}
 	})
@@ -173,17 +173,17 @@ func testWaiters(t *testing.T, db *sqldb.DB) {
 	ctx, cancel := context.WithTimeout(t.Context(), testenv.Patience)
 	defer cancel()
 	told := make(chan error, 1)
-	go func() { told <- w.Await(ctx, topics.Messages, map[int32]int64{0: 5}) }()
-	if _, err := p.Next(ctx, topics.Messages, 0); err != nil {
+	go func() { told <- w.Await(ctx, topics.Ends{topics.Messages.Partition(0): 5}) }()
+	if _, err := p.Next(ctx, topics.Messages.Partition(0)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Next(ctx, topics.Messages, 1); err != nil {
+	if _, err := p.Next(ctx, topics.Messages.Partition(1)); err != nil {
 		t.Fatal(err)
 	}
 	must(t, db.Tx(ctx, func(tx *sql.Tx) error {
 		return p.Move(ctx, tx, pipeline.Batch{Topic: topics.Messages, Partition: 1, To: 9}, 0)
 	}))
-	must(t, w.Await(ctx, topics.Messages, map[int32]int64{1: 9}))
+	must(t, w.Await(ctx, topics.Ends{topics.Messages.Partition(1): 9}))
 	select {
 	case err := <-told:
 		t.Fatalf("partition 0 has not moved: %v", err)
