@@ -26,6 +26,7 @@ var migrations embed.FS
 type Inbox struct {
 	db        *sqldb.DB
 	positions sqldb.Positions
+	waiters   *sqldb.Waiters
 	log       *slog.Logger
 	// retention is how long the feed is kept, in record time.
 	retention time.Duration
@@ -41,6 +42,7 @@ func Topics() []topics.Topic {
 // Open prepares the tables. The caller closes db.
 func Open(ctx context.Context, db *sqldb.DB, feedRetention time.Duration, log *slog.Logger) (*Inbox, error) {
 	i := &Inbox{db: db, positions: sqldb.Positions{DB: db, Projection: "inbox"}, log: log, retention: feedRetention}
+	i.waiters = sqldb.NewWaiters(i.positions.All)
 	if err := db.Migrate(ctx, "inbox", migrations, sqldb.Step{File: "0004_device_keys.sql", Run: i.keyDevices}); err != nil {
 		return nil, fmt.Errorf("inbox: %w", err)
 	}
@@ -68,7 +70,7 @@ func (i *Inbox) Reset(ctx context.Context) error {
 
 // Await returns once the inbox has folded everything below ends (partition → offset) of a topic.
 func (i *Inbox) Await(ctx context.Context, ends topics.Ends) error {
-	return i.positions.Await(ctx, ends)
+	return i.waiters.Await(ctx, ends)
 }
 
 // Apply folds a batch (pipeline.Sink): inserts first and in bulk, then what changes rows, in log order. Changes concern
