@@ -53,6 +53,8 @@ type Options struct {
 	NodeName string
 
 	Settings
+	// DedupWindow is the log's; ContentWindow is at most that.
+	DedupWindow time.Duration
 	// HeartbeatInterval is how often the node says that it lives, RepeatInterval how often it says its sessions again.
 	HeartbeatInterval, RepeatInterval time.Duration
 }
@@ -145,7 +147,8 @@ func wired(o Options, l log) *Edge {
 		NodeName: o.NodeName, StatsInterval: o.StatsInterval, CompressionThreshold: o.CompressionThreshold, MaxQueueBytes: o.MaxQueueBytes})
 	e.gateway = gateway.New(gateway.Options{Server: e.server, Sessions: e.sessions, Live: e.live, Tail: l.tail, Log: l, Inbox: o.Inbox,
 		Logger: o.Logger, Metrics: o.Metrics, Verify: o.Verify, Ready: e.Ready, Working: working, RateLimit: o.RateLimit,
-		RateWindow: o.RateWindow, ContentWindow: o.ContentWindow, MaxMessageBytes: o.MaxMessageBytes, MaxContentBytes: o.MaxContentBytes})
+		RateWindow: o.RateWindow, ContentWindow: min(o.ContentWindow, o.DedupWindow), DedupWindow: o.DedupWindow,
+		MaxMessageBytes: o.MaxMessageBytes, MaxContentBytes: o.MaxContentBytes})
 	if o.Metrics != nil {
 		o.Metrics.MustRegister(e.server)
 	}

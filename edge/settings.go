@@ -18,9 +18,8 @@ type Settings struct {
 	// to connect and look-ups of keys are counted apart, by the same two numbers. Raise it for users that are programs.
 	RateLimit  int
 	RateWindow time.Duration
-	// ContentWindow is how long a repeat of a message without a clientMessageId gets the id of the first one, from the
-	// same node; default 5 minutes, never more than the dedup window. Lower it where users send the same words on purpose;
-	// 0 lets every copy in.
+	// ContentWindow is how long a repeat of a message without a clientMessageId is the same message; default 5 minutes, never more
+	// than the dedup window. Lower it where users send the same words on purpose; 0 lets every copy in.
 	ContentWindow time.Duration
 
 	// PingInterval is how often a session is pinged, and PingTimeout how long its answer may take until it is closed;

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"strings"
 )
 
 // Message is a chat message: Content, or Encrypted of the clients' own making.
@@ -84,6 +85,9 @@ func (d Draft) ContentKey(sender string) string {
 	}
 	return contentKeyPrefix + hex.EncodeToString(h.Sum(nil))
 }
+
+// IsContentKey tells whether an idempotency key is one of ContentKey.
+func IsContentKey(key string) bool { return strings.HasPrefix(key, contentKeyPrefix) }
 
 // Message makes the event of a draft. Where the draft names its clientMessageId the id follows from it; else the key is
 // the content's hash and the id is a new UUIDv7, or firstID where a copy was sent before.

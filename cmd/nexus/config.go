@@ -227,7 +227,7 @@ func settings() []setting {
 			span(func(c *Config) *time.Duration { return &c.Edge.RateWindow }, time.Second)},
 		{"DEDUP_WINDOW", "5m", "how long a repeat is a duplicate; fixed by the log's first start",
 			span(func(c *Config) *time.Duration { return &c.DedupWindow }, time.Millisecond)},
-		{"DEDUP_CONTENT_WINDOW", "5m", "how long a node gives copies of a message without an id the first one's id",
+		{"DEDUP_CONTENT_WINDOW", "5m", "how long a copy of a message without an id is the same message",
 			span(func(c *Config) *time.Duration { return &c.Edge.ContentWindow }, 0)},
 		{"PING_INTERVAL", "30s", "heartbeat of connections",
 			span(func(c *Config) *time.Duration { return &c.Edge.PingInterval }, 50*time.Millisecond)},

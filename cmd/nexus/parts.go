@@ -243,14 +243,12 @@ const (
 )
 
 func (a *app) openEdge(ctx context.Context) (opened, error) {
-	set := a.c.Edge
-	set.ContentWindow = min(set.ContentWindow, a.window) // beyond that a copy is another message
 	var err error
 	a.edge, err = edge.New(ctx, edge.Options{Kafka: a.kafka, Producer: a.producer, Log: a.logs, Windows: a.windows, Watch: a.watch,
 		Inbox: a.inbox, Stats: a.counts,
 		Logger: a.component("edge"), Metrics: a.registry, NodeName: a.c.NodeName, Verify: a.identify,
 		Revoked:  func(id edge.Identity) bool { return a.revoked.IsRevoked(id.User, id.TokenID, id.Issued) },
-		Settings: set, HeartbeatInterval: heartbeatInterval, RepeatInterval: repeatInterval})
+		Settings: a.c.Edge, DedupWindow: a.window, HeartbeatInterval: heartbeatInterval, RepeatInterval: repeatInterval})
 	if err != nil {
 		return opened{}, err
 	}

@@ -324,7 +324,7 @@ func (g *Gateway) trySend(sender string, d topics.Draft, done func(topics.Receip
 		done(topics.Receipt{}, rateLimited(wait))
 		return
 	}
-	g.ids.note(ev)
+	g.ids.note(ev, now)
 	g.rates.own(ev.NexusID, now)
 	g.tryAppend(ev, func(duplicate bool, err error) { done(topics.Receipt{ID: ev.NexusID, Duplicate: duplicate}, err) })
 }
@@ -343,11 +343,11 @@ func (g *Gateway) draft(sender string, d topics.Draft, now time.Time) (*topics.E
 	if (d.Content == "") == (len(d.Encrypted) == 0) {
 		return nil, apierr.Invalid("a message has either content or encrypted")
 	}
-	first := ""
 	if d.ClientMessageID == "" {
-		first = g.ids.first(topics.ConversationKey(sender, d.ReceiverID), d.ContentKey(sender), now)
+		ev := g.ids.message(sender, d, now)
+		return ev, checked(ev)
 	}
-	ev := d.Message(sender, first)
+	ev := d.Message(sender, "")
 	return ev, checked(ev)
 }
 

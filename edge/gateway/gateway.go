@@ -62,8 +62,8 @@ type Options struct {
 	// connect here, and how many frames a session may send.
 	RateLimit  int
 	RateWindow time.Duration
-	// ContentWindow is how long the id of a message without a clientMessageId is remembered for its repeats.
-	ContentWindow time.Duration
+	// ContentWindow is how long a repeat of a message without a clientMessageId is the same message; at most DedupWindow, the log's.
+	ContentWindow, DedupWindow time.Duration
 	// MaxMessageBytes bounds a packet's attachments, MaxContentBytes a chat message's content.
 	MaxMessageBytes, MaxContentBytes int
 }
@@ -83,7 +83,7 @@ type Gateway struct {
 
 // New makes a gateway; its handlers may be called as soon as the parts it was given run.
 func New(o Options) *Gateway {
-	g := &Gateway{o: o, ids: newContentIDs(o.ContentWindow), typing: newTyping(o.Log.TryAppend),
+	g := &Gateway{o: o, ids: newContentIDs(o.ContentWindow, o.DedupWindow), typing: newTyping(o.Log.TryAppend),
 		rates: newLimiter(o.RateLimit, o.RateWindow), connects: newLimiter(10*o.RateLimit, o.RateWindow),
 		lookups: newLimiter(o.RateLimit, o.RateWindow), publishes: newLimiter(max(1, o.RateLimit/10), o.RateWindow)}
 	g.metrics = newMetrics(g, o.Metrics)
@@ -114,9 +114,10 @@ func (g *Gateway) sweep(now time.Time) {
 
 // Seen takes in an event that the log shows: users' messages count for their limits, whichever node they came by.
 func (g *Gateway) Seen(ev *topics.Event) {
-	g.ids.note(ev)
+	now := time.Now()
+	g.ids.note(ev, now)
 	if user := topics.UserOf(ev.Source); ev.Type == topics.TypeMessage && user != "" {
-		g.rates.shown(user, ev.NexusID, time.Now())
+		g.rates.shown(user, ev.NexusID, now)
 	}
 }
 
