@@ -114,8 +114,8 @@ func (a ConnectAnswer) Data() []byte { return Fields("sid", a.SID, wordPID, a.PI
 // ConnectAnswerFields are the members of ConnectAnswer's data.
 func ConnectAnswerFields() []Field {
 	return []Field{{Name: "sid", Required: true, Doc: "the session's id; it tells nothing and opens nothing"},
-		{Name: wordPID, Required: true, Doc: "what the client claims its state by when it comes back; it is worth nothing without a token of the " +
-			"same user"}}
+		{Name: wordPID, Required: true, Doc: "what the client claims its state by when it comes back; it is worth nothing without " +
+			"a token of the same user"}}
 }
 
 // ConnectError is the data of a CONNECT_ERROR packet: the message, and the code, where there is one, in data.
