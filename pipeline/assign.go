@@ -111,7 +111,7 @@ func (c *Consumer) positions(ctx context.Context, t topics.Topic, ids []int32) (
 		}
 		positions[of], next[of] = at, at.Next
 	}
-	all, err := c.cluster.extents(ctx, next, isDeduplicated(t))
+	all, err := c.cluster.extents(ctx, next, t.Deduplicated())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -128,7 +128,7 @@ func (c *Consumer) positions(ctx context.Context, t topics.Topic, ids []int32) (
 // close theirs only afterwards, so a window that they have warmed is kept.
 func (c *Consumer) attach(ctx context.Context, t topics.Topic, next topics.Ends, all map[topics.Partition]extent) (
 	map[topics.Partition]*Reader, error) {
-	if !isDeduplicated(t) {
+	if !t.Deduplicated() {
 		return nil, nil
 	}
 	return c.Windows.Attach(next, func(at topics.Ends) (topics.Ends, error) {
@@ -224,11 +224,6 @@ func (c *Consumer) Check(ctx context.Context, l *Log) error {
 func expires(t topics.Topic) bool {
 	s, _ := topics.Of(t)
 	return s.Retention != topics.Forever
-}
-
-func isDeduplicated(t topics.Topic) bool {
-	s, _ := topics.Of(t)
-	return s.Judged
 }
 
 // replace starts w in the place of the partition's former worker, whose pause is over with it.

@@ -131,7 +131,7 @@ func (m *merge) contract() *kgo.Record {
 // copyOf is a record as it is to stand in the new log, nil where it is left out.
 func (m *merge) copyOf(r *kgo.Record, w *Window) *copied {
 	e := EventOf(m.topic, r)
-	c := &copied{source: r, deduplicated: isDeduplicated(m.topic)}
+	c := &copied{source: r, deduplicated: m.topic.Deduplicated()}
 	if c.deduplicated {
 		id, ok := e.Identity(e.Key)
 		c.duplicate = w.Observe(e.Time, id, ok)

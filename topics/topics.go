@@ -101,6 +101,12 @@ func Of(t Topic) (Spec, bool) {
 	return Spec{}, false
 }
 
+// Deduplicated tells whether repeats in the topic are found by a dedup window (Spec.Judged).
+func (t Topic) Deduplicated() bool {
+	s, _ := Of(t)
+	return s.Judged
+}
+
 // Names maps topics to their names in Kafka.
 type Names struct{ Prefix string }
 
