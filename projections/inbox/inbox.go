@@ -268,8 +268,8 @@ func (f *fold) mark(e *topics.Event, column, upTo string) {
 			ON CONFLICT (user_id, id) DO UPDATE SET `+column+`=COALESCE(announcement_states.`+column+`, excluded.`+column+`)`, user, id, e.Time)
 		return
 	}
-	f.change(e, `UPDATE notifications SET `+column+`=$1 WHERE user_id=$4 AND at<=$5 AND `+column+` IS NULL AND `+before, e.Time, part,
-		f.pos(e), user, m.UpTo)
+	f.change(e, `UPDATE notifications SET `+column+`=$1 WHERE user_id=$4 AND at<=$5 AND `+column+` IS NULL AND deleted_at IS NULL AND `+before,
+		e.Time, part, f.pos(e), user, m.UpTo)
 	f.change(e, `INSERT INTO marks (user_id, read_to, deleted_to) VALUES ($1,-1,-1) ON CONFLICT DO NOTHING`, user)
 	f.change(e, `UPDATE marks SET `+upTo+`=$1 WHERE user_id=$2 AND `+upTo+`<$3`, m.UpTo, user, m.UpTo)
 }
