@@ -37,8 +37,8 @@ var handshakeFields = [...][]Field{
 	BareQuery: {
 		{Name: wordUser, Required: true, Format: UserID, Doc: "the token's user"},
 		{Name: wordToken, Required: true, Bytes: notEmpty, Doc: "a JSON Web Token"},
-		{Name: wordOffset, Doc: "where the client stood when its last connection ended; empty the first time. With it every frame of the feed " +
-			"has offset"},
+		{Name: wordOffset, Doc: "where the client stood when its last connection ended; empty the first time. With it every frame that can " +
+			"be replayed has offset"},
 		eventsWord},
 	SocketQuery: {
 		{Name: wordUser, Format: UserID, Doc: "the token's user, where auth does not name it"},

@@ -90,7 +90,7 @@ func framesText(ns topics.Namespace) string {
 				topics.CanonicalQuery)
 		}
 		if s.kind != nil && s.kind.Feed {
-			b.WriteString(" It is given again to a client that comes back.")
+			b.WriteString(" It is replayed to a client that reconnects.")
 		}
 		fmt.Fprintf(&b, "\n\n    %s\n\n%s", rawFrame(s.frame.Event, Example(s.fields())), fieldsTable(s.fields()))
 	}
