@@ -137,7 +137,7 @@ func New(o Options) *API {
 	e.Server.ReadHeaderTimeout = 5 * time.Second
 	e.Server.ReadTimeout = 30 * time.Second // lifted where a connection becomes a WebSocket
 	e.Server.IdleTimeout = 2 * time.Minute
-	e.Server.MaxHeaderBytes = 32 << 10
+	e.Server.MaxHeaderBytes = topics.MaxHandshakeBytes
 	e.Server.ErrorLog = slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug)
 	e.Pre(escaped)
 	e.Use(a.counted(o.Metrics), a.recovered)

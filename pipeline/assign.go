@@ -138,7 +138,7 @@ func (c *Consumer) attach(ctx context.Context, t topics.Topic, next topics.Ends,
 
 // Misfit is a partition in which a store remembers another log than the one that is there.
 type Misfit struct {
-	Of topics.Partition
+	Of topics.Partition // which one
 	// Why is a sentence for the operator.
 	Why string
 	// To is where the store may go on if it takes this log on: at the beginning of a log that it has nothing of, at the end of one

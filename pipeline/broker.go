@@ -38,8 +38,9 @@ type BrokerOptions struct {
 	Fsync bool
 	// KeepTimes leaves records the times that their producers gave them: for nexus repartition alone.
 	KeepTimes bool
-	Log       *slog.Logger
-	free      func() (uint64, error) // of the disk, in bytes; nil: what the file system says
+	// Log is told what the broker has to say. Required.
+	Log  *slog.Logger
+	free func() (uint64, error) // of the disk, in bytes; nil: what the file system says
 }
 
 // brokerSegmentBytes keeps segments small: kfake drops and compacts whole ones.

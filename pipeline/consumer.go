@@ -31,14 +31,15 @@ type Sink interface {
 // Warmer is a Sink that wants to know the records before its position which are read to warm the dedup window. The consumer calls Warm
 // for each of them, in order, before the first Apply of the partition. time is its record time, in Unix milliseconds.
 type Warmer interface {
+	// Warm takes in the record at a place.
 	Warm(at topics.Place, time int64)
 }
 
 // Batch is what was read of one partition: every event from From on and below To. Duplicates and misrouted events are in it, marked.
 // It may have no events: offsets that no consumer is given (transaction markers, aborted records) move the position as well.
 type Batch struct {
-	Topic     topics.Topic
-	Partition int32
+	Topic     topics.Topic    // with Partition, what it was read of (Of)
+	Partition int32           // its number
 	From, To  int64           // offsets: From is the sink's position, To the one after this batch
 	Log       string          // the topic's identity (Log.Identity)
 	Mark      int64           // record time of the last record below To, in Unix milliseconds; 0: none is known
@@ -82,7 +83,8 @@ func (b Batch) Live(yield func(*topics.Event) bool) {
 }
 
 // Consumer reads topics in the order of their offsets, with one worker for each partition, and hands them to a Sink. Where to begin,
-// the sink says, never Kafka. Fill in the exported fields, then call Run once.
+// the sink says, never Kafka. Fill in the exported fields, then call Run once; do not change them afterwards. All methods but Run, Check
+// and Misfits may be called at any time, from any goroutine.
 //
 // How a partition is taken over, and catches up:
 //
@@ -94,17 +96,18 @@ func (b Batch) Live(yield func(*topics.Event) bool) {
 //
 // Without a Group all partitions are assigned when Run begins. With one the group assigns them, and revoking one ends its worker.
 type Consumer struct {
-	Name  string // in metrics and messages
-	Kafka Kafka  // how the log is reached
-	Log   *slog.Logger
-	// Topics are read whole, each partition on its own.
+	Name  string       // in metrics and messages; required
+	Kafka Kafka        // how the log is reached; required
+	Log   *slog.Logger // required
+	// Topics are read whole, each partition on its own. Required.
 	Topics []topics.Topic
 	// Group is the Kafka consumer group whose members share the partitions. Empty: this consumer reads all of them.
 	Group string
 	// Instance is the static member id in the group (KIP-345): a process that comes back within 10 s has its partitions back at
 	// once. Empty: a dynamic member.
 	Instance string
-	Sink     Sink
+	// Sink is given what was read. Required.
+	Sink Sink
 	// Windows are the dedup windows of this process, which its consumers share. Required where a topic is deduplicated.
 	Windows *Windows
 	// Watch tells where the log ends now, for Problem. nil: only what stood in the log when Run began counts as behind.

@@ -27,7 +27,8 @@ const contractTimeout = time.Minute
 
 // AgreeContract returns the contract of this log, and records it where the log has none yet. The first record that tells
 // something rules, so nodes that race at the first start agree. It is an error where a topic has not the number of
-// partitions that is recorded; and where set says that an operator asked for the wanted window and another one is recorded.
+// partitions that is recorded; where set says that an operator asked for the wanted window and another one is recorded; and
+// where the log has no window yet and wanted is not above 0.
 // Call it once EnsureTopics has made the topics, and before anything is produced or consumed.
 func AgreeContract(ctx context.Context, l *Log, wanted time.Duration, set bool) (Contract, error) {
 	ctx, cancel := context.WithTimeout(ctx, contractTimeout)
@@ -100,6 +101,9 @@ func (c Contract) event() *topics.Event {
 
 // record appends a contract, with a producer of its own: the nodes' producers are made by what is agreed.
 func (l *Log) record(ctx context.Context, c Contract) error {
+	if c.Window <= 0 { // no node could read the log after that
+		return fmt.Errorf("a log cannot begin with a dedup window of %s: it must be above 0", c.Window)
+	}
 	p, err := NewProducer(l.kafka)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -64,5 +65,14 @@ func TestGarbageIsRefused(t *testing.T) {
 	defer r.close()
 	if rec, err := r.record(ctx, 0); err != nil || rec == nil {
 		t.Errorf("what stands behind them is not read: %v %v", rec, err)
+	}
+}
+
+// A window that no node could read is not recorded: the log would be of no use for ever.
+func TestContractNeedsWindow(t *testing.T) {
+	for _, window := range []time.Duration{0, -time.Second} {
+		if err := (&Log{}).record(t.Context(), Contract{Window: window}); err == nil || !strings.Contains(err.Error(), "above 0") {
+			t.Errorf("%s: %v", window, err)
+		}
 	}
 }

@@ -29,14 +29,14 @@ type Gate struct {
 
 // GateOptions are what an intake needs.
 type GateOptions struct {
-	Kafka    Kafka
-	Producer *Producer // appends dead letters and re-routed records
+	Kafka    Kafka     // how the log is reached; required
+	Producer *Producer // appends dead letters and re-routed records; required
 	// Group shares the work with the intakes of other nodes; empty: this one reads everything. Instance is as in Consumer.
 	Group, Instance string
 	// Positions is the name under which the positions are kept, as offsets of the Kafka group <Positions>.positions.
 	Positions string
-	Windows   *Windows
-	Log       *slog.Logger
+	Windows   *Windows     // those of this process; required
+	Log       *slog.Logger // required
 	// WayOut and Watch are as in Consumer.
 	WayOut string
 	Watch  *Watch

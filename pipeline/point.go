@@ -13,7 +13,7 @@ import (
 // whether a log still has the same records there: one that was truncated or restored from a backup, and has grown since, has others
 // (decision 0024).
 type Point struct {
-	Next  int64
+	Next  int64  // the offset of the first record that the client does not have
 	Check uint16 // of the record time of the last record below Next; 0 where there is none
 }
 

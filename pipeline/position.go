@@ -39,7 +39,7 @@ func (p permanent) Unwrap() error { return p.error }
 
 // Permanent marks an error of Sink.Apply that no repeat can mend: a value that the store can never hold. The consumer finds
 // the record, sets it aside with this reason, and goes on with the rest. The text must not quote the record's contents. Any
-// other error is transient: the same batch is offered again.
+// other error is transient: the same batch is offered again. Permanent(nil) is nil.
 func Permanent(err error) error {
 	if err == nil {
 		return nil
@@ -58,11 +58,12 @@ func IsPermanent(err error) bool {
 type WrongLogError struct {
 	Consumer  string // whose store it is
 	Topic     string // the topic's name in Kafka
-	Partition int32
+	Partition int32  // its number
 	Why       string // what does not fit
 	WayOut    string // what the operator can do
 }
 
+// Error is a sentence for the operator, with the way out.
 func (e *WrongLogError) Error() string {
 	text := fmt.Sprintf("%s: %s/%d: %s", e.Consumer, e.Topic, e.Partition, e.Why)
 	if e.WayOut != "" {

@@ -11,7 +11,7 @@ import (
 
 // Status is how a consumer stands in one partition.
 type Status struct {
-	Of topics.Partition
+	Of topics.Partition // which one
 	// Next is the offset of the next record to apply. It has stood there since MovedAt.
 	Next    int64
 	MovedAt time.Time
@@ -94,7 +94,8 @@ func (c *Consumer) CaughtUp() bool {
 // behind is how many offsets below end are not seen yet.
 func (w *worker) behind(end int64) int64 { return max(0, end-w.now().Seen) }
 
-// Behind is how many offsets that stood in the log when Run began are not applied yet, in the partitions that this member has.
+// Behind is how many offsets that stood in the log when Run began are not applied yet, in the partitions that this member has. It says
+// nothing of what came later: Statuses does.
 func (c *Consumer) Behind() (n int64) {
 	c.mu.Lock()
 	goal := c.goal

@@ -54,7 +54,7 @@ type TailOptions struct {
 	Log      *Log      // asked for ends at the start, and by Verify
 	Topics   []topics.Topic
 	Windows  *Windows     // those of this process
-	Watch    *Watch       // as in Consumer
+	Watch    *Watch       // as in Consumer; may be nil
 	Logger   *slog.Logger // of its consumer
 	// Keep names those of Topics whose last events Recent remembers, at most 4,096 events and 1 MB a partition. Default: none.
 	Keep []topics.Topic

@@ -33,9 +33,9 @@ type Watch struct {
 
 // WatchOptions are what a Watch needs.
 type WatchOptions struct {
-	Log      *Log
-	Contract Contract // what AgreeContract returned at the start
-	Logger   *slog.Logger
+	Log      *Log         // is asked; required
+	Contract Contract     // what AgreeContract returned at the start; required
+	Logger   *slog.Logger // is told of a topic that is missing; required
 	// Metrics are told the ends: lag is measured against them. May be nil.
 	Metrics *Metrics
 	// Every is the pause between two questions. Default 2 s.
@@ -45,7 +45,7 @@ type WatchOptions struct {
 	MissingFor time.Duration
 }
 
-// NewWatch makes a watch; Run works.
+// NewWatch makes a watch. It asks nothing before Run.
 func NewWatch(o WatchOptions) *Watch {
 	if o.Every == 0 {
 		o.Every = 2 * time.Second

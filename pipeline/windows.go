@@ -35,7 +35,8 @@ type Windows struct {
 	chains map[topics.Partition]*chain // one for each partition that was ever attached to
 }
 
-// NewWindows makes the windows of a process. span is the dedup window of the log's contract.
+// NewWindows makes the windows of a process. span is the dedup window of the log's contract (Contract.Window): with another one other
+// records would count as duplicates.
 func NewWindows(span time.Duration) *Windows {
 	return &Windows{span: span, identify: identityOf, retention: retention{spare: 4_096, most: 1 << 20},
 		chains: make(map[topics.Partition]*chain)}

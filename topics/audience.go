@@ -11,7 +11,8 @@ import (
 // AudienceKind says whom a record concerns.
 type AudienceKind uint8
 
-// The kinds of audience; NoAudience is a key that is none (topics of Nexus's own bookkeeping).
+// The kinds of audience, with what a key of each looks like. NoAudience is a key that names nobody: topics of Nexus's own bookkeeping
+// have such.
 const (
 	NoAudience   AudienceKind = iota
 	User                      // user:<id>
@@ -25,7 +26,7 @@ func (k AudienceKind) Shape() string {
 	return [...]string{"any text", "user:<id>", "dm:<a>:<b>", "channel:<name>", EveryoneKey}[k]
 }
 
-// Audience is a record's key, parsed: who is to get it.
+// Audience is a record's key, parsed: who is to get it. It is fit to be a key of a map.
 type Audience struct {
 	Kind AudienceKind
 	// A is the user, the first of the conversation or the channel's name; B the second of the conversation.
@@ -100,7 +101,8 @@ func (a Audience) Key() string {
 	return ""
 }
 
-// Other is the participant of a conversation who is not user; in a conversation with oneself that is user again.
+// Other is the user of a conversation who is not user. In a conversation with oneself that is user again. Of an audience that is no
+// conversation it means nothing.
 func (a Audience) Other(user string) string {
 	if a.A == user {
 		return a.B

@@ -9,11 +9,11 @@ import (
 
 // Receipt tells a sender what became of an event: its id, and whether the log had it already.
 type Receipt struct {
-	ID        string
-	Duplicate bool
+	ID        string // Event.EventID
+	Duplicate bool   // true: the log had the event already, under this id
 }
 
-// New makes an event that Nexus appends; ce_id is the idempotency key or else the id.
+// New makes an event that Nexus itself appends. Where m names no ID (header ce_id), it is m.NexusID. value must be a JSON object.
 func New(t Topic, key string, m Meta, value []byte) *Event {
 	if m.ID == "" {
 		m.ID = m.NexusID
@@ -24,8 +24,8 @@ func New(t Topic, key string, m Meta, value []byte) *Event {
 // NewID is an id of an event whose sender named no key: a UUIDv7 (RFC 9562, section 5.7).
 func NewID() string { return uuid.Must(uuid.NewV7()).String() }
 
-// Fields builds a JSON object from name and value pairs, in order, leaving out values that are nil. Strings keep <, >
-// and & as they are.
+// Fields builds a JSON object from pairs of a name, which must be a string, and a value, in order. It leaves out values that are nil, and
+// those that encoding/json refuses. A json.RawMessage stands as it is. Strings keep <, > and & as they are.
 func Fields(pairs ...any) []byte {
 	o := newObject()
 	for i := 0; i+1 < len(pairs); i += 2 {

@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// What clients may say.
+// The names of commands: what clients may say.
 const (
 	CommandSubscribe    = "subscribe"
 	CommandUnsubscribe  = "unsubscribe"
@@ -18,16 +18,21 @@ const (
 // Command is something that a client may say. Where it asks for an acknowledgement it gets the members of Answer, or, where the
 // command was refused, {"ok":false,"error":{…}}.
 type Command struct {
-	Event      string
+	// Event is its name, as a Socket.IO event or in a bare frame.
+	Event string
+	// Namespaces are those whose clients may say it.
 	Namespaces []Namespace
-	Doc        string
-	Fields     []Field
-	Answer     []Field
+	// Doc says in a few words what it does.
+	Doc string
+	// Fields are the members of its data. Others have no effect, and the acknowledgement names them (Ignored).
+	Fields []Field
+	// Answer are the members of the acknowledgement of what was carried out.
+	Answer []Field
 	// Example is a command's data as it may be sent.
 	Example string
 }
 
-// Commands lists what clients may say.
+// Commands lists what clients may say. The list must not be changed.
 func Commands() []Command { return commands }
 
 var commands = []Command{
@@ -88,7 +93,7 @@ var authenticateFields = []Field{{Name: "token", Required: true, Bytes: notEmpty
 var authenticateAnswer = []Field{okField, {Name: refusedField.Name, Kind: AnArray, Of: AnObject, Items: refusedField.Items,
 	Doc: "the channels whose subscriptions end because the new token does not allow them"}, ignored}
 
-// Authenticate is the data of authenticate.
+// Authenticate is the data of authenticate: a new token of the same user.
 type Authenticate struct {
 	Token string `json:"token"`
 }
@@ -132,12 +137,12 @@ type Subscription struct {
 	Offset string `json:"offset"`
 }
 
-// Unsubscription is the data of unsubscribe.
+// Unsubscription is the data of unsubscribe: names of channels.
 type Unsubscription struct {
 	Channels []string `json:"channels"`
 }
 
-// RefusedChannel is a channel that a session may not subscribe to, and an error's code.
+// RefusedChannel is a channel that a session may not subscribe to, and the error's code (apierr): why.
 type RefusedChannel struct {
 	Channel string `json:"channel"`
 	Code    string `json:"code"`

@@ -33,7 +33,7 @@ var windowKind = Kind{
 		timestamp},
 }
 
-// ReadContract reads a valid event; the error says that the partition counts are none.
+// ReadContract reads a valid event. An error means that its partition counts are no counts.
 func ReadContract(e *Event) (c Contract, err error) {
 	c.Window = e.body.Text("window")
 	if raw := e.body.Raw("partitions"); raw != nil {

@@ -12,7 +12,7 @@ type Delivery struct {
 	At    Place
 	// Node is the name of the node that delivered it.
 	Node string
-	// Sessions have it, LatencyMs milliseconds after its record time.
+	// Sessions is how many sessions of the node have it. LatencyMs is the time from its record time to then, in milliseconds.
 	Sessions  int64
 	LatencyMs int64
 	// Channel, Outcome and Device are a push's: what carried it, what came of it, and the device's hash.
@@ -87,7 +87,7 @@ func appendText(b []byte, s string) []byte {
 	return append(append(append(b, '"'), s...), '"')
 }
 
-// Push makes the event of what became of a push.
+// Push makes the event of what became of a push: key is the user's, source NodeSource of the node.
 func (d Delivery) Push(key, source string) *Event {
 	return New(Deliveries, key, Meta{Type: TypeDeliveryPush, Source: source, ID: NewID()},
 		Fields("event", d.Event, "topic", string(d.At.Topic), "partition", d.At.ID, "offset", d.At.Offset, "node", d.Node,

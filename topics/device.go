@@ -8,7 +8,8 @@ import (
 // Device is a device of a user's that pushes go to.
 type Device struct {
 	// Token is the push service's name of the device; empty: all that are the user's then.
-	Token    string
+	Token string
+	// Platform is what kind of device it is, in a word of the client's; may be empty.
 	Platform string
 }
 
@@ -60,13 +61,14 @@ func (d Device) Unregistered(user, source string) *Event {
 		Fields("token", orNil(nonZero(d.Token))))
 }
 
-// DeviceKey is what a device token is found by in stores: tokens are longer than their indexes take.
+// DeviceKey is what a device token is found by in stores: the token's SHA-256 in 64 hexadecimal digits. Tokens are longer than indexes
+// take.
 func DeviceKey(token string) string {
 	sum := sha256.Sum256([]byte(token))
 	return hex.EncodeToString(sum[:])
 }
 
-// DeviceHash stands for a device token where it is to be recognised and not shown.
+// DeviceHash stands for a device token where it is to be recognised and not shown, as in logs: the first 16 digits of DeviceKey.
 func DeviceHash(token string) string {
 	return DeviceKey(token)[:16]
 }

@@ -5,16 +5,19 @@ import (
 	"strings"
 )
 
-// Event is a record of one of our topics, as consumers and producers see it. Valid fills in Type where the record names none,
-// Audience, and remembers its verdict: an event is not safe for concurrent use until Valid has run on it once.
-// Afterwards it may be read by many.
+// Event is a record of one of our topics, as consumers and producers see it.
+//
+// Valid reads it: it fills in Audience, and Type where the record names none, and it remembers its verdict. Until Valid has run once, an
+// event belongs to one goroutine; afterwards many may read it.
 type Event struct {
+	// Topic, Partition and Offset are where it stands (At). Of an event that is still to be appended only Topic is known.
 	Topic     Topic
 	Partition int32
 	Offset    int64
-	Time      int64 // record time, Unix milliseconds
+	Time      int64 // record time, Unix milliseconds; 0 until it is appended
 	Key       []byte
-	Value     []byte
+	Value     []byte // a JSON object, MaxValue bytes at most
+	// Meta is what the headers say.
 	Meta
 
 	// Audience is the key as Valid has read it.
@@ -23,8 +26,8 @@ type Event struct {
 	// their siblings tell what they say.
 	body body
 
-	// Duplicate is the dedup window's verdict, Stray says that the record stands in a partition its key does not belong
-	// to. Both are set by the consumer that polled the record.
+	// Duplicate is the dedup window's verdict. Stray says that the record stands in another partition than its key's. The consumer
+	// that polled the record sets both.
 	Duplicate, Stray bool
 
 	judged  bool
@@ -38,7 +41,7 @@ const MaxValue = 256 << 10
 // At is where the record stands in the log.
 func (e *Event) At() Place { return e.Topic.Partition(e.Partition).At(e.Offset) }
 
-// Kind is what is known of events of this type; nil where Valid finds none.
+// Kind is what is known of events of this type; nil where there is no such type.
 func (e *Event) Kind() *Kind {
 	if e.kind != nil {
 		return e.kind
@@ -46,7 +49,7 @@ func (e *Event) Kind() *Kind {
 	return KindOf(e.Type)
 }
 
-// Actor is the user who did it; empty where the kind names none. The event must be valid.
+// Actor is the user who did what the event tells; empty where the kind names none. The event must be valid.
 func (e *Event) Actor() string {
 	k := e.Kind()
 	switch {
@@ -78,8 +81,9 @@ func (e *Event) Detail() string {
 	return ""
 }
 
-// EventID is the event's id: the one that Nexus minted; else the hash of its identity, which REST gives the same identity; else
-// <topic letter><partition>-<offset> of where the record stood first.
+// EventID is the event's id, at most 64 bytes. Nexus gave it one in header nexus-id; or it follows from what its sender called it
+// (function EventID), so that REST and Kafka give one event one id; or it is made of the place where the record stood first:
+// <Spec.Letter><partition>-<offset>.
 func (e *Event) EventID() string {
 	switch {
 	case e.NexusID != "":
@@ -96,8 +100,8 @@ func (e *Event) EventID() string {
 	return string(strconv.AppendInt(b, e.Offset, 10))
 }
 
-// Data is what clients receive as the event's data: the value with what it leaves out spliced in before its last
-// brace, and extra members. The event must be valid.
+// Data is what clients receive as the event's data: the value, and before its last brace what it leaves out (id, defaults, timestamp)
+// and extra members, each as "name":value in JSON. The event must be valid.
 func (e *Event) Data(extra ...string) []byte {
 	v, k := e.body.value, e.Kind()
 	b := append(make([]byte, 0, len(v)+96), v[:len(v)-1]...)
@@ -134,5 +138,5 @@ func clip(s string) string {
 	return s
 }
 
-// RepeatData is Data of a duplicate, as its sender is shown it.
+// RepeatData is Data of a duplicate, as its sender is shown it: with "duplicate":true.
 func (e *Event) RepeatData() []byte { return e.Data(`"duplicate":true`) }

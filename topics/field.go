@@ -21,6 +21,7 @@ const (
 	Anything
 )
 
+// String is the kind in words for people, as "a string".
 func (k JSONKind) String() string {
 	return [...]string{"a string", "an object", "true or false", "a number", "an array", "any value"}[k]
 }
@@ -36,22 +37,24 @@ const (
 	ChannelName        // CheckChannel
 )
 
-// Bounds are those of a text's length. Max 0: there is no upper one but the record's.
+// Bounds are the least and the greatest length of a text, or number of an array's items. Max 0: only the record's size bounds it.
 type Bounds struct{ Min, Max int }
 
 // Field is a member of a record's value, of a frame's data or of a command's.
 type Field struct {
-	Name     string
-	Kind     JSONKind
+	Name string
+	Kind JSONKind
+	// Required: it must be there.
 	Required bool
 	// Doc says what it means, with its unit.
 	Doc string
-	// Bytes and Chars bound a text, in bytes where stores index it, in characters where it is only kept.
+	// Bytes and Chars bound a text: in bytes of UTF-8 where stores index it, in characters (code points) where it is only kept.
 	Bytes, Chars Bounds
 	// Count bounds an array's items.
 	Count Bounds
 	// Enum lists the texts that are allowed; empty: any.
-	Enum   []string
+	Enum []string
+	// Format is what a text must be beyond that; default: any text.
 	Format Format
 	// Of is the kind of an array's items; Items are the members of the items where those are objects.
 	Of    JSONKind

@@ -18,12 +18,16 @@ const (
 // Frame is what a client gets of an event, or of what an edge derives: {"event": Event, "data": …} for a bare client, a
 // Socket.IO event for another.
 type Frame struct {
+	// Namespace is that of the clients who get it.
 	Namespace Namespace
-	Event     string
+	// Event is its name.
+	Event string
 	// Alias is the guide's second name: the frame is sent under both, unless the client asks for events=canonical. May be empty.
 	Alias string
-	Doc   string
-	To    Recipients
+	// Doc says in a few words when it comes.
+	Doc string
+	// To says which of the audience get it.
+	To Recipients
 	// Reached: a session that gets it counts as one that the event was delivered to.
 	Reached bool
 	// Repeated: of a repeat, too, with "duplicate": true.
@@ -114,10 +118,10 @@ func connectedFields(ns Namespace) []Field {
 
 // Connected is the data of connected.
 type Connected struct {
-	UserID string
+	UserID string // the token's user
 	// At is in Unix milliseconds.
 	At      int64
-	Message string
+	Message string // for people
 	// Recovered is nil where the client did not ask to be given what it missed.
 	Recovered *bool
 }
@@ -134,11 +138,11 @@ var errorFields = []Field{
 	{Name: "retryable", Kind: ABool, Doc: "unavailable: the same again with the same id is harmless"},
 }
 
-// Failure is the data of error.
+// Failure is the data of error. Package apierr has the codes.
 type Failure struct {
-	Code, Message string
-	RetryAfterMs  int64 // 0: it is not said
-	Retryable     bool
+	Code, Message string // for programs, and for people
+	RetryAfterMs  int64  // when another attempt may succeed, in milliseconds from now; 0: it is not said
+	Retryable     bool   // the same again with the same id does no harm
 }
 
 // Data is the frame's data.
@@ -147,7 +151,7 @@ func (f Failure) Data() []byte {
 		orNil(nonZero(f.Retryable)))
 }
 
-// Body is what REST answers for it: {"error":{…}}.
+// Body is the body of a REST answer: {"error":{…}}.
 func (f Failure) Body() []byte { return Fields(EventError, json.RawMessage(f.Data())) }
 
 var userStatusFields = []Field{

@@ -38,8 +38,24 @@ const (
 
 // Meta is what a record's headers say. Of a header that stands twice the last counts.
 type Meta struct {
-	ID, Source, Type, Time, ContentType, IdempotencyKey, TraceParent, NexusID string
-	// Place is believed only of records that Nexus has copied (pipeline.EventOf).
+	// ID is the sender's name of the event, where there is no IdempotencyKey.
+	ID string
+	// Source is who sent it: SourceOf a user, NodeSource of a node, or a product service's own word.
+	Source string
+	// Type is the kind of event (Kind.Type); empty: Valid finds the default of topic and key.
+	Type string
+	// Time is when it happened, by its sender's clock, RFC 3339. Nexus goes by the record time.
+	Time string
+	// ContentType is not looked at, but for a CloudEvent in structured mode, which is refused.
+	ContentType string
+	// IdempotencyKey is the sender's name of the event: sent again under it within the dedup window, it is the same event.
+	IdempotencyKey string
+	// TraceParent is W3C trace context; it is passed on.
+	TraceParent string
+	// NexusID is the id that Nexus gave it. A record of others must not have it.
+	NexusID string
+	// Place is the id that a record had by its place before nexus repartition copied it. It is believed only of records that Nexus has
+	// copied (pipeline.EventOf).
 	Place string
 }
 
@@ -139,11 +155,11 @@ func (m *Meta) name() string {
 	return m.ID
 }
 
-// Identity tells two records of one event. The zero Identity is none: such a record is never a duplicate.
+// Identity tells which records are of one event: those of the same one, within the dedup window. The zero Identity is none.
 type Identity [16]byte
 
-// Identity hashes the record's key, its type, its source and its idempotency key (or else its ce_id). Without either of
-// the last two there is none.
+// Identity hashes the record's key, its type, its source and its idempotency key (or else its ce_id). It is false where the record has
+// neither of the last two: such a record is never a duplicate.
 func (m *Meta) Identity(key []byte) (Identity, bool) {
 	name := m.name()
 	if name == "" {

@@ -8,15 +8,17 @@ import (
 
 // Prekey is a one-time key of a device: opaque, handed out once.
 type Prekey struct {
-	ID  string `json:"id"`
-	Key string `json:"key"`
+	ID  string `json:"id"`  // the device's own name of it
+	Key string `json:"key"` // public; of whatever form the clients use
 }
 
 // DeviceKeys are the keys that a device of a user's publishes, for others to begin encrypted conversations with.
 type DeviceKeys struct {
-	DeviceID    string
+	DeviceID string
+	// IdentityKey is the device's long-lived public key; empty where Removed.
 	IdentityKey string
-	Prekeys     []Prekey
+	// Prekeys are one-time keys beside those that were published before, MaxPrekeys at most.
+	Prekeys []Prekey
 	// Removed: the device is no more; it has no keys then.
 	Removed bool
 }

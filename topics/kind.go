@@ -49,10 +49,11 @@ type In struct {
 	Default bool
 }
 
-// Default is a member that is put in where a record leaves it out.
+// Default is a member that is put in where a record leaves it out: its name, and its value in JSON.
 type Default struct{ Field, JSON string }
 
-// Counter is a number of a user's that events move: those whose Detail is the one given; where that is empty, all.
+// Counter is a number of a user's that events of a kind move: those whose Event.Detail is Detail; all, where that is empty. Name is the
+// member of stats_update.
 type Counter struct{ Name, Detail string }
 
 // The counters.

@@ -8,13 +8,13 @@ import (
 	"strings"
 )
 
-// Message is a chat message: Content, or Encrypted of the clients' own making.
+// Message is a chat message. It has either Content or Encrypted.
 type Message struct {
-	ID                   string
+	ID                   string // Event.EventID
 	SenderID, ReceiverID string
 	Content              string
-	Encrypted            json.RawMessage
-	ClientMessageID      string
+	Encrypted            json.RawMessage // what the clients have encrypted, in their own form
+	ClientMessageID      string          // the sender's own name of it; may be empty
 }
 
 // TypeMessage is a chat message.
@@ -58,7 +58,7 @@ func ReadMessage(e *Event) Message {
 // SenderData is what a push carries beside its text, so that a click finds the conversation.
 func (m Message) SenderData() []byte { return Fields("senderId", m.SenderID) }
 
-// Draft is the data of sendMessage: a message before it is sent.
+// Draft is the data of sendMessage: a message before it is sent. Its members are those of Message.
 type Draft struct {
 	ReceiverID      string          `json:"receiverId"`
 	Content         string          `json:"content"`
@@ -89,8 +89,8 @@ func (d Draft) ContentKey(sender string) string {
 // IsContentKey tells whether an idempotency key is one of ContentKey.
 func IsContentKey(key string) bool { return strings.HasPrefix(key, contentKeyPrefix) }
 
-// Message makes the event of a draft. Where the draft names its clientMessageId the id follows from it; else the key is
-// the content's hash and the id is a new UUIDv7, or firstID where a copy was sent before.
+// Message makes the event of a draft. Where the draft names its clientMessageId, that is the idempotency key, and the id follows from it.
+// Else the idempotency key is ContentKey, and the id is firstID, for a copy of what was sent before, or where that is empty a new UUIDv7.
 func (d Draft) Message(sender, firstID string) *Event {
 	key := ConversationKey(sender, d.ReceiverID)
 	m := Meta{Source: SourceOf(sender), Type: TypeMessage}

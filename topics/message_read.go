@@ -5,7 +5,8 @@ type MessageRead struct {
 	MessageID string
 	// UserID has read it.
 	UserID string
-	UpTo   bool
+	// UpTo: all of the conversation up to this one.
+	UpTo bool
 }
 
 // TypeMessageRead says that a message was read.

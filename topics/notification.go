@@ -4,9 +4,12 @@ import "encoding/json"
 
 // Notification tells a user, or a channel's subscribers, of something.
 type Notification struct {
-	ID, Title, Body, Type, Priority string
-	Data                            json.RawMessage // an object; nil: none
-	Icon, Badge                     string
+	ID          string // Event.EventID
+	Title, Body string
+	Type        string          // one of NotificationTypes
+	Priority    string          // one of the priorities; empty: PriorityNormal
+	Data        json.RawMessage // an object; nil: none
+	Icon, Badge string          // as the sender has put them; may be empty
 }
 
 // TypeNotification is a notification.

@@ -5,7 +5,7 @@ import "strconv"
 // Partition is one of a topic's partitions: within it, records have an order. It is fit to be a key of a map.
 type Partition struct {
 	Topic Topic
-	ID    int32 // from 0 on
+	ID    int32 // its number, from 0 on
 }
 
 // Partition is the topic's partition of that number.
@@ -14,7 +14,7 @@ func (t Topic) Partition(id int32) Partition { return Partition{t, id} }
 // String is <topic>/<number>, as messages to operators name a partition.
 func (p Partition) String() string { return string(p.Topic) + "/" + strconv.FormatInt(int64(p.ID), 10) }
 
-// At is the place of an offset in the partition.
+// At is the place of the record at an offset.
 func (p Partition) At(offset int64) Place { return Place{p, offset} }
 
 // Place is where a record stands in the log. It is fit to be a key of a map.
@@ -37,8 +37,9 @@ type Ends map[Partition]int64
 // Add raises the end of a partition; a lower one changes nothing.
 func (e Ends) Add(of Partition, end int64) { e[of] = max(e[of], end) }
 
-// PartitionOf is the number of the partition, of n, that records with a key stand in: murmur2 as the Java client and franz-go place it
-// (org.apache.kafka.common.utils.Utils.murmur2, toPositive). librdkafka's default places keys elsewhere.
+// PartitionOf is the number of the partition, of n, that records with a key stand in. It is the default of the Java client and of
+// franz-go: murmur2 (org.apache.kafka.common.utils.Utils.murmur2, toPositive). librdkafka's default puts keys elsewhere: set its
+// partitioner to murmur2_random.
 func PartitionOf(key []byte, n int32) int32 {
 	if n <= 1 {
 		return 0

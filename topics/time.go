@@ -22,5 +22,5 @@ func CheckTimestamp(s string) error {
 // digits, an offset of less than a day).
 var timestampShape = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$`)
 
-// FormatTime writes Unix milliseconds as Nexus writes timestamps.
+// FormatTime writes Unix milliseconds in TimeLayout.
 func FormatTime(ms int64) string { return time.UnixMilli(ms).UTC().Format(TimeLayout) }

@@ -1,5 +1,14 @@
-// Package topics is the vocabulary of Nexus: the Kafka topics, the audience keys, the event types, the headers that
-// carry them, and what makes a record valid. It does no I/O and imports nothing of ours.
+// Package topics is the vocabulary of Nexus: the Kafka topics, the kinds of event, the keys and headers of records, places in the log,
+// what makes a record valid, and what clients say and get. It does no I/O and imports nothing of ours.
+//
+// Where to begin reading: Kind and Kinds (all that can happen), Event (a record), Valid (what a record must be).
+//
+// Each kind of event has a type of its own. Its methods that return *Event make the event, with key, headers and value: hand it to
+// pipeline.Producer. ReadMessage, ReadNotification and their siblings read it again. They take an event that Valid has passed and that
+// is of that kind; of any other event what they return means nothing. The methods Data, of what no single record is behind, return the
+// JSON that clients get.
+//
+// What has no other word on it is safe for concurrent use: tables are never changed, and functions keep nothing.
 package topics
 
 import (
@@ -13,16 +22,16 @@ type Topic string
 
 // The topics. Who writes and reads them is told in docs/architecture.md.
 const (
-	Messages      Topic = "messages"
-	Notifications Topic = "notifications"
-	Broadcasts    Topic = "broadcasts"
-	Presence      Topic = "presence"
-	Signals       Topic = "signals"
-	Devices       Topic = "devices"
-	Keys          Topic = "keys"
-	Control       Topic = "control"
-	Deliveries    Topic = "deliveries"
-	DeadLetters   Topic = "dead-letters"
+	Messages      Topic = "messages"      // chat messages, and that they were read
+	Notifications Topic = "notifications" // what is for one user
+	Broadcasts    Topic = "broadcasts"    // what is for a channel, or for everybody
+	Presence      Topic = "presence"      // sessions and nodes: who is online
+	Signals       Topic = "signals"       // who types
+	Devices       Topic = "devices"       // what pushes are sent to
+	Keys          Topic = "keys"          // devices' keys for encrypted conversations
+	Control       Topic = "control"       // the log's contract, and revoked tokens
+	Deliveries    Topic = "deliveries"    // what reached whom: telemetry
+	DeadLetters   Topic = "dead-letters"  // records that were refused
 )
 
 // Forever is the retention of topics whose records the projections are rebuilt from (Kafka: retention.ms=-1).
@@ -35,21 +44,22 @@ const (
 	DefaultMessageBytes = 1_048_588
 )
 
-// Spec says how a topic is made.
+// Spec says how a topic is made. pipeline.Log.EnsureTopics makes topics by it.
 type Spec struct {
 	Topic Topic
 	// Letter stands for the topic in the ids that are spliced into records without one: <letter><partition>-<offset>.
 	Letter byte
 	// Partitions is fixed where order over all records matters; 0 takes the configured number.
 	Partitions int32
-	Retention  time.Duration
+	// Retention is how long records are kept: Forever, or a duration.
+	Retention time.Duration
 	// Least is the shortest retention with which the topic does its work, where it is not kept forever.
 	Least time.Duration
 	// Judged topics are deduplicated.
 	Judged bool
 }
 
-// Specs lists every topic.
+// Specs lists every topic, always in the same order.
 func Specs() []Spec {
 	return []Spec{
 		{Topic: Messages, Letter: 'm', Retention: Forever, Judged: true},
@@ -83,7 +93,7 @@ func (s Spec) Configs(replication int) map[string]string {
 	return c
 }
 
-// RetentionMS is the retention as Kafka writes it.
+// RetentionMS is the retention as Kafka writes it (retention.ms): milliseconds, or -1 for Forever.
 func (s Spec) RetentionMS() string {
 	if s.Retention == Forever {
 		return "-1"
@@ -91,7 +101,7 @@ func (s Spec) RetentionMS() string {
 	return strconv.FormatInt(s.Retention.Milliseconds(), 10)
 }
 
-// Of returns a topic's spec.
+// Of returns a topic's spec; false where it is none of Specs.
 func Of(t Topic) (Spec, bool) {
 	for _, s := range Specs() {
 		if s.Topic == t {
@@ -107,7 +117,7 @@ func (t Topic) Deduplicated() bool {
 	return s.Judged
 }
 
-// Names maps topics to their names in Kafka.
+// Names maps topics to their names in Kafka: Prefix (NEXUS_TOPIC_PREFIX), then the topic. So several logs share one Kafka.
 type Names struct{ Prefix string }
 
 // Name is the name of t in Kafka.

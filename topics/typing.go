@@ -2,7 +2,7 @@ package topics
 
 import "errors"
 
-// Typing says that a user types to another, or types no more.
+// Typing says that a user types to another, or types no more. The record's key names both.
 type Typing struct {
 	UserID   string
 	IsTyping bool

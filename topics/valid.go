@@ -31,8 +31,10 @@ type Refusal struct {
 	err    error
 }
 
+// Error is the sentence.
 func (r *Refusal) Error() string { return r.err.Error() }
 
+// Unwrap is the error without its reason.
 func (r *Refusal) Unwrap() error { return r.err }
 
 // refuse gives an error its reason; none stays none.
@@ -43,8 +45,9 @@ func refuse(why Reason, err error) error {
 	return &Refusal{why, err}
 }
 
-// Valid is the one judge of validity: it reads the event's headers, key and value once and says what is wrong with them, as a
-// Refusal. The verdict is a function of the record alone.
+// Valid is the one judge of validity: it reads the event's headers, key and value and returns what is wrong with them, a *Refusal, or
+// nil. It reads them once: a further call returns the first verdict. The verdict is a function of the record alone, so every node and
+// every consumer has the same.
 func Valid(e *Event) error {
 	if !e.judged {
 		e.verdict = e.judge()

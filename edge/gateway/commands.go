@@ -168,7 +168,7 @@ func (g *Gateway) authenticate(s *client, c *command) {
 	if !s.understands(c, &data) {
 		return
 	}
-	id, err := g.identify(s.User, data.Token)
+	id, err := g.identify(topics.Handshake{UserID: s.User, Token: data.Token})
 	if err != nil {
 		s.refuse(c, err)
 		return

@@ -149,9 +149,9 @@ func rateLimited(wait time.Duration) *apierr.Error {
 		RetryAfter: wait}
 }
 
-// identify checks a token and that it is userId's.
-func (g *Gateway) identify(userID, token string) (session.Identity, *apierr.Error) {
-	id, err := g.o.Verify(token)
+// identify checks the token of a handshake, and that it is that of the user whom the handshake names.
+func (g *Gateway) identify(said topics.Handshake) (session.Identity, *apierr.Error) {
+	id, err := g.o.Verify(said.Token)
 	if err != nil {
 		var known *apierr.Error
 		if !errors.As(err, &known) {
@@ -159,7 +159,7 @@ func (g *Gateway) identify(userID, token string) (session.Identity, *apierr.Erro
 		}
 		return id, known
 	}
-	if userID != id.User {
+	if said.UserID != id.User {
 		return id, &apierr.Error{Code: apierr.CodeForbidden, Message: "userId is not the token's user"}
 	}
 	return id, nil
@@ -181,25 +181,15 @@ func (g *Gateway) admit(ctx context.Context, ns topics.Namespace, id session.Ide
 	return g.newClient(s), nil
 }
 
-// The parameters of a handshake's query.
-const (
-	paramUser   = "userId"
-	paramToken  = "token"
-	paramOffset = "offset" // bare clients: from which on they have nothing
-	paramEvents = "events" // canonical: without the guide's second names
-)
-
-const canonical = "canonical"
-
 // Raw serves a namespace to bare WebSocket clients: text frames {"event":…,"data":…} both ways.
 func (g *Gateway) Raw(ns topics.Namespace) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !g.o.Server.Precheck(w, r) {
 			return
 		}
-		q := r.URL.Query()
-		back := session.Comeback{Offset: q.Get(paramOffset)}
-		id, refusal := g.identify(q.Get(paramUser), q.Get(paramToken))
+		said := topics.ReadHandshake(r.URL.Query())
+		back := session.Comeback{Offset: said.Offset}
+		id, refusal := g.identify(said)
 		var s *client
 		if refusal == nil {
 			s, refusal = g.admit(r.Context(), ns, id, nil, back)
@@ -209,7 +199,7 @@ func (g *Gateway) Raw(ns topics.Namespace) http.Handler {
 			refusal.WriteHTTP(w)
 			return
 		}
-		s.Style = wire.Style{Canonical: q.Get(paramEvents) == canonical, Offsets: q.Has(paramOffset)}
+		s.Style = wire.Style{Canonical: said.Canonical, Offsets: said.WantsOffsets}
 		g.o.Server.Upgrade(w, r, func(c *wire.Conn) { g.serveRaw(c, s, back) }, func() { g.o.Sessions.Dismiss(s.Session, s.Reason()) })
 	})
 }

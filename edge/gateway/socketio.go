@@ -3,7 +3,6 @@ package gateway
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"net/http"
 	"net/url"
 	"sync"
@@ -17,7 +16,7 @@ import (
 
 // SocketIO serves /socket.io/: Socket.IO protocol 5 over Engine.IO 4.
 func (g *Gateway) SocketIO() http.Handler {
-	return g.o.Server.EngineIO(func(n *wire.Engine, q url.Values) wire.Handler { return g.newSocket(n, q) })
+	return g.o.Server.EngineIO(func(n *wire.Engine, q url.Values) wire.Handler { return g.newSocket(n, topics.ReadHandshake(q)) })
 }
 
 // reasonLeft is why a session ended whose client left the namespace and kept its connection.
@@ -25,9 +24,9 @@ const reasonLeft = "left"
 
 // socket is a Socket.IO client: up to one session in each namespace, over one Engine.IO session (Handler).
 type socket struct {
-	g *Gateway
-	n *wire.Engine
-	q url.Values // of the handshake
+	g    *Gateway
+	n    *wire.Engine
+	said topics.Handshake // in the query of its first request
 
 	// Of a packet whose attachments are still to come; used by Message alone.
 	partial     socketio.Packet
@@ -40,8 +39,8 @@ type socket struct {
 	endLife  context.CancelFunc
 }
 
-func (g *Gateway) newSocket(n *wire.Engine, q url.Values) *socket {
-	k := &socket{g: g, n: n, q: q, sessions: make(map[topics.Namespace]*client), idle: time.Now()}
+func (g *Gateway) newSocket(n *wire.Engine, said topics.Handshake) *socket {
+	k := &socket{g: g, n: n, said: said, sessions: make(map[topics.Namespace]*client), idle: time.Now()}
 	k.life, k.endLife = context.WithCancel(context.Background())
 	return k
 }
@@ -165,55 +164,43 @@ func (k *socket) packet(p socketio.Packet) {
 func (k *socket) connect(p socketio.Packet) {
 	ns := topics.Namespace(p.Namespace)
 	if ns != topics.Dashboard && ns != topics.Messaging {
-		k.refuse(p.Namespace, topics.Fields("message", "Invalid namespace"))
+		k.refuse(p.Namespace, topics.Failure{Message: "Invalid namespace"}.ConnectError())
 		return
 	}
 	if k.session(topics.Namespace(p.Namespace)) != nil {
 		k.n.Broken("namespace joined already")
 		return
 	}
-	var auth struct {
-		UserID *string `json:"userId"`
-		Token  *string `json:"token"`
-		PID    string  `json:"pid"`
-		Offset string  `json:"offset"`
-	}
-	if len(p.Data) > 0 && json.Unmarshal(p.Data, &auth) != nil {
+	said, err := k.said.Connect(p.Data)
+	if err != nil {
 		k.refuseWith(p.Namespace, apierr.Invalid("auth must have userId and token as strings"))
 		return
 	}
-	user, token := k.q.Get(paramUser), k.q.Get(paramToken)
-	if auth.UserID != nil {
-		user = *auth.UserID
-	}
-	if auth.Token != nil {
-		token = *auth.Token
-	}
-	id, refusal := k.g.identify(user, token)
+	id, refusal := k.g.identify(said)
 	if refusal != nil {
 		k.refuseWith(p.Namespace, refusal)
 		return
 	}
-	back := k.g.o.Sessions.Recall(ns, id.User, auth.PID, auth.Offset)
+	back := k.g.o.Sessions.Recall(ns, id.User, said.PID, said.Offset)
 	s, refusal := k.g.admit(k.life, ns, id, k.n, back)
 	if refusal != nil {
 		k.refuseWith(p.Namespace, refusal)
 		return
 	}
-	s.Style = wire.Style{SocketIO: true, Offsets: true, Canonical: k.q.Get(paramEvents) == canonical}
+	s.Style = wire.Style{SocketIO: true, Offsets: true, Canonical: said.Canonical}
 	if !k.enter(s) {
 		k.g.o.Sessions.Dismiss(s.Session, k.n.Reason())
 		return
 	}
 	k.g.o.Live.Greet(s.Session, back, func() {
 		k.n.Text(socketio.Packet{Type: socketio.Connect, Namespace: p.Namespace,
-			Data: topics.Fields("sid", s.ID, "pid", s.PID())}.Append(nil))
+			Data: topics.ConnectAnswer{SID: s.ID, PID: s.PID()}.Data()}.Append(nil))
 	})
 }
 
 func (k *socket) refuseWith(ns string, err *apierr.Error) {
 	k.g.metrics.refusal(err)
-	k.refuse(ns, topics.Fields("message", err.Message, "data", json.RawMessage(topics.Fields("code", err.Code))))
+	k.refuse(ns, topics.Failure{Code: err.Code, Message: err.Message}.ConnectError())
 }
 
 func (k *socket) refuse(ns string, data []byte) {

@@ -43,6 +43,7 @@ const (
 	Pause                // the service wants nothing at all for a while: no node sends by this channel, and the job waits
 )
 
+// String is the kind as metrics and statistics name it.
 func (k Kind) String() string {
 	return [...]string{Retry: "retry", Accepted: "accepted", Dead: "dead", Refused: "refused", SetAside: "set_aside", Pause: "pause"}[k]
 }

@@ -84,7 +84,7 @@ func (m *Message) Mark(s Style) Mark {
 	}
 	x := &m.marked[s.wire]
 	if x.frame == nil {
-		p := socketio.Packet{Type: socketio.Event, Namespace: string(m.Namespace), Data: slices.Concat([]byte(`["offset","`), []byte(m.Offset),
+		p := socketio.Packet{Type: socketio.Event, Namespace: string(m.Namespace), Data: slices.Concat([]byte(`["`+topics.EventOffset+`","`), []byte(m.Offset),
 			[]byte(`"]`))}
 		*x = Mark{m.Namespace, appendText(nil, p.Append(nil), s.wire, m.Threshold)}
 	}

@@ -104,6 +104,7 @@ func Closes() []Close {
 	}
 }
 
+// Error is the code and the message.
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
 // Invalid is an Error for a payload that is not what it must be.

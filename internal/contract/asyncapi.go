@@ -189,16 +189,14 @@ func (a *async) socket(ns topics.Namespace) {
 			"the acknowledgement of "+c.Event+", where it was asked for",
 			object("type", "array", "items", list{ref("components", "schemas", answer)}, "minItems", 1, "maxItems", 1), nil))
 	}
-	query := object("type", "object", "properties", object(
-		"userId", object("type", "string", "description", "The token's user"), "token", object("type", "string", "description",
-			"A JSON Web Token"),
-		"offset", object("type", "string", "description", "Bare clients: where the client stood; empty the first time"),
-		"events", object("const", "canonical", "description", "Without the second names of events")),
-		"required", list{"userId", "token"})
-	binding := object("ws", tree{{"method", "GET"}, {"query", query}, {"bindingVersion", "0.1.0"}})
-	a.sockets(raw, string(ns), "Bare WebSocket clients: text frames", binding, rawOut, rawIn)
+	a.sockets(raw, string(ns), "Bare WebSocket clients: text frames", handshake(topics.BareQuery), rawOut, rawIn)
 	a.sockets(io, "/socket.io/", "Socket.IO v4 clients, namespace "+string(ns)+": Engine.IO 4 over WebSocket or long-polling "+
-		"(?EIO=4&transport=…)", nil, ioOut, ioIn)
+		"(?EIO=4&transport=…)", handshake(topics.SocketQuery), ioOut, ioIn)
+}
+
+// handshake is the binding of a channel that begins with a query.
+func handshake(p topics.HandshakePart) tree {
+	return object("ws", tree{{"method", "GET"}, {"query", members(topics.HandshakeFields(p))}, {"bindingVersion", "0.1.0"}})
 }
 
 // sockets adds a channel with its two operations.

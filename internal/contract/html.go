@@ -54,6 +54,9 @@ type pageMessage struct {
 	Answer                                 []pageField
 }
 
+// Canonical is what a client asks for to be spared Alias.
+func (pageMessage) Canonical() string { return topics.CanonicalQuery }
+
 type pageTopic struct {
 	Name, ID, Doc string
 	Kinds         []pageMessage

@@ -15,7 +15,14 @@ var marked = regexp.MustCompile(`(?s)<!-- made: ([a-z-]+) -->\n.*?<!-- end -->`)
 
 // protocolParts are the made parts of docs/protocol.md.
 func protocolParts() map[string]string {
-	parts := map[string]string{"codes": codesTable(), "closes": closesTable()}
+	parts := map[string]string{
+		"codes":          codesTable(),
+		"closes":         closesTable(),
+		"bare-query":     fieldsTable(topics.HandshakeFields(topics.BareQuery)),
+		"socket-query":   fieldsTable(topics.HandshakeFields(topics.SocketQuery)),
+		"socket-auth":    fieldsTable(topics.HandshakeFields(topics.SocketAuth)),
+		"connect-answer": fieldsTable(topics.ConnectAnswerFields()),
+	}
 	for _, ns := range topics.Namespaces() {
 		parts[short(ns)+"-frames"], parts[short(ns)+"-commands"] = framesText(ns), commandsText(ns)
 	}
@@ -79,7 +86,8 @@ func framesText(ns topics.Namespace) string {
 	for _, s := range frames(ns) {
 		fmt.Fprintf(&b, "\n### `%s`\n\n%s.", s.frame.Event, sentence(s.frame.Doc))
 		if s.frame.Alias != "" {
-			fmt.Fprintf(&b, " It is sent a second time as `%s`, unless the client asks for `events=canonical`.", s.frame.Alias)
+			fmt.Fprintf(&b, " It is sent a second time as `%s`, unless the client asks for `%s`.", s.frame.Alias,
+				topics.CanonicalQuery)
 		}
 		if s.kind != nil && s.kind.Feed {
 			b.WriteString(" It is replayed to a client that reconnects.")
@@ -117,6 +125,8 @@ func valueText(f topics.Field) string {
 	switch {
 	case f.Kind == topics.AnArray && len(f.Items) == 0:
 		text = "an array of strings"
+	case len(f.Enum) == 1:
+		text = code(f.Enum[0])
 	case len(f.Enum) > 0:
 		text = "one of `" + strings.Join(f.Enum, "`, `") + "`"
 	case f.Format == topics.UserID:

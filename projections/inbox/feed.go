@@ -16,11 +16,11 @@ import (
 
 // Entry is an event of the feed.
 type Entry struct {
-	At       topics.Place
-	Time     int64 // record time, Unix milliseconds
-	Audience string
-	Type     string
-	Value    []byte // the JSON object that clients receive
+	At       topics.Place // where it stands in the log
+	Time     int64        // record time, Unix milliseconds
+	Audience string       // one of Span.Audiences
+	Type     string       // topics.Kind.Type
+	Value    []byte       // the JSON object that clients receive
 }
 
 // Why the feed does not have all that was asked for.
@@ -29,11 +29,12 @@ var (
 	ErrTooMuch = errors.New("inbox: more of the feed was asked for than is given at once")
 )
 
-// Span is what is asked for of a topic: from each partition's From up to To, whose indexes are partitions.
+// Span is what is asked for of a topic.
 type Span struct {
 	Topic     topics.Topic
 	Audiences []string // record keys; a conversation's events stand under user:<id> of its two
-	From, To  []int64
+	// From and To are offsets by partition, whose numbers are the indexes: From is in the span, To is not.
+	From, To []int64
 }
 
 // Feed reads the feed, each partition in order. It gives all or nothing: ErrTrimmed where events may be gone, ErrTooMuch
@@ -115,7 +116,7 @@ func (i *Inbox) whole(ctx context.Context, s Span) error {
 	return err
 }
 
-// Run trims the feed until ctx ends.
+// Run trims the feed, at once and then every 10 minutes, until ctx ends; then it returns nil. What fails is logged and tried again.
 func (i *Inbox) Run(ctx context.Context) error {
 	tick := time.NewTicker(10 * time.Minute)
 	defer tick.Stop()

@@ -39,7 +39,8 @@ func Topics() []topics.Topic {
 	return []topics.Topic{topics.Messages, topics.Notifications, topics.Broadcasts, topics.Devices}
 }
 
-// Open prepares the tables. The caller closes db.
+// Open prepares the tables. The caller closes db. feedRetention is how far back the feed goes, in record time (FEED_RETENTION): what is
+// older is trimmed by Run. An error means that the database cannot be reached, or that its tables cannot be made.
 func Open(ctx context.Context, db *sqldb.DB, feedRetention time.Duration, log *slog.Logger) (*Inbox, error) {
 	i := &Inbox{db: db, positions: sqldb.Positions{DB: db, Projection: "inbox"}, log: log, retention: feedRetention}
 	i.waiters = sqldb.NewWaiters(i.positions.All)
@@ -56,19 +57,19 @@ func Open(ctx context.Context, db *sqldb.DB, feedRetention time.Duration, log *s
 // Ping answers whether the database can be reached.
 func (i *Inbox) Ping(ctx context.Context) error { return i.db.Read.PingContext(ctx) }
 
-// Position is where the inbox stands (pipeline.Sink).
+// Position is where the inbox stands (pipeline.Sink). A partition that it has never seen begins at 0.
 func (i *Inbox) Position(ctx context.Context, of topics.Partition) (pipeline.Position, error) {
 	return i.positions.Next(ctx, of)
 }
 
-// Reset empties the inbox: it is folded anew from the log's beginning.
+// Reset empties the inbox: it is folded anew from the log's beginning. Nobody may fold meanwhile.
 func (i *Inbox) Reset(ctx context.Context) error {
 	i.shift = 0
 	return i.positions.Reset(ctx, "notifications", "announcements", "announcement_states", "marks", "messages", "conversations", "devices",
 		"feed", "feed_trimmed")
 }
 
-// Await returns once the inbox has folded everything below ends (partition → offset) of a topic.
+// Await returns once the inbox, on whichever node, has folded everything below ends. Its errors are those of sqldb.Positions.Await.
 func (i *Inbox) Await(ctx context.Context, ends topics.Ends) error {
 	return i.waiters.Await(ctx, ends)
 }

@@ -20,7 +20,7 @@ var ErrCursor = errors.New("inbox: the cursor is not one that this server gave o
 
 // Notification is a notification or an announcement as its user sees it.
 type Notification struct {
-	ID    string
+	ID    string // topics.Event.EventID
 	Value []byte // the JSON object that clients got
 	Read  bool
 	// Announcement tells that it went to all users.
@@ -141,8 +141,8 @@ func (i *Inbox) HasNotification(ctx context.Context, user, id string) error {
 // Message is a chat message as its two participants see it.
 type Message struct {
 	ID, Sender, Receiver string
-	Value                []byte
-	Read                 bool
+	Value                []byte // the JSON object that clients got
+	Read                 bool   // by its receiver
 	part, pos            int64
 }
 
@@ -151,7 +151,7 @@ func (m Message) cursor() string { return writeCursor(m.pos, strconv.FormatInt(m
 
 // Page says which part of a list is wanted: at most Limit items before or after a cursor, or the newest.
 type Page struct {
-	Limit         int
+	Limit         int    // above 0
 	Before, After string // at most one of them
 }
 
@@ -261,9 +261,9 @@ func (i *Inbox) appendMessages(ctx context.Context, list []Message, key string, 
 
 // Conversation is one of a user's conversations.
 type Conversation struct {
-	Other  string // the other participant
-	Last   Message
-	Unread int
+	Other  string  // the other participant
+	Last   Message // the newest
+	Unread int     // messages to the user that he has not read
 	at     int64
 	key    string
 }
@@ -321,7 +321,10 @@ func scanMessage(row interface{ Scan(...any) error }) (m Message, err error) {
 }
 
 // Device is a registered device token.
-type Device struct{ Token, Platform string }
+type Device struct {
+	Token    string
+	Platform string // a word of the client's; may be empty
+}
 
 // Devices lists a user's registered device tokens.
 func (i *Inbox) Devices(ctx context.Context, user string) (list []Device, err error) {

@@ -28,6 +28,7 @@ const (
 
 // Log says where a topic ends: the offset after the last record of each partition. A pipeline.Log is one.
 type Log interface {
+	// Ends returns an error where the log cannot be asked.
 	Ends(ctx context.Context, t topics.Topic) (topics.Ends, error)
 }
 
@@ -55,12 +56,12 @@ func Open(ctx context.Context, db *sqldb.DB, log Log) (*Directory, error) {
 // Ping answers whether the database can be reached.
 func (d *Directory) Ping(ctx context.Context) error { return d.db.Read.PingContext(ctx) }
 
-// Position is where the directory stands (pipeline.Sink).
+// Position is where the directory stands (pipeline.Sink). A partition that it has never seen begins at 0.
 func (d *Directory) Position(ctx context.Context, of topics.Partition) (pipeline.Position, error) {
 	return d.positions.Next(ctx, of)
 }
 
-// Reset empties the directory: it is folded anew from the log's beginning.
+// Reset empties the directory: it is folded anew from the log's beginning. Nobody may fold meanwhile.
 func (d *Directory) Reset(ctx context.Context) error {
 	return d.positions.Reset(ctx, "prekeys", "key_devices")
 }

@@ -27,13 +27,14 @@ type Verdict uint8
 
 // The verdicts.
 const (
-	Admitted Verdict = iota
-	UserFull
-	NamespaceFull
+	Admitted      Verdict = iota // it has its place
+	UserFull                     // the user has Limits.PerUser sessions
+	NamespaceFull                // the namespace has Limits.PerNamespace sessions
 )
 
 // Limits bound the sessions of a user in a namespace, and of a namespace, over all nodes. All nodes must have the same.
 type Limits struct {
+	// PerUser bounds a user's sessions in one namespace, PerNamespace those of all users.
 	PerUser, PerNamespace int
 	// EvictOldest ends a user's oldest session in place of refusing a new one.
 	EvictOldest bool
@@ -70,7 +71,7 @@ type Notice struct {
 	Channels  []string // of Said; not to be changed
 }
 
-// Options of a fold.
+// Options of a fold. All but Notify and Grace are required.
 type Options struct {
 	Limits Limits
 	// Notify is told what the fold has read, in the log's order, from Apply's goroutine. May be nil.

@@ -7,9 +7,11 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// Counter counts for users.
+// Counter counts for users: ClickHouse or SQLite.
 type Counter interface {
+	// Counts answers for each of the users; one without events has zeros.
 	Counts(ctx context.Context, users []string) (map[string]Counts, error)
+	// Reached tells whether everything below ends is counted.
 	Reached(ctx context.Context, ends topics.Ends) (bool, error)
 }
 

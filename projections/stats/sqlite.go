@@ -21,7 +21,7 @@ type SQLite struct {
 	shift     int64 // sqldb.Positions.Shift
 }
 
-// OpenSQLite prepares the tables. The caller closes db.
+// OpenSQLite prepares the tables. The caller closes db. Errors are the database's.
 func OpenSQLite(ctx context.Context, db *sqldb.DB) (*SQLite, error) {
 	s := &SQLite{db: db, positions: sqldb.Positions{DB: db, Projection: "stats"}}
 	if err := db.Migrate(ctx, "stats", migrations); err != nil {
@@ -34,7 +34,8 @@ func OpenSQLite(ctx context.Context, db *sqldb.DB) (*SQLite, error) {
 	return s, nil
 }
 
-// Adopt takes another log on: what is counted stays, and counting goes on from these positions.
+// Adopt takes another log on: what is counted stays, and counting goes on from these positions. Nobody may fold meanwhile; the store
+// must be opened anew afterwards.
 func (s *SQLite) Adopt(ctx context.Context, to map[topics.Partition]pipeline.Position) error {
 	return s.positions.Adopt(ctx, to, func(*sql.Tx) error { return nil })
 }
