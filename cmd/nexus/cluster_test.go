@@ -61,7 +61,7 @@ func launch(t testing.TB, env map[string]string) *node {
 func launchBinary(t testing.TB, binary string, env map[string]string) *node {
 	t.Helper()
 	n := &node{instance: &instance{t: t, witness: newWitness(t)}, binary: binary}
-	t.Cleanup(func() { n.tell(t) })
+	t.Cleanup(func() { n.Tell(t) })
 	for k, v := range env {
 		n.env = append(n.env, k+"="+v)
 	}

@@ -82,7 +82,7 @@ func start(t testing.TB, env map[string]string) *instance {
 					t.Errorf("read the log at the end: %v", err)
 				}
 			}
-			i.tell(t)
+			i.Tell(t)
 			cancel()
 			if code := <-done; code != 0 {
 				t.Errorf("nexus serve ended with %d:\n%s", code, log)
@@ -150,7 +150,7 @@ func (i *instance) call(method, path, token, body string, header ...string) (int
 	if err != nil {
 		i.t.Fatal(err)
 	}
-	i.note(i.book.Answer(method, path, resp.StatusCode, resp.Header.Get("Content-Type"), b))
+	i.Note(i.Answer(method, path, resp.StatusCode, resp.Header.Get("Content-Type"), b))
 	out := make(map[string]any)
 	if len(b) > 0 {
 		if err := json.Unmarshal(b, &out); err != nil {
@@ -224,12 +224,12 @@ func (s *socket) read() {
 	for {
 		_, b, err := s.ws.ReadMessage()
 		if err != nil {
-			s.witness.closed(err)
+			s.Closed(err)
 			s.closed <- err
 			close(s.frames)
 			return
 		}
-		s.raw(s.ns, b)
+		s.Raw(s.ns, b)
 		var f frame
 		if err := json.Unmarshal(b, &f); err != nil {
 			f.Event = "not JSON: " + string(b)
@@ -240,7 +240,7 @@ func (s *socket) read() {
 
 func (s *socket) send(text string) {
 	s.t.Helper()
-	s.ask(s.ns, text)
+	s.Ask(s.ns, text)
 	if err := s.ws.WriteMessage(websocket.TextMessage, []byte(text)); err != nil {
 		s.t.Fatal(err)
 	}

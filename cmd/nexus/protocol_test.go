@@ -56,7 +56,7 @@ func (c *pollClient) doContext(ctx context.Context, method, body string) (int, s
 func (c *pollClient) post(want int, body string) {
 	c.t.Helper()
 	for packet := range strings.SplitSeq(body, "\x1e") {
-		c.ask("", packet)
+		c.Ask("", packet)
 	}
 	if status, text := c.do("POST", body); status != want || want == 200 && text != "ok" {
 		c.t.Fatalf("POST %q: %d %q, want %d", body, status, text, want)
@@ -77,7 +77,7 @@ func (c *pollClient) until(prefix string) string {
 	c.t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		for packet := range strings.SplitSeq(c.get(200), "\x1e") {
-			c.packet(packet)
+			c.Packet(packet)
 			if strings.HasPrefix(packet, prefix) {
 				return packet
 			}

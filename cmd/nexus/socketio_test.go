@@ -32,7 +32,7 @@ func (i *instance) engine(t *testing.T) *packets {
 func (p *packets) send(texts ...string) {
 	p.t.Helper()
 	for _, s := range texts {
-		p.ask("", s)
+		p.Ask("", s)
 		if err := p.ws.WriteMessage(websocket.TextMessage, []byte(s)); err != nil {
 			p.t.Fatal(err)
 		}
@@ -47,7 +47,7 @@ func (p *packets) expect(prefix string) string {
 		if err != nil {
 			p.t.Fatalf("waiting for %s: %v", prefix, err)
 		}
-		p.packet(string(b))
+		p.Packet(string(b))
 		if strings.HasPrefix(string(b), prefix) {
 			return string(b)
 		}
@@ -58,7 +58,7 @@ func (p *packets) expectClose(code int) {
 	p.t.Helper()
 	for {
 		if _, _, err := p.ws.ReadMessage(); err != nil {
-			p.closed(err)
+			p.Closed(err)
 			if !websocket.IsCloseError(err, code) {
 				p.t.Errorf("closed with %v, want %d", err, code)
 			}

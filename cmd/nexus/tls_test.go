@@ -69,7 +69,7 @@ func TestTLSAndSASL(t *testing.T) {
 func refusesToStart(t *testing.T, env map[string]string, say, never string) {
 	t.Helper()
 	n := &node{instance: &instance{t: t, log: &safeBuffer{}, witness: newWitness(t)}}
-	t.Cleanup(func() { n.tell(t) })
+	t.Cleanup(func() { n.Tell(t) })
 	n.cmd = commandWith(t, env, n.log)
 	if err := n.cmd.Run(); err == nil || n.cmd.ProcessState.ExitCode() != 1 {
 		t.Errorf("exit code %d, want 1", n.cmd.ProcessState.ExitCode())
