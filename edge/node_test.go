@@ -298,6 +298,12 @@ func (l *memoryLog) readNext() bool {
 	return true
 }
 
+// announce appends an announcement, as a product service does.
+func (l *memoryLog) announce(title, body string) {
+	l.add(topics.New(topics.Broadcasts, topics.EveryoneKey, topics.Meta{Type: topics.TypeAnnouncement},
+		topics.Fields("title", title, "body", body)))
+}
+
 // restore has the log be that of a backup: the last records of a topic are lost.
 func (l *memoryLog) restore(t topics.Topic, lost int) {
 	l.mu.Lock()
