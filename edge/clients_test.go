@@ -47,7 +47,17 @@ func (n *node) url(ns topics.Namespace, user, token string) string {
 // handshake asks for a WebSocket; the answer is closed already, and body is what it said.
 func (n *node) handshake(url string) (ws *websocket.Conn, resp *http.Response, body string) {
 	n.t.Helper()
-	ws, resp, err := (&websocket.Dialer{NetDialContext: n.net.DialContext, EnableCompression: true}).Dial(url, nil)
+	return n.handshakeFrom("", url)
+}
+
+// handshakeFrom asks for a WebSocket as a page of an origin does; empty: as what is no browser.
+func (n *node) handshakeFrom(origin, url string) (ws *websocket.Conn, resp *http.Response, body string) {
+	n.t.Helper()
+	h := http.Header{}
+	if origin != "" {
+		h.Set("Origin", origin)
+	}
+	ws, resp, err := (&websocket.Dialer{NetDialContext: n.net.DialContext, EnableCompression: true}).Dial(url, h)
 	if resp == nil {
 		n.t.Fatal(err)
 	}

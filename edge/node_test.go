@@ -107,27 +107,29 @@ func (n *node) start(ctx context.Context, parts *sync.WaitGroup) {
 	}
 }
 
-// serving runs a test in a bubble, on a node whose handlers are behind a real HTTP server over pipes. In the end nothing of it is
+// serving runs a test in a bubble, on a node whose handlers are behind the real HTTP server, over pipes. In the end nothing of it is
 // left, its event log has no secret, and its clients were sent nothing that breaks the contract.
 func serving(t *testing.T, set func(*Options), test func(t *testing.T, n *node)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t, rand.New(rand.NewPCG(1, 1)), set)
 		n.Witness, n.net = contracttest.New(t), pipe.Listen()
-		mux := http.NewServeMux()
+		handlers := map[string]http.Handler{"/socket.io/": n.e.SocketIO()}
 		for _, ns := range topics.Namespaces() {
-			mux.Handle(string(ns), n.e.Raw(ns))
+			handlers[string(ns)] = n.e.Raw(ns)
 		}
-		mux.Handle("/socket.io/", n.e.SocketIO())
-		srv := &http.Server{Handler: mux, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+		server := api.New(api.Options{Logger: slog.New(slog.DiscardHandler), Metrics: n.metrics, Handlers: handlers, Origins: origins(t)})
 		ctx, stop := context.WithCancel(context.Background())
 		var parts sync.WaitGroup
 		n.start(ctx, &parts)
-		parts.Go(func() { _ = srv.Serve(n.net) })
+		parts.Go(func() {
+			if err := server.Serve(ctx, n.net, time.Second); err != nil {
+				t.Error(err)
+			}
+		})
 		<-n.e.fold.Ready()
 		t.Cleanup(func() {
 			n.drain(10 * time.Second)
-			_ = srv.Close()
 			stop()
 			parts.Wait()
 			n.l.pending.Wait(context.Background())
@@ -139,6 +141,18 @@ func serving(t *testing.T, set func(*Options), test func(t *testing.T, n *node))
 }
 
 func asIs(*Options) {}
+
+// origin is whose pages may open connections, beside the server's own.
+const origin = "https://app.example.com"
+
+func origins(t *testing.T) api.Origins {
+	t.Helper()
+	list, err := api.ParseOrigins([]string{origin})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
 
 func (n *node) drain(within time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), within)

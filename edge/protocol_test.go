@@ -33,13 +33,14 @@ func checkHandshake(t *testing.T, text string, upgrades ...any) {
 }
 
 func TestEngineIOProtocol(t *testing.T) {
-	on := func(name string, test func(t *testing.T, n *node)) {
+	onPinging := func(name string, every time.Duration, test func(t *testing.T, n *node)) {
 		t.Run(name, func(t *testing.T) {
 			serving(t, func(o *Options) {
-				o.PingInterval, o.PingTimeout, o.MaxMessageBytes, o.Limits.PerUser = time.Second, 3*time.Second, 1_000_000, 100
+				o.PingInterval, o.PingTimeout, o.MaxMessageBytes, o.Limits.PerUser = every, 3*time.Second, 1_000_000, 100
 			}, test)
 		})
 	}
+	on := func(name string, test func(t *testing.T, n *node)) { onPinging(name, time.Second, test) }
 	on("handshake", func(t *testing.T, n *node) {
 		client := n.client()
 		status := func(method, query string) int {
@@ -157,6 +158,14 @@ func TestEngineIOProtocol(t *testing.T) {
 				time.Since(opened) > 5*time.Second && status != 400 {
 				t.Fatalf("silent for %s: %d %q", time.Since(opened), status, text)
 			}
+		}
+	})
+	onPinging("a poll may wait for longer than a request may take to come", 45*time.Second, func(t *testing.T, n *node) {
+		c := n.poll()
+		c.post(200, "40/dashboard,"+authOf(t, "alice"))
+		begun := time.Now()
+		if c.until("2"); time.Since(begun) < 40*time.Second {
+			t.Errorf("pinged after %s", time.Since(begun))
 		}
 	})
 	on("forcefully closes the session", func(t *testing.T, n *node) {
