@@ -116,6 +116,38 @@ func TestLimits(t *testing.T) {
 	})
 }
 
+// A thousand connections in a namespace; one more is refused, and let in once another has gone.
+func TestThousandConnections(t *testing.T) {
+	const many = 1000
+	serving(t, func(o *Options) { o.Limits.PerNamespace = many }, func(t *testing.T, n *node) {
+		all := make(chan *websocket.Conn, many)
+		var opening sync.WaitGroup
+		for w := range 20 {
+			opening.Go(func() {
+				for k := w; k < many; k += 20 {
+					all <- n.silent("/ws", fmt.Sprintf("u%d", k/5))
+				}
+			})
+		}
+		opening.Wait()
+		late := func(ns topics.Namespace) (int, string) {
+			ws, resp, body := n.handshake(n.url(ns, "late", tokenFor(t, "late", time.Hour)))
+			if ws != nil {
+				ws.Close()
+			}
+			return resp.StatusCode, body
+		}
+		if status, body := late("/ws"); status != 503 || !strings.Contains(body, "namespace") {
+			t.Errorf("connection 1001: %d %s", status, body)
+		}
+		if status, _ := late("/dashboard"); status != 101 {
+			t.Errorf("the other namespace: %d", status)
+		}
+		(<-all).Close()
+		n.eventually("the slot is free again", func() bool { status, _ := late("/ws"); return status == 101 })
+	})
+}
+
 // With evict-oldest the newest connections stay.
 func TestEvictOldest(t *testing.T) {
 	serving(t, func(o *Options) { o.Limits.PerUser, o.Limits.EvictOldest = 2, true }, func(t *testing.T, n *node) {

@@ -151,8 +151,11 @@ func TestReadUpTo(t *testing.T) {
 			user.send(`{"event":"markAsRead","data":{"messageId":"` + id + `"` + more + `},"id":1}`)
 			user.expect("ack", want)
 		}
+		devices := []*bare{alice, n.open("/ws", "alice"), n.open("/ws", "bob")}
 		mark(bob, theirs, "", map[string]any{"ok": true})
-		alice.expect("message:read", map[string]any{"messageId": theirs, "upTo": nil})
+		for _, c := range devices { // all of both
+			c.expect("message:read", map[string]any{"messageId": theirs, "userId": "bob", "upTo": nil})
+		}
 		mark(bob, theirs, "", map[string]any{"ok": true, "duplicate": true})
 		mark(bob, theirs, `,"upTo":true`, map[string]any{"ok": true, "duplicate": nil}) // another event than that it was read
 		mark(bob, mine, `,"upTo":true`, map[string]any{"ok": true})                     // his own is the newest that he sees
@@ -165,6 +168,30 @@ func TestReadUpTo(t *testing.T) {
 			for _, id := range []string{mine, "none"} { // what is another's answers like what is not there
 				mallory.send(`{"event":"markAsRead","data":{"messageId":"` + id + `"` + more + `}}`)
 				mallory.expect("error", map[string]any{"code": "not_found", "message": "there is no such message of this user's"})
+			}
+		}
+	})
+}
+
+// What is read on one device is cleared on the others.
+func TestReadOnEveryDevice(t *testing.T) {
+	serving(t, asIs, func(t *testing.T, n *node) {
+		phone, laptop, another := n.open("/dashboard", "bob"), n.open("/dashboard", "bob"), n.open("/dashboard", "alice")
+		n.log.add(topics.NotificationMark{NotificationID: "n1"}.Read("bob"))
+		n.log.add(topics.NotificationMark{UpTo: time.Now().UnixMilli()}.Read("bob"))
+		n.log.announce("after", "")
+		for _, c := range []*bare{phone, laptop} {
+			c.expect("notification:read", map[string]any{"notificationId": "n1"})
+			if f := c.expect("notification:read", nil); f.Data["upTo"] != topics.FormatTime(time.Now().UnixMilli()) {
+				t.Errorf("read-all: %v", f.Data)
+			}
+		}
+		for f := range another.frames {
+			if f.Event == "notification:read" {
+				t.Errorf("another user is shown %v", f.Data)
+			}
+			if f.Event == topics.TypeAnnouncement {
+				break
 			}
 		}
 	})
