@@ -35,7 +35,7 @@ func TestOthersThings(t *testing.T) {
 			}
 		}
 		for _, e := range w.appended {
-			if string(e.Key) != topics.UserKey("mallory") || strings.Contains(string(e.Source), "alice") {
+			if string(e.Key) != topics.UserKey("mallory") || strings.Contains(e.Source, "alice") {
 				t.Errorf("%s appends %s %s", tc.line, e.Key, e.Value)
 			}
 		}

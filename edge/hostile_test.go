@@ -68,7 +68,7 @@ func TestRefusedHandshakes(t *testing.T) {
 			}
 		}
 		for _, from := range []string{"https://evil.example", "null", origin + ".evil.example"} {
-			if ws, resp, body := n.handshakeFrom(from, n.url("/ws", "alice", good)); ws != nil || resp.StatusCode != 403 ||
+			if ws, resp, body := n.handshakeFrom(from, n.url("/ws", "alice", good)); ws != nil || resp.StatusCode != http.StatusForbidden ||
 				!strings.Contains(body, "forbidden") {
 				t.Errorf("from %s: %s %s", from, resp.Status, body)
 			}
@@ -79,7 +79,8 @@ func TestRefusedHandshakes(t *testing.T) {
 			}
 		}
 		// Claim userId stands in for sub; the 101 carries nothing that it need not.
-		ws, resp, _ := n.handshakeFrom(origin, n.url("/ws", "carol", signed(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"userId": "carol", "exp": exp})))
+		carols := signed(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"userId": "carol", "exp": exp})
+		ws, resp, _ := n.handshakeFrom(origin, n.url("/ws", "carol", carols))
 		if ws == nil {
 			t.Fatal(resp.Status)
 		}
@@ -214,7 +215,7 @@ func TestRateLimit(t *testing.T) {
 		if refused["code"] != "rate_limited" {
 			t.Fatalf("the 31st: %v", refused)
 		}
-		wait := time.Duration(refused["retryAfterMs"].(float64)) * time.Millisecond
+		wait := time.Duration(refused["retryAfterMs"].(float64) * float64(time.Millisecond))
 		if time.Sleep(wait - time.Second); send(31)["ok"] == true {
 			t.Errorf("taken a second before the %s that it was to wait", wait)
 		}

@@ -18,8 +18,8 @@ import (
 
 	"github.com/nexus/nexus/api"
 	"github.com/nexus/nexus/edge/wire"
-	"github.com/nexus/nexus/internal/contract/contracttest"
 	"github.com/nexus/nexus/internal/testenv/pipe"
+	"github.com/nexus/nexus/internal/testenv/witness"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
 	"github.com/nexus/nexus/projections/presence"
@@ -37,7 +37,7 @@ type node struct {
 	metrics *prometheus.Registry
 
 	// What serve adds.
-	*contracttest.Witness
+	*witness.Witness
 	net    *pipe.Listener
 	logged *safeBuffer
 }
@@ -113,7 +113,7 @@ func serving(t *testing.T, set func(*Options), test func(t *testing.T, n *node))
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t, rand.New(rand.NewPCG(1, 1)), set)
-		n.Witness, n.net = contracttest.New(t), pipe.Listen()
+		n.Witness, n.net = witness.New(t), pipe.Listen()
 		handlers := map[string]http.Handler{"/socket.io/": n.e.SocketIO()}
 		for _, ns := range topics.Namespaces() {
 			handlers[string(ns)] = n.e.Raw(ns)

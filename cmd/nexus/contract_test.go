@@ -14,19 +14,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/nexus/nexus/api"
-	"github.com/nexus/nexus/internal/contract/contracttest"
 	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/topics"
 )
-
-// witness holds all that an instance sends to the tests' clients against the contract, and at its end all records of its log.
-type witness struct{ *contracttest.Witness }
-
-func newWitness(t testing.TB) *witness {
-	t.Helper()
-	return &witness{contracttest.New(t)}
-}
 
 // Bounds of what is read of a log at a test's end.
 const (
@@ -34,8 +25,8 @@ const (
 	witnessWait  = 10 * time.Second
 )
 
-// records checks the records of an embedded log, as far as they are valid: tests append others on purpose.
-func (w *witness) records(broker string) error {
+// records has the witness check the records of an embedded log, as far as they are valid: tests append others on purpose.
+func (i *instance) records(broker string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), witnessWait)
 	defer cancel()
 	names := topics.Names{Prefix: "nexus."}
@@ -72,7 +63,7 @@ func (w *witness) records(broker string) error {
 			left--
 			topic, _ := names.Topic(r.Topic)
 			if ev := pipeline.EventOf(topic, r); topic != topics.DeadLetters && topics.Valid(ev) == nil {
-				w.Note(w.Record(ev.Type, ev.Value))
+				i.Note(i.Record(ev.Type, ev.Value))
 			}
 		})
 	}

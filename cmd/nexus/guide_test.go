@@ -176,15 +176,6 @@ func TestGuideDefaults(t *testing.T) {
 			t.Errorf("%s is %s by default, want %s", name, defaults[name], want)
 		}
 	}
-	i := start(t, nil)
-	p, _, err := i.wsEngine(t, "?EIO=4&transport=websocket")
-	if err != nil {
-		t.Fatal(err)
-	}
-	// what Socket.IO clients are told
-	if h := p.expect("0"); !strings.Contains(h, `"pingInterval":30000,"pingTimeout":20000,"maxPayload":1000000`) {
-		t.Errorf("handshake %s", h)
-	}
 }
 
 // The guide's variables are read from .env.

@@ -242,51 +242,6 @@ func TestResumeUnderLoad(t *testing.T) {
 	t.Logf("%d messages over %d connections", want, comebacks)
 }
 
-// Who has read the newest message of a conversation may say so of all before it: nothing is unread any more, both sides
-// are shown it, and who was away is shown it later.
-func TestReadUpTo(t *testing.T) {
-	i := start(t, nil)
-	bob, alice := i.open("/ws", "bob"), i.open("/ws", "alice")
-	away := mustOffset(i, "/ws", "alice")
-	var ids []string
-	for _, text := range []string{"1", "2", "3"} {
-		ids = append(ids, fmt.Sprint(i.must(202, "POST", "/messages", tokenFor(t, "alice"), `{"receiverId":"bob","content":"`+text+`"}`)["id"]))
-	}
-	mine := fmt.Sprint(i.must(202, "POST", "/messages", tokenFor(t, "bob"), `{"receiverId":"alice","content":"4"}`)["id"])
-	unread := func() string {
-		list := i.must(200, "GET", "/conversations", tokenFor(t, "bob"), "")["conversations"].([]any)
-		return fmt.Sprint(list[0].(map[string]any)["unread"])
-	}
-	mark := func(user *socket, id, more string, want map[string]any) {
-		user.send(`{"event":"markAsRead","data":{"messageId":"` + id + `"` + more + `},"id":1}`)
-		user.expect("ack", want)
-	}
-	mark(bob, ids[1], "", map[string]any{"ok": true})
-	alice.expect("message:read", map[string]any{"messageId": ids[1], "upTo": nil})
-	if got := unread(); got != "2" {
-		t.Errorf("%s unread after one was read, want 2", got)
-	}
-	mark(bob, ids[1], `,"upTo":true`, map[string]any{"ok": true, "duplicate": nil}) // another event than that it was read
-	if got := unread(); got != "1" {
-		t.Errorf("%s unread, want 1: that after it", got)
-	}
-	mark(bob, mine, `,"upTo":true`, map[string]any{"ok": true}) // his own is the newest that he sees
-	if got := unread(); got != "0" {
-		t.Errorf("%s unread, want none", got)
-	}
-	alice.expect("message:read", map[string]any{"messageId": mine, "userId": "bob", "upTo": true})
-	again, _ := i.since("/ws", "alice", away)
-	if f := again.expect("message:read", map[string]any{"messageId": mine}); f.Data["upTo"] != true || f.Data["userId"] != "bob" {
-		t.Errorf("shown later: %v", f.Data)
-	}
-	mark(bob, mine, "", map[string]any{"ok": false}) // he did not receive it
-	carol := i.open("/ws", "carol")
-	for _, more := range []string{"", `,"upTo":true`} {
-		carol.send(`{"event":"markAsRead","data":{"messageId":"` + mine + `"` + more + `}}`)
-		carol.expect("error", map[string]any{"code": "not_found", "message": "there is no such message of this user's"})
-	}
-}
-
 // The real socket.io-client's connection state recovery: what it missed, and the channels it was subscribed to.
 func TestSocketIORecovery(t *testing.T) {
 	node, dir := tool(t, "node"), clientDir(t)
@@ -418,33 +373,4 @@ func (c *seeker) read() bool {
 		c.ws.Close()
 	}
 	return true
-}
-
-// A Socket.IO client whose connection broke unnoticed takes its own place over, also where that was the last one.
-func TestTakeOver(t *testing.T) {
-	i := start(t, map[string]string{"MAX_CONNECTIONS_PER_USER": "1"})
-	first, second, stranger := i.engine(t), i.engine(t), i.engine(t)
-	auth := `"userId":"alice","token":"` + tokenFor(t, "alice") + `"`
-	first.send(`40/ws,{` + auth + `}`)
-	var welcome struct{ PID string }
-	if err := json.Unmarshal([]byte(strings.TrimPrefix(first.expect(`40/ws,`), `40/ws,`)), &welcome); err != nil {
-		t.Fatal(err)
-	}
-	first.expect(`42/ws,["connected"`)
-	told := first.expect(`42/ws,["offset","`) // a packet of its own
-	offset := told[strings.LastIndex(told, `,"`)+2 : len(told)-2]
-	stranger.send(`40/ws,{` + auth + `,"pid":"another","offset":"` + offset + `"}`)
-	stranger.expect(`44/ws,{"message":"this user has as many connections as are allowed`)
-	i.must(202, "POST", "/messages", tokenFor(t, "bob"), `{"receiverId":"alice","content":"meanwhile"}`)
-	second.send(`40/ws,{` + auth + `,"pid":"` + welcome.PID + `","offset":"` + offset + `"}`)
-	if got := second.expect(`40/ws,`); !strings.Contains(got, welcome.PID) {
-		t.Errorf("another session: %s", got)
-	}
-	if got := second.expect(`42/ws,["connected"`); !strings.Contains(got, `"recovered":true`) {
-		t.Errorf("not recovered: %s", got)
-	}
-	if got := second.expect(`42/ws,["message:new"`); !strings.Contains(got, "meanwhile") {
-		t.Errorf("got %s", got)
-	}
-	first.expectClose(4429)
 }

@@ -1,5 +1,5 @@
-// Package contracttest holds what a server sends to the clients of a test against the contract.
-package contracttest
+// Package witness holds what a server sends to the clients of a test against the contract.
+package witness
 
 import (
 	"bytes"
