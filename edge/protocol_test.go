@@ -210,6 +210,8 @@ func TestEngineIOProtocol(t *testing.T) {
 		c.post(200, "40/dashboard,"+authOf(t, "alice"))
 		c.until("40/dashboard,")
 		p, _ = n.socketIO("?EIO=4&transport=websocket&sid=" + c.sid)
+		p.send("2probe")
+		p.expect("3probe")
 		p.send("nonsense")
 		p.expectClose(websocket.CloseProtocolError)
 	})
