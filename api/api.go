@@ -37,7 +37,7 @@ type Inbox interface {
 	Messages(ctx context.Context, a, b string, p inbox.Page) (list []inbox.Message, older, newer string, err error)
 	Conversations(ctx context.Context, user string, limit int, cursor string) ([]inbox.Conversation, string, error)
 	Devices(ctx context.Context, user string) ([]inbox.Device, error)
-	Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error
+	Await(ctx context.Context, ends topics.Ends) error
 }
 
 // Messages sends chat messages; errors are *apierr.Error.
@@ -55,7 +55,7 @@ type Presence interface {
 // Stats answers a user's counts.
 type Stats interface {
 	Counts(ctx context.Context, users []string) (map[string]stats.Counts, error)
-	Reached(ctx context.Context, ends stats.Ends) (bool, error)
+	Reached(ctx context.Context, ends topics.Ends) (bool, error)
 	// Last is what Counts answered last for a user.
 	Last(user string) (c stats.Counts, known bool)
 }
@@ -69,10 +69,10 @@ type Producer interface {
 type Tail interface {
 	// Append appends an event and returns once this node has read it.
 	Append(ctx context.Context, e *topics.Event) (duplicate bool, err error)
-	// Next and NextOf are what a projection must have reached, by partition, to know all that this node has shown of a topic,
+	// Next and NextOf are what a projection must have reached to know all that this node has shown of a topic,
 	// or of a key.
-	Next(t topics.Topic) map[int32]int64
-	NextOf(t topics.Topic, key string) map[int32]int64
+	Next(t topics.Topic) topics.Ends
+	NextOf(t topics.Topic, key string) topics.Ends
 }
 
 // Options are what an API needs.

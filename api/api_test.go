@@ -77,8 +77,10 @@ func (p producer) Append(_ context.Context, e *topics.Event) error { return p.pu
 type tail struct{ *world }
 
 func (t tail) Append(_ context.Context, e *topics.Event) (bool, error) { return false, t.put(e) }
-func (tail) Next(topics.Topic) map[int32]int64                         { return map[int32]int64{0: 1} }
-func (tail) NextOf(topics.Topic, string) map[int32]int64               { return map[int32]int64{0: 1} }
+func (tail) Next(topics.Topic) topics.Ends                             { return topics.Ends{topics.Messages.Partition(0): 1} }
+func (tail) NextOf(topics.Topic, string) topics.Ends {
+	return topics.Ends{topics.Messages.Partition(0): 1}
+}
 
 type store struct{ *world }
 
@@ -108,13 +110,13 @@ func (s store) Conversations(ctx context.Context, user string, limit int, cursor
 func (s store) Devices(ctx context.Context, user string) ([]inbox.Device, error) {
 	return s.devices, s.wait(ctx, user)
 }
-func (s store) Await(ctx context.Context, _ topics.Topic, _ map[int32]int64) error {
+func (s store) Await(ctx context.Context, _ topics.Ends) error {
 	return s.wait(ctx, "await")
 }
 func (s store) Counts(ctx context.Context, users []string) (map[string]stats.Counts, error) {
 	return map[string]stats.Counts{users[0]: {Connections: 1, Messages: 2, Posts: 3}}, s.wait(ctx, users[0])
 }
-func (s store) Reached(ctx context.Context, _ stats.Ends) (bool, error) {
+func (s store) Reached(ctx context.Context, _ topics.Ends) (bool, error) {
 	err := s.wait(ctx, "reached")
 	return err == nil, err
 }

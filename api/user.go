@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -43,19 +44,19 @@ func (a *API) accept(c echo.Context, ev *topics.Event) error {
 // settled waits until the inbox has what this node has read of a key's partition. One that is further behind is read
 // as it is, and the answer says that it is stale.
 func (a *API) settled(c echo.Context, t topics.Topic, key string) error {
-	return a.settledAt(c, t, a.o.Tail.NextOf(t, key))
+	return a.settledAt(c, a.o.Tail.NextOf(t, key))
 }
 
 // settledAll is settled for every partition of a topic.
 func (a *API) settledAll(c echo.Context, t topics.Topic) error {
-	return a.settledAt(c, t, a.o.Tail.Next(t))
+	return a.settledAt(c, a.o.Tail.Next(t))
 }
 
-func (a *API) settledAt(c echo.Context, t topics.Topic, ends map[int32]int64) error {
+func (a *API) settledAt(c echo.Context, ends topics.Ends) error {
 	request := c.Request().Context()
 	ctx, cancel := context.WithTimeout(request, settleWait)
 	defer cancel()
-	err := a.o.Inbox.Await(ctx, t, ends)
+	err := a.o.Inbox.Await(ctx, ends)
 	if ctx.Err() != nil && request.Err() == nil {
 		c.Set(keyStale, true)
 		return nil
@@ -367,7 +368,8 @@ func (a *API) statsBehind(c echo.Context) (stale bool, err error) {
 	request := c.Request().Context()
 	ctx, cancel := context.WithTimeout(request, settleWait)
 	defer cancel()
-	ends := stats.Ends{topics.Messages: a.o.Tail.Next(topics.Messages), topics.Notifications: a.o.Tail.Next(topics.Notifications)}
+	ends := a.o.Tail.Next(topics.Messages)
+	maps.Copy(ends, a.o.Tail.Next(topics.Notifications))
 	for {
 		reached, err := a.o.Stats.Reached(ctx, ends)
 		switch {

@@ -3,7 +3,6 @@ package edge
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -369,13 +368,4 @@ func (c *poll) until(prefix string) string {
 	}
 	c.n.t.Fatalf("no packet %s", prefix)
 	return ""
-}
-
-// timedOut tells that a client gave up waiting.
-func timedOut(err error) bool {
-	e, is := errors.AsType[interface {
-		error
-		Timeout() bool
-	}](err)
-	return is && e.Timeout()
 }

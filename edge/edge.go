@@ -118,7 +118,7 @@ func newOn(ctx context.Context, o Options, said session.Log) (*Edge, error) {
 	l.start = func(ctx context.Context) (int64, bool, error) { return presenceStart(ctx, o.Log) }
 	l.end = func(ctx context.Context) (int64, error) {
 		ends, err := o.Log.Ends(ctx, topics.Presence)
-		return ends[0], err
+		return ends[presenceLog], err
 	}
 	e = wired(o, l)
 	e.tail = read
@@ -159,6 +159,9 @@ func wired(o Options, l log) *Edge {
 	return e
 }
 
+// presenceLog is the one partition of topic presence.
+var presenceLog = topics.Presence.Partition(0)
+
 // presenceStart is where topic presence is read from: far enough back to meet every live session's last record. whole tells that
 // nothing that may still live stands before it.
 func presenceStart(ctx context.Context, l *pipeline.Log) (start int64, whole bool, err error) {
@@ -166,13 +169,13 @@ func presenceStart(ctx context.Context, l *pipeline.Log) (start int64, whole boo
 	if err != nil {
 		return 0, false, err
 	}
-	starts, err := l.Rewind(ctx, topics.Presence, ends, presence.Keep)
+	starts, err := l.Rewind(ctx, ends, presence.Keep)
 	if err != nil {
 		return 0, false, err
 	}
 	// What retention removed before the first record is older than any live session's last one.
 	firsts, err := l.Starts(ctx, topics.Presence)
-	return starts[0], starts[0] == firsts[0], err
+	return starts[presenceLog], starts[presenceLog] == firsts[presenceLog], err
 }
 
 // Raw serves a namespace to bare WebSocket clients: text frames {"event":…,"data":…} both ways.

@@ -76,7 +76,7 @@ func newWorld(t *testing.T, rnd *rand.Rand) *world {
 	})
 	w.other = presence.New(presence.Options{Limits: limits, Grace: 2 * time.Second, Changed: func([]presence.Change) {},
 		Start: func(context.Context) (int64, bool, error) { return 0, false, nil }, End: theBeginning})
-	if _, err := w.other.Position(t.Context(), topics.Presence, 0); err != nil {
+	if _, err := w.other.Position(t.Context(), presenceLog); err != nil {
 		t.Fatal(err)
 	}
 	return w

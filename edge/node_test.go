@@ -65,7 +65,7 @@ func newNode(t *testing.T, rnd *rand.Rand, set func(*Options)) *node {
 	n.e = wired(o, log{Log: byTopic{n.l, n.log}, tail: n.log, reading: func() bool { return true }, topicIDs: ids,
 		post:  func(ev *topics.Event) { n.log.add(ev) },
 		start: func(context.Context) (int64, bool, error) { return 0, true, nil }, end: theBeginning})
-	if _, err := n.e.fold.Position(t.Context(), topics.Presence, 0); err != nil {
+	if _, err := n.e.fold.Position(t.Context(), presenceLog); err != nil {
 		t.Fatal(err)
 	}
 	return n
@@ -327,8 +327,8 @@ func (l *memoryLog) restore(t topics.Topic, lost int) {
 }
 
 // Next implements gateway.Tail.
-func (l *memoryLog) Next(t topics.Topic) map[int32]int64 {
-	return map[int32]int64{0: l.Begun(nil, t)[0]}
+func (l *memoryLog) Next(t topics.Topic) topics.Ends {
+	return topics.Ends{t.Partition(0): l.Begun(nil, t)[0]}
 }
 
 // Begun implements live.Tail, as all that follow.
@@ -373,8 +373,8 @@ func (l *memoryLog) Await(ctx context.Context, t topics.Topic, v []int64) error 
 }
 
 // Recent has all there ever was.
-func (l *memoryLog) Recent(t topics.Topic, _ int32, from, to int64, want func(*topics.Event) bool) (list []*topics.Event, low int64) {
-	for _, ev := range l.between(t, from, to) {
+func (l *memoryLog) Recent(of topics.Partition, from, to int64, want func(*topics.Event) bool) (list []*topics.Event, low int64) {
+	for _, ev := range l.between(of.Topic, from, to) {
 		if !ev.Duplicate && topics.Valid(ev) == nil && want(ev) {
 			list = append(list, ev)
 		}
@@ -397,16 +397,16 @@ func (l *memoryLog) all(t topics.Topic) []*topics.Event {
 	l.mu.Lock()
 	end := int64(len(l.records[t]))
 	l.mu.Unlock()
-	list, _ := l.Recent(t, 0, 0, end, func(*topics.Event) bool { return true })
+	list, _ := l.Recent(t.Partition(0), 0, end, func(*topics.Event) bool { return true })
 	return list
 }
 
 // Verify compares a point with the record below it.
-func (l *memoryLog) Verify(_ context.Context, t topics.Topic, points map[int32]pipeline.Point) (bool, error) {
+func (l *memoryLog) Verify(_ context.Context, points map[topics.Partition]pipeline.Point) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, at := range points {
-		if at.Next > int64(len(l.records[t])) || at != l.pointLocked(t, at.Next) {
+	for of, at := range points {
+		if at.Next > int64(len(l.records[of.Topic])) || at != l.pointLocked(of.Topic, at.Next) {
 			return false, nil
 		}
 	}
@@ -430,7 +430,7 @@ func (i memoryInbox) Message(_ context.Context, user, id string) (inbox.Message,
 }
 
 // Await implements Inbox.
-func (memoryInbox) Await(context.Context, topics.Topic, map[int32]int64) error { return nil }
+func (memoryInbox) Await(context.Context, topics.Ends) error { return nil }
 
 // Feed implements live.Inbox.
 func (memoryInbox) Feed(context.Context, inbox.Span, int, int) ([]inbox.Entry, error) {

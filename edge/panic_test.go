@@ -26,7 +26,7 @@ type noInbox struct{}
 func (noInbox) Message(context.Context, string, string) (inbox.Message, error) {
 	return inbox.Message{}, inbox.ErrNotFound
 }
-func (noInbox) Await(context.Context, topics.Topic, map[int32]int64) error { return nil }
+func (noInbox) Await(context.Context, topics.Ends) error { return nil }
 func (noInbox) Feed(context.Context, inbox.Span, int, int) ([]inbox.Entry, error) {
 	return nil, nil
 }
@@ -34,7 +34,7 @@ func (noInbox) Feed(context.Context, inbox.Span, int, int) ([]inbox.Entry, error
 type noStats struct{}
 
 func (noStats) Counts(context.Context, []string) (map[string]stats.Counts, error) { return nil, nil }
-func (noStats) Reached(context.Context, stats.Ends) (bool, error)                 { return true, nil }
+func (noStats) Reached(context.Context, topics.Ends) (bool, error)                { return true, nil }
 
 // broker is an embedded log that may be away for a while.
 type broker struct {

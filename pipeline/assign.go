@@ -62,11 +62,12 @@ func (c *Consumer) tryTakeOver(ctx context.Context, t topics.Topic, ids []int32)
 	if err != nil {
 		return nil, err
 	}
-	next := make(map[int32]int64)
+	next := make(topics.Ends)
 	for _, id := range ids {
-		next[id] = positions[id].Next
-		if expires(t) || positions[id] == (Position{}) { // what a new store can have of the log, or a late one of what is left
-			next[id] = max(next[id], all[partition{t, id}].start)
+		of := t.Partition(id)
+		next[of] = positions[of].Next
+		if expires(t) || positions[of] == (Position{}) { // what a new store can have of the log, or a late one of what is left
+			next[of] = max(next[of], all[of].start)
 		}
 	}
 	readers, err := c.attach(ctx, t, next, all)
@@ -75,45 +76,49 @@ func (c *Consumer) tryTakeOver(ctx context.Context, t topics.Topic, ids []int32)
 	}
 	offsets, start := make(map[int32]kgo.Offset), maps.Clone(next)
 	for _, id := range ids {
-		if r := readers[id]; r != nil {
-			start[id] = r.Start
+		of := t.Partition(id)
+		if r := readers[of]; r != nil {
+			start[of] = r.Start
 		}
-		w := newWorker(c, partition{t, id}, positions[id], start[id])
-		w.reader = readers[id]
-		last := all[partition{t, id}].before
+		w := newWorker(c, of, positions[of], start[of])
+		w.reader = readers[of]
+		last := all[of].before
 		if w.mark == 0 {
 			w.mark = last.time
 		}
-		if last.found && last.offset < start[id] && w.warmer != nil {
-			w.warmer.Warm(t, id, last.offset, last.time)
+		if last.found && last.offset < start[of] && w.warmer != nil {
+			w.warmer.Warm(of.At(last.offset), last.time)
 		}
-		if next[id] > w.next { // what was removed counts as read
-			w.offer(item{from: w.next, next: next[id]})
+		if next[of] > w.next { // what was removed counts as read
+			w.offer(item{from: w.next, next: next[of]})
 		}
 		c.replace(ctx, w)
-		offsets[id] = kgo.NewOffset().At(start[id]).WithEpoch(-1)
+		offsets[id] = kgo.NewOffset().At(start[of]).WithEpoch(-1)
 	}
 	return offsets, nil
 }
 
 // positions reads where the sink stands and makes sure that it remembers the log that is there. Which record stands before
 // a position is looked up where the dedup window needs it; for all others Check has done so.
-func (c *Consumer) positions(ctx context.Context, t topics.Topic, ids []int32) (map[int32]Position, map[partition]extent, error) {
-	positions, next := make(map[int32]Position), make(map[partition]int64)
+func (c *Consumer) positions(ctx context.Context, t topics.Topic, ids []int32) (map[topics.Partition]Position,
+	map[topics.Partition]extent, error) {
+	positions, next := make(map[topics.Partition]Position), make(topics.Ends)
 	for _, id := range ids {
-		at, err := c.Sink.Position(ctx, t, id)
+		of := t.Partition(id)
+		at, err := c.Sink.Position(ctx, of)
 		if err != nil {
-			return nil, nil, fmt.Errorf("position of %s/%d: %w", t, id, err)
+			return nil, nil, fmt.Errorf("position of %s: %w", of, err)
 		}
-		positions[id], next[partition{t, id}] = at, at.Next
+		positions[of], next[of] = at, at.Next
 	}
-	all, err := c.cluster.extents(ctx, next, isDeduplicated(t))
+	all, err := c.cluster.extents(ctx, next, t.Deduplicated())
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, id := range ids {
-		if why := positions[id].misfit(c.identities[t], all[partition{t, id}], expires(t)); why != "" {
-			return nil, nil, c.wrongLog(partition{t, id}, why)
+		of := t.Partition(id)
+		if why := positions[of].misfit(c.identities[t], all[of], expires(t)); why != "" {
+			return nil, nil, c.wrongLog(of, why)
 		}
 	}
 	return positions, all, nil
@@ -121,19 +126,19 @@ func (c *Consumer) positions(ctx context.Context, t topics.Topic, ids []int32) (
 
 // attach gives each partition a reader of its dedup window; there are none where the topic is not deduplicated. The former workers
 // close theirs only afterwards, so a window that they have warmed is kept.
-func (c *Consumer) attach(ctx context.Context, t topics.Topic, next map[int32]int64, all map[partition]extent) (map[int32]*Reader, error) {
-	if !isDeduplicated(t) {
+func (c *Consumer) attach(ctx context.Context, t topics.Topic, next topics.Ends, all map[topics.Partition]extent) (
+	map[topics.Partition]*Reader, error) {
+	if !t.Deduplicated() {
 		return nil, nil
 	}
-	return c.Windows.Attach(t, next, func(at map[int32]int64) (map[int32]int64, error) {
-		return c.cluster.rewind(ctx, t, at, all, c.Windows.span)
+	return c.Windows.Attach(next, func(at topics.Ends) (topics.Ends, error) {
+		return c.cluster.rewind(ctx, at, all, c.Windows.span)
 	})
 }
 
 // Misfit is a partition in which a store remembers another log than the one that is there.
 type Misfit struct {
-	Topic     topics.Topic
-	Partition int32
+	Of topics.Partition
 	// Why is a sentence for the operator.
 	Why string
 	// To is where the store may go on if it takes this log on: at the beginning of a log that it has nothing of, at the end of one
@@ -146,7 +151,7 @@ type Misfit struct {
 // Misfits lists where the sink's store remembers another log, in the order of topics and partitions. Call it before Run. It asks about
 // every partition, also those that other members of the group will have. An error means that the store or the log could not be asked.
 func (c *Consumer) Misfits(ctx context.Context, l *Log) (list []Misfit, err error) {
-	identities, stored, next := make(map[topics.Topic]string), make(map[partition]Position), make(map[partition]int64)
+	identities, stored, next := make(map[topics.Topic]string), make(map[topics.Partition]Position), make(topics.Ends)
 	for _, t := range c.Topics {
 		identity, n, err := l.describe(ctx, t)
 		if err != nil {
@@ -154,11 +159,12 @@ func (c *Consumer) Misfits(ctx context.Context, l *Log) (list []Misfit, err erro
 		}
 		identities[t] = identity
 		for p := range n {
-			at, err := c.Sink.Position(ctx, t, p)
+			of := t.Partition(p)
+			at, err := c.Sink.Position(ctx, of)
 			if err != nil {
-				return nil, fmt.Errorf("position of %s/%d: %w", t, p, err)
+				return nil, fmt.Errorf("position of %s: %w", of, err)
 			}
-			stored[partition{t, p}], next[partition{t, p}] = at, at.Next
+			stored[of], next[of] = at, at.Next
 		}
 	}
 	all, err := l.extents(ctx, next, true)
@@ -166,34 +172,33 @@ func (c *Consumer) Misfits(ctx context.Context, l *Log) (list []Misfit, err erro
 		return nil, err
 	}
 	for of, at := range stored {
-		if why := at.misfit(identities[of.topic], all[of], expires(of.topic)); why != "" {
-			m := Misfit{Topic: of.topic, Partition: of.id, Why: why}
-			if err := l.resumeAt(ctx, &m, at, all[of], identities[of.topic]); err != nil {
+		if why := at.misfit(identities[of.Topic], all[of], expires(of.Topic)); why != "" {
+			m := Misfit{Of: of, Why: why}
+			if err := l.resumeAt(ctx, &m, at, all[of], identities[of.Topic]); err != nil {
 				return nil, err
 			}
 			list = append(list, m)
 		}
 	}
 	slices.SortFunc(list, func(a, b Misfit) int {
-		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
+		return cmp.Or(cmp.Compare(a.Of.Topic, b.Of.Topic), cmp.Compare(a.Of.ID, b.Of.ID))
 	})
 	return list, nil
 }
 
 // resumeAt finds where a store that does not fit may go on: Misfit.To and Misfit.End.
 func (l *Log) resumeAt(ctx context.Context, m *Misfit, stored Position, x extent, identity string) error {
-	ends, err := l.Ends(ctx, m.Topic)
+	ends, err := l.Ends(ctx, m.Of.Topic)
 	if err != nil {
 		return err
 	}
-	of := partition{m.Topic, m.Partition}
-	m.End = ends[m.Partition]
+	m.End = ends[m.Of]
 	if stored.Log != "" && stored.Log != identity {
 		m.To = Position{Next: x.start, Log: identity}
 		return nil
 	}
-	all, err := l.extents(ctx, map[partition]int64{of: m.End}, true)
-	m.To = Position{Next: m.End, Log: identity, Mark: all[of].before.time}
+	all, err := l.extents(ctx, topics.Ends{m.Of: m.End}, true)
+	m.To = Position{Next: m.End, Log: identity, Mark: all[m.Of].before.time}
 	return err
 }
 
@@ -207,9 +212,9 @@ func (c *Consumer) Check(ctx context.Context, l *Log) error {
 	reported := make(map[topics.Topic]bool)
 	var problems []error
 	for _, m := range list {
-		if !reported[m.Topic] {
-			reported[m.Topic] = true
-			problems = append(problems, c.wrongLog(partition{m.Topic, m.Partition}, m.Why))
+		if !reported[m.Of.Topic] {
+			reported[m.Of.Topic] = true
+			problems = append(problems, c.wrongLog(m.Of, m.Why))
 		}
 	}
 	return errors.Join(problems...)
@@ -219,11 +224,6 @@ func (c *Consumer) Check(ctx context.Context, l *Log) error {
 func expires(t topics.Topic) bool {
 	s, _ := topics.Of(t)
 	return s.Retention != topics.Forever
-}
-
-func isDeduplicated(t topics.Topic) bool {
-	s, _ := topics.Of(t)
-	return s.Judged
 }
 
 // replace starts w in the place of the partition's former worker, whose pause is over with it.
@@ -241,11 +241,11 @@ func (c *Consumer) replace(ctx context.Context, w *worker) {
 }
 
 // setPaused pauses or resumes the fetching of a partition. The first call comes before there is a client.
-func (c *Consumer) setPaused(of partition, on bool) {
+func (c *Consumer) setPaused(of topics.Partition, on bool) {
 	if c.cl == nil {
 		return
 	}
-	which := map[string][]int32{c.Kafka.Names.Name(of.topic): {of.id}}
+	which := map[string][]int32{c.Kafka.Names.Name(of.Topic): {of.ID}}
 	if on {
 		c.cl.PauseFetchPartitions(which)
 	} else {
@@ -259,12 +259,12 @@ func (c *Consumer) onAssigned(_ context.Context, _ *kgo.Client, given map[string
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.assigned == nil {
-		c.assigned = make(map[partition]bool)
+		c.assigned = make(map[topics.Partition]bool)
 	}
 	for name, ids := range given {
 		t, _ := c.Kafka.Names.Topic(name)
 		for _, id := range ids {
-			c.assigned[partition{t, id}] = true
+			c.assigned[t.Partition(id)] = true
 		}
 	}
 }
@@ -274,14 +274,14 @@ func (c *Consumer) onRevoked(_ context.Context, _ *kgo.Client, lost map[string][
 		t, _ := c.Kafka.Names.Topic(name)
 		for _, id := range ids {
 			c.mu.Lock()
-			delete(c.assigned, partition{t, id})
+			delete(c.assigned, t.Partition(id))
 			c.mu.Unlock()
-			c.stop(partition{t, id})
+			c.stop(t.Partition(id))
 		}
 	}
 }
 
-func (c *Consumer) stop(of partition) {
+func (c *Consumer) stop(of topics.Partition) {
 	c.mu.Lock()
 	w := c.workers[of]
 	delete(c.workers, of)
@@ -295,7 +295,7 @@ func (c *Consumer) stop(of partition) {
 
 func (c *Consumer) stopAll() {
 	c.mu.Lock()
-	all := make([]partition, 0, len(c.workers))
+	all := make([]topics.Partition, 0, len(c.workers))
 	for of := range c.workers {
 		all = append(all, of)
 	}

@@ -47,7 +47,7 @@ func TestPauses(t *testing.T) {
 	}
 	defer cl.Close()
 	c := &Consumer{cl: cl, Log: slog.New(slog.DiscardHandler)}
-	w := newWorker(c, partition{topics.Notifications, 0}, Position{}, 0)
+	w := newWorker(c, topics.Notifications.Partition(0), Position{}, 0)
 	many := make([]item, maxQueued+1)
 	for range 2000 {
 		var offered sync.WaitGroup
@@ -120,7 +120,7 @@ func TestQueuedBytes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cl.Close()
-	w := newWorker(&Consumer{cl: cl, Log: slog.New(slog.DiscardHandler)}, partition{topics.Notifications, 0}, Position{}, 0)
+	w := newWorker(&Consumer{cl: cl, Log: slog.New(slog.DiscardHandler)}, topics.Notifications.Partition(0), Position{}, 0)
 	offered := 0
 	for ; !w.now().Paused; offered++ {
 		if offered*len(incompressible) > maxQueuedBytes {

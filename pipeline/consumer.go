@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -19,7 +20,7 @@ type Sink interface {
 	// Position returns where the sink stands in a partition. The consumer asks when it takes the partition over, and again after
 	// ErrMoved. A partition that was never seen before begins where the sink wants it to, and is remembered from then on. An error
 	// has the consumer ask again after a while.
-	Position(ctx context.Context, t topics.Topic, partition int32) (Position, error)
+	Position(ctx context.Context, of topics.Partition) (Position, error)
 	// Apply applies a batch and moves the position from b.From to b.After() in one step. The calls for one partition come in order;
 	// those for several partitions come at the same time. Errors: ErrMoved, where the position is not b.From any more (the consumer
 	// reads it again and begins anew from there); Permanent, where no repeat can help (the record is found and set aside); any other
@@ -28,9 +29,9 @@ type Sink interface {
 }
 
 // Warmer is a Sink that wants to know the records before its position which are read to warm the dedup window. The consumer calls Warm
-// for each of them, in order, before the first Apply of the partition. time is the record time, in Unix milliseconds.
+// for each of them, in order, before the first Apply of the partition. time is its record time, in Unix milliseconds.
 type Warmer interface {
-	Warm(t topics.Topic, partition int32, offset, time int64)
+	Warm(at topics.Place, time int64)
 }
 
 // Batch is what was read of one partition: every event from From on and below To. Duplicates and misrouted events are in it, marked.
@@ -50,6 +51,9 @@ type Batch struct {
 
 // Span is a range of offsets of a partition: From is in it, To is not.
 type Span struct{ From, To int64 }
+
+// Of is the partition that the batch was read of.
+func (b Batch) Of() topics.Partition { return b.Topic.Partition(b.Partition) }
 
 // After is the position to store together with what was applied.
 func (b Batch) After() Position { return Position{Next: b.To, Log: b.Log, Mark: b.Mark} }
@@ -117,18 +121,13 @@ type Consumer struct {
 	wake    func()        // ends the poll under way
 
 	mu         sync.Mutex
-	workers    map[partition]*worker
-	resets     map[partition]bool
+	workers    map[topics.Partition]*worker
+	resets     map[topics.Partition]bool
 	partitions map[topics.Topic]int32
 	identities map[topics.Topic]string
-	goal       map[partition]int64 // the ends when Run began, for CaughtUp; nil until known
-	failure    error               // why Run has to end
-	assigned   map[partition]bool  // what the group has given this member, workers or not yet; nil until it has
-}
-
-type partition struct {
-	topic topics.Topic
-	id    int32
+	goal       topics.Ends               // the ends when Run began, for CaughtUp; nil until known
+	failure    error                     // why Run has to end
+	assigned   map[topics.Partition]bool // what the group has given this member, workers or not yet; nil until it has
 }
 
 const sessionTimeout = 10 * time.Second
@@ -172,7 +171,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 
 // begin learns the topics' identities, partitions and ends.
 func (c *Consumer) begin(ctx context.Context) error {
-	partitions, identities, goal := make(map[topics.Topic]int32), make(map[topics.Topic]string), make(map[partition]int64)
+	partitions, identities, goal := make(map[topics.Topic]int32), make(map[topics.Topic]string), make(topics.Ends)
 	for _, t := range c.Topics {
 		identity, n, err := c.cluster.describe(ctx, t)
 		if err != nil {
@@ -186,13 +185,11 @@ func (c *Consumer) begin(ctx context.Context) error {
 			n = agreed
 		}
 		partitions[t], identities[t] = n, identity
-		for p, end := range ends {
-			goal[partition{t, p}] = end
-		}
+		maps.Copy(goal, ends)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.workers, c.resets = make(map[partition]*worker), make(map[partition]bool)
+	c.workers, c.resets = make(map[topics.Partition]*worker), make(map[topics.Partition]bool)
 	c.partitions, c.identities, c.goal = partitions, identities, goal
 	return nil
 }
@@ -301,13 +298,13 @@ func (c *Consumer) workerOf(topic string, id int32) *worker {
 	t, _ := c.Kafka.Names.Topic(topic)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.workers[partition{t, id}]
+	return c.workers[t.Partition(id)]
 }
 
 // fetchFailed decides what an error of a fetch means: an error ends the consumer.
 func (c *Consumer) fetchFailed(ctx context.Context, fe kgo.FetchError) error {
 	t, _ := c.Kafka.Names.Topic(fe.Topic)
-	of := partition{t, fe.Partition}
+	of := t.Partition(fe.Partition)
 	var large *kgo.ErrDecompressTooLarge
 	switch {
 	case errors.Is(fe.Err, context.Canceled) || ctx.Err() != nil || errors.Is(fe.Err, errFetchFull):
@@ -326,8 +323,8 @@ func (c *Consumer) fetchFailed(ctx context.Context, fe kgo.FetchError) error {
 }
 
 // stepOver goes on behind a batch that is too large to be decompressed. The sink is told of it.
-func (c *Consumer) stepOver(of partition, large *kgo.ErrDecompressTooLarge) {
-	c.Log.Error("a batch is stepped over: it decompresses to more than is allowed", "topic", of.topic, "partition", of.id,
+func (c *Consumer) stepOver(of topics.Partition, large *kgo.ErrDecompressTooLarge) {
+	c.Log.Error("a batch is stepped over: it decompresses to more than is allowed", "topic", of.Topic, "partition", of.ID,
 		"from", large.Offset, "to", large.NextOffset, "bytes", maxBatchBytes)
 	if w := c.workerOf(large.Topic, large.Partition); w != nil {
 		w.offer(item{from: large.Offset, next: large.NextOffset, skipped: true})
@@ -336,36 +333,36 @@ func (c *Consumer) stepOver(of partition, large *kgo.ErrDecompressTooLarge) {
 }
 
 // outOfRange begins anew where retention overtook the consumer, and ends it where the log is not the one that it read.
-func (c *Consumer) outOfRange(ctx context.Context, of partition) error {
-	all, err := c.cluster.extents(ctx, map[partition]int64{of: 0}, false)
+func (c *Consumer) outOfRange(ctx context.Context, of topics.Partition) error {
+	all, err := c.cluster.extents(ctx, topics.Ends{of: 0}, false)
 	if err != nil {
-		c.Log.Warn("reading failed: the offset is out of range, and the log cannot be asked why", "topic", of.topic, "partition", of.id, "err",
+		c.Log.Warn("reading failed: the offset is out of range, and the log cannot be asked why", "topic", of.Topic, "partition", of.ID, "err",
 			err)
 		c.reset(of)
 		return nil
 	}
 	next := c.nextOf(of)
-	if x := all[of]; expires(of.topic) && next < x.start {
-		c.Log.Warn("the topic's retention overtook the consumer; it goes on with what is left", "topic", of.topic, "partition", of.id, "from",
+	if x := all[of]; expires(of.Topic) && next < x.start {
+		c.Log.Warn("the topic's retention overtook the consumer; it goes on with what is left", "topic", of.Topic, "partition", of.ID, "from",
 			next, "to", x.start)
 		c.reset(of)
 		return nil
-	} else if why := (Position{Next: next}).misfit("", x, expires(of.topic)); why != "" {
+	} else if why := (Position{Next: next}).misfit("", x, expires(of.Topic)); why != "" {
 		return c.wrongLog(of, why)
 	}
 	c.reset(of) // it was so for a moment: a leader that was behind
 	return nil
 }
 
-func (c *Consumer) wrongLog(of partition, why string) error {
-	return &WrongLogError{Consumer: c.Name, Topic: c.Kafka.Names.Name(of.topic), Partition: of.id, Why: why, WayOut: c.WayOut}
+func (c *Consumer) wrongLog(of topics.Partition, why string) error {
+	return &WrongLogError{Consumer: c.Name, Topic: c.Kafka.Names.Name(of.Topic), Partition: of.ID, Why: why, WayOut: c.WayOut}
 }
 
 // seek begins anew on the partitions whose position somebody else moved.
 func (c *Consumer) seek(ctx context.Context) error {
 	c.mu.Lock()
 	resets := c.resets
-	c.resets = make(map[partition]bool)
+	c.resets = make(map[topics.Partition]bool)
 	c.mu.Unlock()
 	for of := range resets {
 		c.mu.Lock()
@@ -374,17 +371,17 @@ func (c *Consumer) seek(ctx context.Context) error {
 		if !ours {
 			continue
 		}
-		offsets, err := c.takeOver(ctx, of.topic, []int32{of.id})
+		offsets, err := c.takeOver(ctx, of.Topic, []int32{of.ID})
 		if err != nil {
 			return err
 		}
-		c.cl.SetOffsets(map[string]map[int32]kgo.EpochOffset{c.Kafka.Names.Name(of.topic): {of.id: offsets[of.id].EpochOffset()}})
+		c.cl.SetOffsets(map[string]map[int32]kgo.EpochOffset{c.Kafka.Names.Name(of.Topic): {of.ID: offsets[of.ID].EpochOffset()}})
 	}
 	return nil
 }
 
 // reset asks the poll loop to begin anew on a partition.
-func (c *Consumer) reset(of partition) {
+func (c *Consumer) reset(of topics.Partition) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.resets[of] = true

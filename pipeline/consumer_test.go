@@ -12,8 +12,8 @@ import (
 // ahead is a sink that remembers more of one topic than there is.
 type ahead struct{ of topics.Topic }
 
-func (a ahead) Position(_ context.Context, t topics.Topic, _ int32) (Position, error) {
-	if t == a.of {
+func (a ahead) Position(_ context.Context, of topics.Partition) (Position, error) {
+	if of.Topic == a.of {
 		return Position{Next: 1000}, nil
 	}
 	return Position{}, nil

@@ -112,6 +112,7 @@ func (l *Log) record(ctx context.Context, c Contract) error {
 // window, or a topic's partitions, rules.
 func (l *Log) recordedContract(ctx context.Context) (Contract, error) {
 	c := Contract{Partitions: make(map[topics.Topic]int32)}
+	control := topics.Control.Partition(0)
 	starts, err := l.Starts(ctx, topics.Control)
 	if err != nil {
 		return c, err
@@ -120,7 +121,7 @@ func (l *Log) recordedContract(ctx context.Context) (Contract, error) {
 	if err != nil {
 		return c, err
 	}
-	r, err := l.read(topics.Control, map[int32]Span{0: {From: starts[0], To: ends[0]}})
+	r, err := l.read(topics.Control, map[int32]Span{0: {From: starts[control], To: ends[control]}})
 	if err != nil {
 		return c, err
 	}

@@ -57,8 +57,8 @@ func TestContract(t *testing.T) {
 			if _, err := b.agree(time.Minute, true); err == nil || !strings.Contains(err.Error(), "DEDUP_WINDOW=5m0s") {
 				t.Errorf("another window: got %v, want an error that names the way out", err)
 			}
-			if ends, err := b.Log.Ends(t.Context(), topics.Control); err != nil || ends[0] != 1 {
-				t.Errorf("control has %d records, %v; want one", ends[0], err)
+			if ends, err := b.Log.Ends(t.Context(), topics.Control); err != nil || ends[topics.Control.Partition(0)] != 1 {
+				t.Errorf("control has %v records, %v; want one", ends, err)
 			}
 		})
 		t.Run("nodes that race agree", func(t *testing.T) {
@@ -91,8 +91,8 @@ func TestContract(t *testing.T) {
 					t.Errorf("got %v, %v", c, err)
 				}
 			}
-			if ends, err := b.Log.Ends(t.Context(), topics.Control); err != nil || ends[0] != 3 {
-				t.Errorf("control has %d records, %v; want the counts recorded once", ends[0], err)
+			if ends, err := b.Log.Ends(t.Context(), topics.Control); err != nil || ends[topics.Control.Partition(0)] != 3 {
+				t.Errorf("control has %v records, %v; want the counts recorded once", ends, err)
 			}
 		})
 		t.Run("a log whose contract is older than a topic", func(t *testing.T) {
@@ -105,8 +105,8 @@ func TestContract(t *testing.T) {
 					t.Errorf("got %v, %v", c, err)
 				}
 			}
-			if ends, err := b.Log.Ends(t.Context(), topics.Control); err != nil || ends[0] != 2 {
-				t.Errorf("control has %d records, %v; want the new topic recorded once", ends[0], err)
+			if ends, err := b.Log.Ends(t.Context(), topics.Control); err != nil || ends[topics.Control.Partition(0)] != 2 {
+				t.Errorf("control has %v records, %v; want the new topic recorded once", ends, err)
 			}
 		})
 		t.Run("another number of partitions", func(t *testing.T) {
@@ -210,10 +210,10 @@ func TestWatch(t *testing.T) {
 			ctx, stop := context.WithCancel(t.Context())
 			w, ended := b.watch(ctx, time.Minute)
 			b.append(note("a", "1", "x"))
-			p := topics.Partition([]byte("user:a"), 3)
+			p := topics.PartitionOf([]byte("user:a"), 3)
 			for {
 				ends, age := w.Ends()
-				if ends[topics.Notifications][p] == 1 {
+				if ends[topics.Notifications.Partition(p)] == 1 {
 					if age > time.Minute {
 						t.Errorf("age %s", age)
 					}
@@ -321,8 +321,8 @@ func TestPartitionsAddedUnderAGate(t *testing.T) {
 		moved := 0
 		for n := range users {
 			e := note(fmt.Sprint("u", n), fmt.Sprint("k", n), "x")
-			p := topics.Partition(e.Key, 7)
-			if p != topics.Partition(e.Key, 3) {
+			p := topics.PartitionOf(e.Key, 7)
+			if p != topics.PartitionOf(e.Key, 3) {
 				moved++
 			}
 			r := &kgo.Record{Topic: b.Kafka.Names.Name(topics.Notifications), Partition: p, Key: e.Key, Value: e.Value,
@@ -334,7 +334,7 @@ func TestPartitionsAddedUnderAGate(t *testing.T) {
 			if err := producer.Append(t.Context(), own); err != nil {
 				t.Fatal(err)
 			}
-			if want := topics.Partition(own.Key, 3); own.Partition != want {
+			if want := topics.PartitionOf(own.Key, 3); own.Partition != want {
 				t.Fatalf("Nexus appended to partition %d, and the contract says %d", own.Partition, want)
 			}
 		}

@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"context"
-	"strconv"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -20,10 +19,6 @@ func (p *Producer) SetAside(ctx context.Context, e *topics.Event, r *kgo.Record,
 
 // maxDead bounds how much is kept of a refused record's value, and of its key and headers.
 const maxDead = 64 << 10
-
-func origin(e *topics.Event) string {
-	return string(e.Topic) + "/" + strconv.Itoa(int(e.Partition)) + "/" + strconv.FormatInt(e.Offset, 10)
-}
 
 func (p *Producer) deadLetter(e *topics.Event, r *kgo.Record, reason error) *kgo.Record {
 	d := &kgo.Record{Topic: p.names.Name(topics.DeadLetters), Key: r.Key, Value: r.Value}
@@ -46,7 +41,7 @@ func (p *Producer) deadLetter(e *topics.Event, r *kgo.Record, reason error) *kgo
 		d.Headers = append(d.Headers, kgo.RecordHeader{Key: topics.HeaderTruncated, Value: []byte("true")})
 	}
 	d.Headers = append(d.Headers,
-		kgo.RecordHeader{Key: topics.HeaderOrigin, Value: []byte(origin(e))},
+		kgo.RecordHeader{Key: topics.HeaderOrigin, Value: []byte(e.At().String())},
 		kgo.RecordHeader{Key: topics.HeaderReason, Value: []byte(reason.Error())})
 	return d
 }

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -49,7 +48,7 @@ func (l *Log) TopicHash(ctx context.Context, t topics.Topic) (h [4]byte, err err
 
 // extents tells what there is of the partitions of these positions. looking also finds the record before each, which costs
 // a look into the log.
-func (l *Log) extents(ctx context.Context, positions map[partition]int64, looking bool) (map[partition]extent, error) {
+func (l *Log) extents(ctx context.Context, positions topics.Ends, looking bool) (map[topics.Partition]extent, error) {
 	names := l.namesOf(positions)
 	starts, err := l.listed(l.adm.ListStartOffsets(ctx, names...))
 	if err != nil {
@@ -59,11 +58,11 @@ func (l *Log) extents(ctx context.Context, positions map[partition]int64, lookin
 	if err != nil {
 		return nil, err
 	}
-	out, inside := make(map[partition]extent), make(map[partition]int64)
+	out, inside := make(map[topics.Partition]extent), make(topics.Ends)
 	for of, next := range positions {
 		end, known := ends[of]
 		if !known {
-			return nil, fmt.Errorf("partition %d of %s: %w", of.id, l.nameOf(of.topic), kerr.UnknownTopicOrPartition)
+			return nil, fmt.Errorf("partition %d of %s: %w", of.ID, l.nameOf(of.Topic), kerr.UnknownTopicOrPartition)
 		}
 		out[of] = extent{start: starts[of], end: end}
 		if next > starts[of] && next <= end {
@@ -82,38 +81,13 @@ func (l *Log) extents(ctx context.Context, positions map[partition]int64, lookin
 	return out, err
 }
 
-// ofTopic makes keys of a topic's partitions.
-func ofTopic(t topics.Topic, positions map[int32]int64) map[partition]int64 {
-	out := make(map[partition]int64, len(positions))
-	for p, next := range positions {
-		out[partition{t, p}] = next
-	}
-	return out
-}
-
 // namesOf lists what the topics of these partitions are called in Kafka.
-func (l *Log) namesOf(positions map[partition]int64) []string {
+func (l *Log) namesOf(positions topics.Ends) []string {
 	set := make(map[string]bool)
 	for of := range positions {
-		set[l.nameOf(of.topic)] = true
+		set[l.nameOf(of.Topic)] = true
 	}
 	return sorted(set)
-}
-
-// listed is the offsets of an answer, by partition.
-func (l *Log) listed(list kadm.ListedOffsets, err error) (map[partition]int64, error) {
-	if err == nil {
-		err = list.Error()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list offsets: %w", err)
-	}
-	out := make(map[partition]int64)
-	list.Each(func(o kadm.ListedOffset) {
-		t, _ := l.kafka.Names.Topic(o.Topic)
-		out[partition{t, o.Partition}] = o.Offset
-	})
-	return out, nil
 }
 
 // Rewind returns, by partition, where to start reading so that everything within span before each position is seen: the first offset
@@ -121,36 +95,35 @@ func (l *Log) listed(list kadm.ListedOffsets, err error) (map[partition]int64, e
 //
 // The dedup window is warmed from there. To start too early costs time and changes nothing; to start too late would change what is a
 // duplicate.
-func (l *Log) Rewind(ctx context.Context, t topics.Topic, positions map[int32]int64, span time.Duration) (map[int32]int64, error) {
-	all, err := l.extents(ctx, ofTopic(t, positions), true)
+func (l *Log) Rewind(ctx context.Context, positions topics.Ends, span time.Duration) (topics.Ends, error) {
+	all, err := l.extents(ctx, positions, true)
 	if err != nil {
 		return nil, err
 	}
-	return l.rewind(ctx, t, positions, all, span)
+	return l.rewind(ctx, positions, all, span)
 }
 
-func (l *Log) rewind(ctx context.Context, t topics.Topic, positions map[int32]int64, all map[partition]extent,
-	span time.Duration) (map[int32]int64, error) {
-	out, from := maps.Clone(positions), make(map[int32]int64)
-	for p, next := range positions {
-		switch x := all[partition{t, p}]; {
+func (l *Log) rewind(ctx context.Context, positions topics.Ends, all map[topics.Partition]extent, span time.Duration) (topics.Ends, error) {
+	out, from := maps.Clone(positions), make(map[topics.Partition]int64)
+	for of, next := range positions {
+		switch x := all[of]; {
 		case x.before.found:
-			from[p] = x.before.time - span.Milliseconds()
+			from[of] = x.before.time - span.Milliseconds()
 		case next > x.start: // nothing that anybody is given stands there
-			out[p] = x.start
+			out[of] = x.start
 		}
 	}
-	at, err := l.firstAt(ctx, t, from)
-	for p, offset := range at {
-		out[p] = min(offset, positions[p])
+	at, err := l.firstAt(ctx, from)
+	for of, offset := range at {
+		out[of] = min(offset, positions[of])
 	}
 	return out, err
 }
 
 // before finds the last record below each position that a consumer is given. Partitions without one are missing from the
 // answer: they have nothing there but transaction markers, aborted records, or what was removed.
-func (l *Log) before(ctx context.Context, positions, starts map[partition]int64) (map[partition]record, error) {
-	out, pending := make(map[partition]record), maps.Clone(positions)
+func (l *Log) before(ctx context.Context, positions, starts topics.Ends) (map[topics.Partition]record, error) {
+	out, pending := make(map[topics.Partition]record), maps.Clone(positions)
 	for back := int64(1); len(pending) > 0; back *= 16 {
 		found, err := l.scan(ctx, pending, starts, back)
 		if err != nil {
@@ -173,14 +146,14 @@ func (l *Log) before(ctx context.Context, positions, starts map[partition]int64)
 const scanQuiet = time.Second
 
 // scan reads the back offsets before each position and finds the last record there that a consumer is given.
-func (l *Log) scan(ctx context.Context, positions, starts map[partition]int64, back int64) (map[partition]record, error) {
+func (l *Log) scan(ctx context.Context, positions, starts topics.Ends, back int64) (map[topics.Partition]record, error) {
 	from := make(map[string]map[int32]kgo.Offset)
 	for of, next := range positions {
-		name := l.nameOf(of.topic)
+		name := l.nameOf(of.Topic)
 		if from[name] == nil {
 			from[name] = make(map[int32]kgo.Offset)
 		}
-		from[name][of.id] = kgo.NewOffset().At(max(starts[of], next-back))
+		from[name][of.ID] = kgo.NewOffset().At(max(starts[of], next-back))
 	}
 	answers := &fetchAnswers{since: make(map[int32]int)}
 	cl, err := l.kafka.Client(kgo.ConsumePartitions(from), kgo.KeepControlRecords(), kgo.WithHooks(answers))
@@ -188,7 +161,7 @@ func (l *Log) scan(ctx context.Context, positions, starts map[partition]int64, b
 		return nil, err
 	}
 	defer cl.CloseAllowingRebalance()
-	found, done := make(map[partition]record), make(map[partition]bool)
+	found, done := make(map[topics.Partition]record), make(map[topics.Partition]bool)
 	for came := time.Now(); len(done) < len(positions); {
 		quiet, wait := l.answered(cl, answers, positions, done), scanQuiet/4
 		if quiet {
@@ -252,14 +225,14 @@ func (a *fetchAnswers) reset() {
 
 // answered tells whether the leaders of all partitions that are not read up to their positions have answered that there is
 // nothing more.
-func (l *Log) answered(cl *kgo.Client, a *fetchAnswers, positions map[partition]int64, done map[partition]bool) bool {
+func (l *Log) answered(cl *kgo.Client, a *fetchAnswers, positions topics.Ends, done map[topics.Partition]bool) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for of := range positions {
 		if done[of] {
 			continue
 		}
-		leader, _, err := cl.PartitionLeader(l.nameOf(of.topic), of.id)
+		leader, _, err := cl.PartitionLeader(l.nameOf(of.Topic), of.ID)
 		if err != nil || a.since[leader] < enoughAnswers {
 			return false
 		}
@@ -269,13 +242,13 @@ func (l *Log) answered(cl *kgo.Client, a *fetchAnswers, positions map[partition]
 
 // scanned takes in what a scan was given, and tells whether that was anything. done are the partitions that are read up to
 // their positions; they are not read on.
-func (l *Log) scanned(cl *kgo.Client, fs kgo.Fetches, positions map[partition]int64, found map[partition]record,
-	done map[partition]bool) (progress bool) {
-	reached := func(of partition, next int64) {
+func (l *Log) scanned(cl *kgo.Client, fs kgo.Fetches, positions topics.Ends, found map[topics.Partition]record,
+	done map[topics.Partition]bool) (progress bool) {
+	reached := func(of topics.Partition, next int64) {
 		progress = true
 		if next >= positions[of] && !done[of] {
 			done[of] = true
-			cl.PauseFetchPartitions(map[string][]int32{l.nameOf(of.topic): {of.id}})
+			cl.PauseFetchPartitions(map[string][]int32{l.nameOf(of.Topic): {of.ID}})
 		}
 	}
 	for of, next := range l.steppedOver(cl, fs) {
@@ -283,7 +256,7 @@ func (l *Log) scanned(cl *kgo.Client, fs kgo.Fetches, positions map[partition]in
 	}
 	fs.EachRecord(func(r *kgo.Record) {
 		t, _ := l.kafka.Names.Topic(r.Topic)
-		of := partition{t, r.Partition}
+		of := t.Partition(r.Partition)
 		if r.Offset < positions[of] && !r.Attrs.IsControl() {
 			found[of] = record{r.Offset, r.Timestamp.UnixMilli(), true}
 		}
@@ -294,12 +267,12 @@ func (l *Log) scanned(cl *kgo.Client, fs kgo.Fetches, positions map[partition]in
 
 // steppedOver has a client that reads partitions go on behind batches that are too large to be decompressed, and tells where
 // it goes on, by partition.
-func (l *Log) steppedOver(cl *kgo.Client, fs kgo.Fetches) map[partition]int64 {
-	next := make(map[partition]int64)
+func (l *Log) steppedOver(cl *kgo.Client, fs kgo.Fetches) topics.Ends {
+	next := make(topics.Ends)
 	for _, fe := range fs.Errors() {
 		if large, ok := errors.AsType[*kgo.ErrDecompressTooLarge](fe.Err); ok {
 			t, _ := l.kafka.Names.Topic(fe.Topic)
-			next[partition{t, fe.Partition}] = large.NextOffset
+			next[t.Partition(fe.Partition)] = large.NextOffset
 			cl.SetOffsets(map[string]map[int32]kgo.EpochOffset{fe.Topic: {fe.Partition: {Epoch: large.Epoch, Offset: large.NextOffset}}})
 		}
 	}
@@ -321,45 +294,56 @@ func fatalFetchError(fs kgo.Fetches) error {
 
 // firstAt is, for each partition, the first offset whose record time is at least that given, in Unix milliseconds, or the
 // end (Kafka: ListOffsets by timestamp).
-func (l *Log) firstAt(ctx context.Context, t topics.Topic, from map[int32]int64) (map[int32]int64, error) {
+func (l *Log) firstAt(ctx context.Context, from map[topics.Partition]int64) (topics.Ends, error) {
 	if len(from) == 0 {
 		return nil, nil
 	}
-	ends, err := l.offsets(l.adm.ListEndOffsets(ctx, l.nameOf(t)))
+	ends, err := l.listed(l.adm.ListEndOffsets(ctx, l.namesOf(from)...))
 	if err != nil {
 		return nil, err
 	}
-	topic := kmsg.NewListOffsetsRequestTopic()
-	topic.Topic = l.nameOf(t)
-	for p, ms := range from {
-		part := kmsg.NewListOffsetsRequestTopicPartition()
-		part.Partition, part.Timestamp = p, max(0, ms) // below 0 are Kafka's own words
-		topic.Partitions = append(topic.Partitions, part)
-	}
-	req := kmsg.NewPtrListOffsetsRequest()
-	req.ReplicaID, req.IsolationLevel, req.Topics = -1, 1, append(req.Topics, topic)
-	resp, err := req.RequestWith(ctx, l.cl)
+	resp, err := l.offsetsAt(from).RequestWith(ctx, l.cl)
 	if err != nil {
 		return nil, fmt.Errorf("list offsets: %w", err)
 	}
-	out := make(map[int32]int64)
+	out := make(topics.Ends)
 	for _, topic := range resp.Topics {
+		t, _ := l.kafka.Names.Topic(topic.Topic)
 		for _, part := range topic.Partitions {
 			if err := kerr.ErrorForCode(part.ErrorCode); err != nil {
 				return nil, fmt.Errorf("list offsets of %s/%d: %w", topic.Topic, part.Partition, err)
 			}
-			if out[part.Partition] = part.Offset; part.Offset < 0 { // no record is that late
-				out[part.Partition] = ends[part.Partition]
+			of := t.Partition(part.Partition)
+			if out[of] = part.Offset; part.Offset < 0 { // no record is that late
+				out[of] = ends[of]
 			}
 		}
 	}
 	return out, nil
 }
 
+// offsetsAt asks for the offsets at these times.
+func (l *Log) offsetsAt(from map[topics.Partition]int64) *kmsg.ListOffsetsRequest {
+	req := kmsg.NewPtrListOffsetsRequest()
+	req.ReplicaID, req.IsolationLevel = -1, 1
+	asked := make(map[topics.Topic][]kmsg.ListOffsetsRequestTopicPartition)
+	for of, ms := range from {
+		part := kmsg.NewListOffsetsRequestTopicPartition()
+		part.Partition, part.Timestamp = of.ID, max(0, ms) // below 0 are Kafka's own words
+		asked[of.Topic] = append(asked[of.Topic], part)
+	}
+	for t, parts := range asked {
+		topic := kmsg.NewListOffsetsRequestTopic()
+		topic.Topic, topic.Partitions = l.nameOf(t), parts
+		req.Topics = append(req.Topics, topic)
+	}
+	return req
+}
+
 // nothingIn tells that no consumer is given anything of a partition from one offset up to another: what stood there was
 // aborted, compacted or removed.
-func (l *Log) nothingIn(ctx context.Context, of partition, from, to int64) (bool, error) {
-	all, err := l.extents(ctx, map[partition]int64{of: to}, true)
+func (l *Log) nothingIn(ctx context.Context, of topics.Partition, from, to int64) (bool, error) {
+	all, err := l.extents(ctx, topics.Ends{of: to}, true)
 	if err != nil {
 		return false, err
 	}

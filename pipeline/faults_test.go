@@ -76,12 +76,12 @@ func testEnds(t *testing.T, b *bench) {
 			}
 			m.mu.Lock()
 			defer m.mu.Unlock()
-			for p, end := range ends {
-				if m.positions[at(topics.Notifications, p)].Next != end {
+			for of, end := range ends {
+				if m.positions[of].Next != end {
 					return false
 				}
 			}
-			return ends[topics.Partition([]byte("user:a"), 3)] > 0
+			return ends[topics.Notifications.Partition(topics.PartitionOf([]byte("user:a"), 3))] > 0
 		})
 		stop()
 		again := &pipeline.Consumer{Sink: m} // from the position behind the marker
@@ -110,7 +110,7 @@ func testRemoved(t *testing.T, b *bench) {
 	m.until(t, "the position at the end", func() bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		return m.positions[at(topics.Presence, 0)].Next == 6
+		return m.positions[topics.Presence.Partition(0)].Next == 6
 	})
 }
 
@@ -171,13 +171,13 @@ func testWrongLog(t *testing.T, b *bench) {
 	// Judged, not judged, and kept for a time only.
 	for _, topic := range []topics.Topic{topics.Notifications, topics.Devices, topics.Signals} {
 		e := eventIn(topic, 0)
-		p := topics.Partition(e.Key, 3)
+		p := topics.PartitionOf(e.Key, 3)
 		b.append(e, eventIn(topic, 1), eventIn(topic, 2))
 		m := newMemory()
 		stop := b.consume(&pipeline.Consumer{Sink: m, Topics: []topics.Topic{topic}})
 		m.until(t, "three events", func() bool { m.mu.Lock(); defer m.mu.Unlock(); return len(m.all) == 3 })
 		stop()
-		good := m.positions[at(topic, p)]
+		good := m.positions[topic.Partition(p)]
 		if good.Next != 3 || good.Mark == 0 || !strings.HasPrefix(good.Log, b.Kafka.Names.Name(topic)+"@") {
 			t.Fatalf("%s: the position is %+v", topic, good)
 		}
@@ -191,7 +191,7 @@ func testWrongLog(t *testing.T, b *bench) {
 		for why, position := range wrong {
 			for _, group := range []string{"", b.Kafka.Names.Prefix + "g" + string(topic)} {
 				m := newMemory()
-				m.positions[at(topic, p)] = position
+				m.positions[topic.Partition(p)] = position
 				c := &pipeline.Consumer{Sink: m, Topics: []topics.Topic{topic}, Group: group, Name: "store", WayOut: "way out"}
 				c.Kafka, c.Log, c.Windows = b.Kafka, quiet, pipeline.NewWindows(b.window)
 				if err := c.Check(t.Context(), b.Log); !strings.Contains(fmt.Sprint(err), why) {
@@ -228,19 +228,19 @@ func testWrongLogRunning(t *testing.T, b *bench) {
 		b.append(eventIn(topics.Devices, i))
 	}
 	m := newMemory()
-	p := topics.Partition([]byte("user:a"), 3)
+	p := topics.PartitionOf([]byte("user:a"), 3)
 	stop := b.consume(&pipeline.Consumer{Sink: m, Topics: []topics.Topic{topics.Devices}})
 	m.until(t, "five events", func() bool { m.mu.Lock(); defer m.mu.Unlock(); return len(m.all) == 5 })
 	stop()
-	good := m.positions[at(topics.Devices, p)]
+	good := m.positions[topics.Devices.Partition(p)]
 	// The position lies beyond the end, and so does what the consumer fetches: as if the log had lost its tail meanwhile.
-	m.positions[at(topics.Devices, p)] = good
+	m.positions[topics.Devices.Partition(p)] = good
 	c := &pipeline.Consumer{Sink: m, Topics: []topics.Topic{topics.Devices}, Kafka: b.Kafka, Log: quiet}
 	done := make(chan error, 1)
 	go func() { done <- c.Run(t.Context()) }()
 	untilCaughtUp(t, m, c)
 	m.mu.Lock()
-	m.positions[at(topics.Devices, p)] = pipeline.Position{Next: 50, Log: good.Log}
+	m.positions[topics.Devices.Partition(p)] = pipeline.Position{Next: 50, Log: good.Log}
 	m.mu.Unlock()
 	b.append(eventIn(topics.Devices, 6)) // ErrMoved: the position is read again
 	if err := <-done; !strings.Contains(fmt.Sprint(err), "the log ends at 6") {
@@ -254,12 +254,12 @@ func testBehind(t *testing.T, b *bench) {
 	stop := b.consume(&pipeline.Consumer{Sink: m})
 	m.untilSeen(t, "1", "2")
 	stop()
-	backup := m.positions[at(topics.Notifications, topics.Partition([]byte("user:a"), 3))]
+	backup := m.positions[topics.Notifications.Partition(topics.PartitionOf([]byte("user:a"), 3))]
 	b.append(note("a", "", "3"))
 	stop = b.consume(&pipeline.Consumer{Sink: m})
 	m.untilSeen(t, "1", "2", "3")
 	stop()
-	m.positions[at(topics.Notifications, topics.Partition([]byte("user:a"), 3))] = backup // a store restored from it
+	m.positions[topics.Notifications.Partition(topics.PartitionOf([]byte("user:a"), 3))] = backup // a store restored from it
 	b.append(note("a", "", "4"))
 	b.consume(&pipeline.Consumer{Sink: m})
 	m.untilSeen(t, "1", "2", "3", "3", "4")
@@ -292,7 +292,7 @@ func testPermanent(t *testing.T, b *bench) {
 		m, a := newMemory(), &aside{}
 		m.fail = func(b pipeline.Batch) error {
 			for _, e := range b.Events {
-				if strings.HasPrefix(e.Body.Text("title"), "bad") || topics.Valid(e) == nil && strings.HasPrefix(e.Body.Text("title"), "bad") {
+				if strings.HasPrefix(titleOf(e), "bad") || topics.Valid(e) == nil && strings.HasPrefix(titleOf(e), "bad") {
 					return refuse()
 				}
 			}
@@ -310,7 +310,7 @@ func testPermanent(t *testing.T, b *bench) {
 			defer m.mu.Unlock()
 			for _, e := range m.all {
 				if string(e.Key) == "user:"+user {
-					mine = append(mine, e.Body.Text("title"))
+					mine = append(mine, titleOf(e))
 				}
 			}
 			return len(mine) == 4
@@ -407,7 +407,7 @@ func testRevokedPaused(t *testing.T, b *bench) {
 }
 
 func testBomb(t *testing.T, b *bench) {
-	p := topics.Partition([]byte("user:a"), 3)
+	p := topics.PartitionOf([]byte("user:a"), 3)
 	b.append(note("a", "k", "1"))
 	cl, err := b.Kafka.Client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(kgo.ZstdCompression()),
 		kgo.ProducerBatchMaxBytes(96<<20), kgo.MaxBufferedRecords(400_000), kgo.ManualFlushing())
@@ -471,7 +471,7 @@ func testBomb(t *testing.T, b *bench) {
 
 // A point is good where the log has below it what stood there when the point was made, and nowhere else.
 func testPoints(t *testing.T, b *bench) {
-	p := topics.Partition([]byte("user:a"), 3)
+	p := topics.PartitionOf([]byte("user:a"), 3)
 	newTail := func() *pipeline.Tail {
 		tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.Kafka, Producer: b.Producer, Log: b.Log, Logger: quiet,
 			Windows: pipeline.NewWindows(b.window),
@@ -484,7 +484,7 @@ func testPoints(t *testing.T, b *bench) {
 	}
 	verify := func(tail *pipeline.Tail, point pipeline.Point) bool {
 		t.Helper()
-		good, err := tail.Verify(t.Context(), topics.Notifications, map[int32]pipeline.Point{p: point})
+		good, err := tail.Verify(t.Context(), map[topics.Partition]pipeline.Point{topics.Notifications.Partition(p): point})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -57,7 +57,7 @@ func TestGarbageIsRefused(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 	defer cancel()
 	ends, _ := l.Ends(ctx, topics.Control)
-	r, err := l.read(topics.Control, map[int32]Span{0: {To: ends[0]}})
+	r, err := l.read(topics.Control, map[int32]Span{0: {To: ends[topics.Control.Partition(0)]}})
 	if err != nil {
 		t.Fatal(err)
 	}

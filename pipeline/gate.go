@@ -45,7 +45,7 @@ type GateOptions struct {
 // NewGate makes an intake; Run works, Close releases it.
 func NewGate(o GateOptions) *Gate {
 	handler := &intakeHandler{kafka: o.Kafka, producer: o.Producer, log: o.Log, group: o.Positions + positionsSuffix, now: time.Now,
-		written: make(map[partition]map[int64]bool), lines: make(map[count]*lastWarning)}
+		written: make(map[topics.Partition]map[int64]bool), lines: make(map[count]*lastWarning)}
 	return &Gate{handler: handler, consumer: Consumer{
 		Name: "gate", Kafka: o.Kafka, Log: o.Log, Group: o.Group, Instance: o.Instance, Windows: o.Windows, WayOut: o.WayOut, Watch: o.Watch,
 		Topics: intakeTopics(), Sink: handler}}
@@ -87,7 +87,7 @@ type intakeHandler struct {
 	adm  *kadm.Client
 
 	mu      sync.Mutex
-	written map[partition]map[int64]bool // offsets of batches under way whose dead letter or copy the log has
+	written map[topics.Partition]map[int64]bool // offsets of batches under way whose dead letter or copy the log has
 	lines   map[count]*lastWarning
 }
 
@@ -113,18 +113,19 @@ func (s *intakeHandler) close() {
 }
 
 // Position is the offset committed to the group without members (Sink).
-func (s *intakeHandler) Position(ctx context.Context, t topics.Topic, p int32) (at Position, err error) {
+func (s *intakeHandler) Position(ctx context.Context, of topics.Partition) (at Position, err error) {
 	if err := s.open(); err != nil {
 		return at, err
 	}
-	all, err := s.adm.FetchOffsetsForTopics(ctx, s.group, s.kafka.Names.Name(t))
+	name := s.kafka.Names.Name(of.Topic)
+	all, err := s.adm.FetchOffsetsForTopics(ctx, s.group, name)
 	if errors.Is(err, kerr.GroupIDNotFound) { // nothing was committed yet
 		return at, nil
 	}
 	if err != nil {
 		return at, err
 	}
-	o, ok := all.Lookup(s.kafka.Names.Name(t), p)
+	o, ok := all.Lookup(name, of.ID)
 	if ok && o.Err != nil {
 		return at, o.Err
 	}
@@ -135,15 +136,13 @@ func (s *intakeHandler) Position(ctx context.Context, t topics.Topic, p int32) (
 }
 
 // Adopt sets the positions, for nexus adopt: the intake goes on from there. No intake of the log may run meanwhile.
-func (s *intakeHandler) Adopt(ctx context.Context, to map[topics.Topic]map[int32]Position) error {
+func (s *intakeHandler) Adopt(ctx context.Context, to map[topics.Partition]Position) error {
 	if err := s.open(); err != nil {
 		return err
 	}
 	var os kadm.Offsets
-	for t, ps := range to {
-		for p, at := range ps {
-			os.Add(kadm.Offset{Topic: s.kafka.Names.Name(t), Partition: p, At: at.Next, LeaderEpoch: -1, Metadata: at.metadata()})
-		}
+	for of, at := range to {
+		os.Add(kadm.Offset{Topic: s.kafka.Names.Name(of.Topic), Partition: of.ID, At: at.Next, LeaderEpoch: -1, Metadata: at.metadata()})
 	}
 	rs, err := s.adm.CommitOffsets(ctx, s.group, os)
 	if err == nil {
@@ -165,7 +164,7 @@ func (s *intakeHandler) Apply(ctx context.Context, b Batch) error {
 		return errors.Join(err, commitErr)
 	}
 	if err == nil { // else the same batch comes again, from its beginning
-		s.forget(partition{b.Topic, b.Partition}, b.To)
+		s.forget(b.Of(), b.To)
 	}
 	return err
 }
@@ -230,7 +229,7 @@ func (s *intakeHandler) await(ctx context.Context, list []output, next int64) (i
 
 // outputs lists what a batch gives rise to and what is not written yet, in the order of its offsets.
 func (s *intakeHandler) outputs(b Batch) (list []output) {
-	done := s.writtenOf(partition{b.Topic, b.Partition})
+	done := s.writtenOf(b.Of())
 	for _, hole := range b.Skipped {
 		e := &topics.Event{Topic: b.Topic, Partition: b.Partition, Offset: hole.From}
 		if !done[e.Offset] {
@@ -254,7 +253,7 @@ func (s *intakeHandler) outputs(b Batch) (list []output) {
 	return list
 }
 
-func (s *intakeHandler) writtenOf(of partition) map[int64]bool {
+func (s *intakeHandler) writtenOf(of topics.Partition) map[int64]bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return maps.Clone(s.written[of])
@@ -262,7 +261,7 @@ func (s *intakeHandler) writtenOf(of partition) map[int64]bool {
 
 // wrote notes, counts and tells what the log has taken.
 func (s *intakeHandler) wrote(o output) {
-	of := partition{o.e.Topic, o.e.Partition}
+	of := o.e.At().Partition
 	s.mu.Lock()
 	if s.written[of] == nil {
 		s.written[of] = make(map[int64]bool)
@@ -277,7 +276,7 @@ func (s *intakeHandler) wrote(o output) {
 }
 
 // forget drops what is below the position.
-func (s *intakeHandler) forget(of partition, next int64) {
+func (s *intakeHandler) forget(of topics.Partition, next int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.written[of], func(offset int64, _ bool) bool { return offset < next })
@@ -381,7 +380,7 @@ func (s *intakeHandler) commit(ctx context.Context, b Batch, next int64) error {
 func reroute(e *topics.Event, r *kgo.Record) *kgo.Record {
 	c := &kgo.Record{Topic: r.Topic, Key: r.Key, Value: r.Value, Headers: r.Headers}
 	if e.IdempotencyKey == "" && e.ID == "" {
-		c.Headers = append(slices.Clone(r.Headers), kgo.RecordHeader{Key: topics.HeaderIdempotencyKey, Value: []byte(origin(e))})
+		c.Headers = append(slices.Clone(r.Headers), kgo.RecordHeader{Key: topics.HeaderIdempotencyKey, Value: []byte(e.At().String())})
 	}
 	return c
 }

@@ -48,19 +48,19 @@ func testGateTopics(t *testing.T, b *bench) {
 	reg := prometheus.NewRegistry()
 	b.Kafka.Metrics = pipeline.NewMetrics(reg)
 	want := make(map[string]string) // origin to a part of the reason
-	next := make(map[string]int64)
+	next := make(topics.Ends)
 	put := func(topic topics.Topic, key, value, reason string, headers ...kgo.RecordHeader) {
 		t.Helper()
 		parts := int32(3)
 		if s, _ := topics.Of(topic); s.Partitions > 0 {
 			parts = s.Partitions
 		}
-		p := topics.Partition([]byte(key), parts)
-		b.raw(topic, p, key, value, headers...)
+		of := topic.Partition(topics.PartitionOf([]byte(key), parts))
+		b.raw(topic, of.ID, key, value, headers...)
 		if reason != "" {
-			want[fmt.Sprintf("%s/%d", at(topic, p), next[at(topic, p)])] = reason
+			want[of.At(next[of]).String()] = reason
 		}
-		next[at(topic, p)]++
+		next[of]++
 	}
 	head := func(pairs ...string) (list []kgo.RecordHeader) {
 		for i := 0; i < len(pairs); i += 2 {
@@ -117,7 +117,7 @@ func testGateTopics(t *testing.T, b *bench) {
 			t.Fatal(err)
 		}
 		if end == kgo.TryCommit {
-			want[fmt.Sprintf("%s/%d", at(topics.Messages, r.Partition), r.Offset)] = "ce_type"
+			want[topics.Messages.Partition(r.Partition).At(r.Offset).String()] = "ce_type"
 		}
 	}
 	dead.until(t, "the transaction's", func() bool { dead.mu.Lock(); defer dead.mu.Unlock(); return len(dead.all) >= len(want) })
@@ -174,7 +174,7 @@ func testGateOnce(t *testing.T, b *bench) {
 	// Keys of different partitions of dead-letters: the large one fails alone.
 	large, small := "user:0", ""
 	for i := 1; small == ""; i++ {
-		if k := fmt.Sprint("user:", i); topics.Partition([]byte(k), 3) != topics.Partition([]byte(large), 3) {
+		if k := fmt.Sprint("user:", i); topics.PartitionOf([]byte(k), 3) != topics.PartitionOf([]byte(large), 3) {
 			small = k
 		}
 	}

@@ -28,7 +28,7 @@ func TestRefusalsAreTold(t *testing.T) {
 		for _, o := range s.outputs(Batch{Topic: topic, Partition: 2, Events: []*topics.Event{e}, Records: []*kgo.Record{{}}}) {
 			s.wrote(o)
 		}
-		s.forget(partition{topic, 2}, 8)
+		s.forget(topic.Partition(2), 8)
 	}
 	for range 100 {
 		refuse(topics.Notifications, "s3cret")

@@ -153,25 +153,31 @@ func (l *Log) Members(ctx context.Context, group string) (names []string, err er
 	return names, nil
 }
 
-// Ends returns, by partition, the offset after the last record that a read_committed consumer is given (Kafka: the last stable offset).
-func (l *Log) Ends(ctx context.Context, t topics.Topic) (map[int32]int64, error) {
-	return l.offsets(l.adm.ListCommittedOffsets(ctx, l.kafka.Names.Name(t)))
+// Ends returns, of every partition of a topic, the offset after the last record that a read_committed consumer is given (Kafka: the
+// last stable offset).
+func (l *Log) Ends(ctx context.Context, t topics.Topic) (topics.Ends, error) {
+	return l.listed(l.adm.ListCommittedOffsets(ctx, l.nameOf(t)))
 }
 
-// Starts returns, by partition, the first offset that a topic still has.
-func (l *Log) Starts(ctx context.Context, t topics.Topic) (map[int32]int64, error) {
-	return l.offsets(l.adm.ListStartOffsets(ctx, l.kafka.Names.Name(t)))
+// Starts returns, of every partition of a topic, the first offset that it still has: all below is removed.
+func (l *Log) Starts(ctx context.Context, t topics.Topic) (topics.Ends, error) {
+	return l.listed(l.adm.ListStartOffsets(ctx, l.nameOf(t)))
 }
 
-func (l *Log) offsets(listed kadm.ListedOffsets, err error) (map[int32]int64, error) {
+// listed is the offsets of an answer. Topics that are not ours are left out.
+func (l *Log) listed(list kadm.ListedOffsets, err error) (topics.Ends, error) {
 	if err == nil {
-		err = listed.Error()
+		err = list.Error()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list offsets: %w", err)
 	}
-	out := make(map[int32]int64)
-	listed.Each(func(o kadm.ListedOffset) { out[o.Partition] = o.Offset })
+	out := make(topics.Ends)
+	list.Each(func(o kadm.ListedOffset) {
+		if t, ours := l.kafka.Names.Topic(o.Topic); ours {
+			out[t.Partition(o.Partition)] = o.Offset
+		}
+	})
 	return out, nil
 }
 

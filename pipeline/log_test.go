@@ -47,6 +47,9 @@ func note(user, key, text string) *topics.Event {
 		Value: topics.Fields("title", text, "body", "b", "type", "SYSTEM")}
 }
 
+// titleOf is what note was given as its text; empty of an event that nobody has validated.
+func titleOf(e *topics.Event) string { return topics.ReadNotification(e).Title }
+
 func (b *bench) append(events ...*topics.Event) {
 	b.t.Helper()
 	for _, e := range events {
@@ -77,7 +80,7 @@ func (b *bench) raw(topic topics.Topic, partition int32, key, value string, head
 // memory is a sink that keeps its positions beside what it was given.
 type memory struct {
 	mu        sync.Mutex
-	positions map[string]pipeline.Position
+	positions map[topics.Partition]pipeline.Position
 	seen      []string // titles of live events, in the order of arrival
 	all       []*topics.Event
 	told      map[string][]string // of dead letters: origin to reasons
@@ -86,15 +89,13 @@ type memory struct {
 }
 
 func newMemory() *memory {
-	return &memory{told: make(map[string][]string), positions: make(map[string]pipeline.Position)}
+	return &memory{told: make(map[string][]string), positions: make(map[topics.Partition]pipeline.Position)}
 }
 
-func at(t topics.Topic, p int32) string { return fmt.Sprintf("%s/%d", t, p) }
-
-func (m *memory) Position(_ context.Context, t topics.Topic, p int32) (pipeline.Position, error) {
+func (m *memory) Position(_ context.Context, of topics.Partition) (pipeline.Position, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.positions[at(t, p)], nil
+	return m.positions[of], nil
 }
 
 func (m *memory) Apply(_ context.Context, b pipeline.Batch) error {
@@ -106,16 +107,16 @@ func (m *memory) Apply(_ context.Context, b pipeline.Batch) error {
 			return err
 		}
 	}
-	if m.positions[at(b.Topic, b.Partition)].Next != b.From {
+	if m.positions[b.Of()].Next != b.From {
 		return pipeline.ErrMoved
 	}
-	m.positions[at(b.Topic, b.Partition)] = b.After()
+	m.positions[b.Of()] = b.After()
 	m.all = append(m.all, b.Events...)
 	for _, r := range b.Records {
 		m.letter(r)
 	}
 	for e := range b.Live {
-		m.seen = append(m.seen, e.Body.Text("title"))
+		m.seen = append(m.seen, titleOf(e))
 	}
 	return nil
 }
@@ -214,7 +215,7 @@ func testLog(t *testing.T, addr string) {
 
 func testBrokerTime(t *testing.T, b *bench) {
 	before := time.Now().Add(-time.Second)
-	b.raw(topics.Notifications, topics.Partition([]byte("user:a"), 3), "user:a", `{"title":"1","body":"b","type":"SYSTEM"}`)
+	b.raw(topics.Notifications, topics.PartitionOf([]byte("user:a"), 3), "user:a", `{"title":"1","body":"b","type":"SYSTEM"}`)
 	m := newMemory()
 	b.consume(&pipeline.Consumer{Sink: m})
 	m.untilSeen(t, "1")
@@ -251,13 +252,13 @@ func testOneTime(t *testing.T, b *bench) {
 	m.until(t, "all", func() bool { return len(m.titles()) == 20 })
 	times := make(map[string]map[int64]bool)
 	for _, e := range m.all {
-		codec, _, _ := strings.Cut(e.Body.Text("title"), "-")
+		codec, _, _ := strings.Cut(titleOf(e), "-")
 		if times[codec] == nil {
 			times[codec] = make(map[int64]bool)
 		}
 		times[codec][e.Time] = true
 		if at := time.UnixMilli(e.Time); at.Before(now.Add(-time.Second)) || at.After(time.Now().Add(time.Second)) {
-			t.Errorf("%s has time %s, appended at %s", e.Body.Text("title"), at, now)
+			t.Errorf("%s has time %s, appended at %s", titleOf(e), at, now)
 		}
 	}
 	for codec, seen := range times {
@@ -361,10 +362,10 @@ func testMoved(t *testing.T, b *bench) {
 	m := newMemory()
 	b.consume(&pipeline.Consumer{Sink: m})
 	m.untilSeen(t, "1", "2")
-	p := topics.Partition([]byte("user:a"), 3)
+	p := topics.PartitionOf([]byte("user:a"), 3)
 	// Another member has applied the next record already.
 	m.mu.Lock()
-	m.positions[at(topics.Notifications, p)] = pipeline.Position{Next: 3}
+	m.positions[topics.Notifications.Partition(p)] = pipeline.Position{Next: 3}
 	m.mu.Unlock()
 	b.append(note("a", "3", "3"), note("a", "4", "4"), note("a", "2", "again"))
 	b.append(note("a", "5", "5"))
@@ -372,7 +373,7 @@ func testMoved(t *testing.T, b *bench) {
 }
 
 func testRewind(t *testing.T, b *bench) {
-	p := topics.Partition([]byte("user:a"), 3)
+	of := topics.Notifications.Partition(topics.PartitionOf([]byte("user:a"), 3))
 	var events []*topics.Event
 	m := newMemory()
 	b.consume(&pipeline.Consumer{Sink: m})
@@ -389,16 +390,16 @@ func testRewind(t *testing.T, b *bench) {
 	for i := 1; i < 5; i++ {
 		for back := range i {
 			span := time.Duration(events[i-1].Time-events[back].Time) * time.Millisecond
-			got, err := b.Log.Rewind(t.Context(), topics.Notifications, map[int32]int64{p: int64(i)}, span)
+			got, err := b.Log.Rewind(t.Context(), topics.Ends{of: int64(i)}, span)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got[p] != int64(back) {
-				t.Errorf("Rewind(%d, back to the time of %d) = %d", i, back, got[p])
+			if got[of] != int64(back) {
+				t.Errorf("Rewind(%d, back to the time of %d) = %d", i, back, got[of])
 			}
 		}
 	}
-	if got, err := b.Log.Rewind(t.Context(), topics.Notifications, map[int32]int64{p: 0}, time.Hour); err != nil || got[p] != 0 {
+	if got, err := b.Log.Rewind(t.Context(), topics.Ends{of: 0}, time.Hour); err != nil || got[of] != 0 {
 		t.Errorf("Rewind at the start = %v, %v", got, err)
 	}
 }
@@ -425,7 +426,7 @@ func testGroup(t *testing.T, b *bench) {
 }
 
 func testGate(t *testing.T, b *bench) {
-	home := topics.Partition([]byte("user:a"), 3)
+	home := topics.PartitionOf([]byte("user:a"), 3)
 	astray := (home + 1) % 3
 	b.raw(topics.Notifications, home, "user:a", "garbage", kgo.RecordHeader{Key: "x", Value: []byte("y")})
 	b.raw(topics.Notifications, astray, "user:a", `{"title":"stray","body":"b","type":"SYSTEM"}`)
@@ -455,7 +456,7 @@ func testGate(t *testing.T, b *bench) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, e := range m.all { // appended again after a crash, a stray must be the same event
-		if want := fmt.Sprintf("notifications/%d/0", astray); topics.Valid(e) == nil && e.Body.Text("title") == "stray" && !e.Stray &&
+		if want := fmt.Sprintf("notifications/%d/0", astray); topics.Valid(e) == nil && titleOf(e) == "stray" && !e.Stray &&
 			e.IdempotencyKey != want {
 			t.Errorf("a stray without identity was carried over with key %q, want %q", e.IdempotencyKey, want)
 		}
@@ -490,7 +491,7 @@ func testTail(t *testing.T, b *bench) {
 		if err != nil || duplicate != step.duplicate {
 			t.Errorf("Append(%s) = %v, %v; want %v", step.key, duplicate, err, step.duplicate)
 		}
-		if next := tail.NextOf(topics.Notifications, "user:a")[e.Partition]; next <= e.Offset {
+		if next := tail.NextOf(topics.Notifications, "user:a")[e.At().Partition]; next <= e.Offset {
 			t.Errorf("answered although the tail is at %d and the event at %d", next, e.Offset)
 		}
 	}

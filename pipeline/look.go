@@ -9,6 +9,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/nexus/nexus/topics"
 )
 
 const (
@@ -29,7 +31,7 @@ const (
 
 // look asks for the record at an offset.
 type look struct {
-	of     partition
+	of     topics.Partition
 	offset int64
 	epoch  int32 // of the leader: another one does not answer (KIP-320)
 }
@@ -37,13 +39,13 @@ type look struct {
 // timesAt finds the record right below each position with a fetch from each leader, over the connections that are there. It
 // is exact: it reads as a consumer reads. Whatever is in doubt is missing from the answer: no consumer is given a record there,
 // its batch is large, its leader is another one or does not answer. before finds those, which takes clients of their own.
-func (l *Log) timesAt(ctx context.Context, positions map[partition]int64) map[partition]record {
+func (l *Log) timesAt(ctx context.Context, positions topics.Ends) map[topics.Partition]record {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	var (
 		mu   sync.Mutex
 		wait sync.WaitGroup
-		out  = make(map[partition]record)
+		out  = make(map[topics.Partition]record)
 	)
 	ids, leaders := l.leaders(ctx, positions)
 	for leader, looks := range leaders {
@@ -60,7 +62,7 @@ func (l *Log) timesAt(ctx context.Context, positions map[partition]int64) map[pa
 
 // leaders groups looks by who leads their partitions, and tells the ids of their topics, by name. It leaves out what has no
 // leader, or is not known to the cluster.
-func (l *Log) leaders(ctx context.Context, positions map[partition]int64) (ids map[string][16]byte, leaders map[int32][]look) {
+func (l *Log) leaders(ctx context.Context, positions topics.Ends) (ids map[string][16]byte, leaders map[int32][]look) {
 	req := kmsg.NewPtrMetadataRequest()
 	for _, name := range l.namesOf(positions) {
 		topic := kmsg.NewMetadataRequestTopic()
@@ -79,7 +81,7 @@ func (l *Log) leaders(ctx context.Context, positions map[partition]int64) (ids m
 		ids[*topic.Topic] = topic.TopicID
 		t, _ := l.kafka.Names.Topic(*topic.Topic)
 		for _, part := range topic.Partitions {
-			of := partition{t, part.Partition}
+			of := t.Partition(part.Partition)
 			if next, asked := positions[of]; asked && next > 0 && part.ErrorCode == 0 && part.Leader >= 0 {
 				leaders[part.Leader] = append(leaders[part.Leader], look{of, next - 1, part.LeaderEpoch})
 			}
@@ -90,8 +92,8 @@ func (l *Log) leaders(ctx context.Context, positions map[partition]int64) (ids m
 
 // lookAt asks a leader for records. What an answer leaves out for want of room is asked for again: of the partitions that have
 // something the first one always gets a whole batch (KIP-74), so each round settles one at least, or is the last.
-func (l *Log) lookAt(ctx context.Context, leader int32, ids map[string][16]byte, looks []look) map[partition]record {
-	found := make(map[partition]record)
+func (l *Log) lookAt(ctx context.Context, leader int32, ids map[string][16]byte, looks []look) map[topics.Partition]record {
+	found := make(map[topics.Partition]record)
 	for room := int32(lookPartitionBytes); len(looks) > 0; room = min(room*lookGrowth, lookBytes) {
 		resp, err := l.cl.Broker(int(leader)).RetriableRequest(ctx, l.fetch(ids, looks, room))
 		if err != nil {
@@ -126,7 +128,7 @@ func (l *Log) fetch(ids map[string][16]byte, looks []look, room int32) *kmsg.Fet
 	req.ReplicaID, req.SessionEpoch, req.IsolationLevel, req.MaxBytes = -1, -1, 1, lookBytes
 	places := make(map[string]int)
 	for _, k := range looks {
-		name := l.nameOf(k.of.topic)
+		name := l.nameOf(k.of.Topic)
 		if _, ok := places[name]; !ok {
 			places[name] = len(req.Topics)
 			topic := kmsg.NewFetchRequestTopic()
@@ -134,7 +136,7 @@ func (l *Log) fetch(ids map[string][16]byte, looks []look, room int32) *kmsg.Fet
 			req.Topics = append(req.Topics, topic)
 		}
 		part := kmsg.NewFetchRequestTopicPartition()
-		part.Partition, part.FetchOffset, part.CurrentLeaderEpoch, part.PartitionMaxBytes = k.of.id, k.offset, k.epoch, room
+		part.Partition, part.FetchOffset, part.CurrentLeaderEpoch, part.PartitionMaxBytes = k.of.ID, k.offset, k.epoch, room
 		topic := &req.Topics[places[name]]
 		topic.Partitions = append(topic.Partitions, part)
 	}
@@ -142,12 +144,12 @@ func (l *Log) fetch(ids map[string][16]byte, looks []look, room int32) *kmsg.Fet
 }
 
 // answersIn are a response's partitions. From version 13 on it has the topics' ids alone, before that their names.
-func (l *Log) answersIn(resp *kmsg.FetchResponse, ids map[string][16]byte) map[partition]*kmsg.FetchResponseTopicPartition {
+func (l *Log) answersIn(resp *kmsg.FetchResponse, ids map[string][16]byte) map[topics.Partition]*kmsg.FetchResponseTopicPartition {
 	names := make(map[[16]byte]string, len(ids))
 	for name, id := range ids {
 		names[id] = name
 	}
-	out := make(map[partition]*kmsg.FetchResponseTopicPartition)
+	out := make(map[topics.Partition]*kmsg.FetchResponseTopicPartition)
 	if resp.ErrorCode != 0 {
 		return out
 	}
@@ -160,7 +162,7 @@ func (l *Log) answersIn(resp *kmsg.FetchResponse, ids map[string][16]byte) map[p
 		t, _ := l.kafka.Names.Topic(name)
 		for j := range topic.Partitions {
 			part := &topic.Partitions[j]
-			out[partition{t, part.Partition}] = part
+			out[t.Partition(part.Partition)] = part
 		}
 	}
 	return out
@@ -189,7 +191,7 @@ func (l *Log) recordAt(k look, answer *kmsg.FetchResponseTopicPartition) record 
 	one := *answer
 	one.RecordBatches = batch
 	read, _ := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{Offset: k.offset, IsolationLevel: kgo.ReadCommitted(),
-		Topic: l.nameOf(k.of.topic), Partition: k.of.id}, &one, l.small, nil)
+		Topic: l.nameOf(k.of.Topic), Partition: k.of.ID}, &one, l.small, nil)
 	if read.Err != nil || len(read.Records) == 0 || read.Records[0].Offset != k.offset {
 		return record{}
 	}

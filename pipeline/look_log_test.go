@@ -54,23 +54,24 @@ func (b *bench) fill(p int32) int64 {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return ends[p]
+	return ends[topics.Notifications.Partition(p)]
 }
 
 // The fast look says what the slow one says, or nothing; and something wherever a plain record stands.
 func testLooks(t *testing.T, b *bench) {
-	p := topics.Partition([]byte("user:a"), 3)
+	p := topics.PartitionOf([]byte("user:a"), 3)
+	of := topics.Notifications.Partition(p)
 	end := b.fill(p)
 	compare := func(from int64) (same int) {
 		t.Helper()
 		for next := from; next <= end+1; next++ {
-			fast, slow, err := b.Log.RecordsBelow(t.Context(), topics.Notifications, map[int32]int64{p: next})
+			fast, slow, err := b.Log.RecordsBelow(t.Context(), topics.Ends{of: next})
 			if err != nil {
 				t.Fatal(err)
 			}
-			time, known := fast[p]
-			if known && (slow[p] != time || time == 0) {
-				t.Errorf("below %d the fast look finds a record of %d, the slow one of %d", next, time, slow[p])
+			time, known := fast[of]
+			if known && (slow[of] != time || time == 0) {
+				t.Errorf("below %d the fast look finds a record of %d, the slow one of %d", next, time, slow[of])
 			}
 			if known {
 				same++
@@ -90,12 +91,12 @@ func testLooks(t *testing.T, b *bench) {
 
 // All partitions are looked up with one another, although together they are more than is asked for.
 func testLooksAtOnce(t *testing.T, b *bench) {
-	next := make(map[int32]int64)
+	next := make(topics.Ends)
 	for p := range int32(3) {
 		b.batch(topics.Notifications, p, kgo.NoCompression(), strings.Repeat("large", 50<<10), strings.Repeat("large", 50<<10))
-		next[p] = 1
+		next[topics.Notifications.Partition(p)] = 1
 	}
-	fast, slow, err := b.Log.RecordsBelow(t.Context(), topics.Notifications, next)
+	fast, slow, err := b.Log.RecordsBelow(t.Context(), next)
 	if err != nil || len(fast) != 3 || fmt.Sprint(fast) != fmt.Sprint(slow) {
 		t.Errorf("the fast look finds %v, the slow one %v, %v", fast, slow, err)
 	}
@@ -103,7 +104,8 @@ func testLooksAtOnce(t *testing.T, b *bench) {
 
 // A tail that has nothing in memory verifies points with fetches, and scans only where a transaction's marker stands before one.
 func testLooksOfTail(t *testing.T, b *bench) {
-	p := topics.Partition([]byte("user:a"), 3)
+	p := topics.PartitionOf([]byte("user:a"), 3)
+	of := topics.Notifications.Partition(p)
 	reg := prometheus.NewRegistry()
 	k := b.Kafka
 	k.Metrics = pipeline.NewMetrics(reg)
@@ -115,8 +117,8 @@ func testLooksOfTail(t *testing.T, b *bench) {
 	b.append(note("a", "", "1"))
 	b.batch(topics.Notifications, p, kgo.SnappyCompression(), strings.Repeat("x", 500), strings.Repeat("y", 500))
 	b.transaction(note("a", "", "committed"), kgo.TryCommit)
-	_, times, err := log.RecordsBelow(t.Context(), topics.Notifications, map[int32]int64{p: 4})
-	if err != nil || times[p] == 0 {
+	_, times, err := log.RecordsBelow(t.Context(), topics.Ends{of: 4})
+	if err != nil || times[of] == 0 {
 		t.Fatal(times, err)
 	}
 	tail, err := pipeline.NewTail(t.Context(), pipeline.TailOptions{Kafka: b.Kafka, Producer: b.Producer, Log: log, Logger: quiet,
@@ -126,13 +128,13 @@ func testLooksOfTail(t *testing.T, b *bench) {
 		t.Fatal(err)
 	}
 	for next := int64(1); next <= 5; next++ {
-		_, times, err := log.RecordsBelow(t.Context(), topics.Notifications, map[int32]int64{p: next})
+		_, times, err := log.RecordsBelow(t.Context(), topics.Ends{of: next})
 		if err != nil {
 			t.Fatal(err)
 		}
-		good := pipeline.PointAt(next, times[p])
+		good := pipeline.PointAt(next, times[of])
 		for point, want := range map[pipeline.Point]bool{good: true, {Next: next, Check: good.Check + 1}: false} {
-			if got, err := tail.Verify(t.Context(), topics.Notifications, map[int32]pipeline.Point{p: point}); err != nil || got != want {
+			if got, err := tail.Verify(t.Context(), map[topics.Partition]pipeline.Point{of: point}); err != nil || got != want {
 				t.Errorf("%v is taken: %v, %v; want %v", point, got, err, want)
 			}
 		}

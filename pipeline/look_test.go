@@ -59,8 +59,8 @@ func TestLookDoubts(t *testing.T) {
 	defer cluster.Close()
 	l := lookLog(t, cluster.ListenAddrs()...)
 	fillLook(t, l, 0, 3)
-	of := partition{topics.Notifications, 0}
-	ids, leaders := l.leaders(t.Context(), map[partition]int64{of: 2})
+	of := topics.Notifications.Partition(0)
+	ids, leaders := l.leaders(t.Context(), topics.Ends{of: 2})
 	looks := leaders[0]
 	resp, err := l.cl.Broker(0).Request(t.Context(), l.fetch(ids, looks, lookPartitionBytes))
 	if err != nil {
@@ -115,11 +115,11 @@ func TestLookFallsBack(t *testing.T) {
 	defer cluster.Close()
 	l := lookLog(t, cluster.ListenAddrs()...)
 	fillLook(t, l, 0, 3)
-	all, err := l.extents(t.Context(), map[partition]int64{{topics.Notifications, 0}: 2}, true)
+	all, err := l.extents(t.Context(), topics.Ends{topics.Notifications.Partition(0): 2}, true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := PointAt(2, all[partition{topics.Notifications, 0}].before.time)
+	good := PointAt(2, all[topics.Notifications.Partition(0)].before.time)
 	tail, err := NewTail(t.Context(), TailOptions{Kafka: l.kafka, Log: l, Topics: []topics.Topic{topics.Notifications}, Route: func(Batch) {}})
 	if err != nil {
 		t.Fatal(err)
@@ -144,7 +144,8 @@ func TestLookFallsBack(t *testing.T) {
 		refuse.Store(&how)
 		refused.Store(0)
 		for point, want := range map[Point]bool{good: true, {good.Next, good.Check + 1}: false} {
-			if got, err := tail.Verify(t.Context(), topics.Notifications, map[int32]Point{0: point}); err != nil || got != want {
+			points := map[topics.Partition]Point{topics.Notifications.Partition(0): point}
+			if got, err := tail.Verify(t.Context(), points); err != nil || got != want {
 				t.Errorf("%s: %v is taken: %v, %v", name, point, got, err)
 			}
 		}
@@ -163,28 +164,28 @@ func BenchmarkVerify(b *testing.B) {
 	defer broker.Close()
 	l := lookLog(b, broker.Addr())
 	const records = 300
-	points := make([]map[int32]Point, records)
+	points := make([]map[topics.Partition]Point, records)
 	for p := range int32(2) {
 		fillLook(b, l, p, records)
 	}
 	for i := range points {
-		points[i] = make(map[int32]Point)
+		points[i] = make(map[topics.Partition]Point)
 		for p := range int32(2) {
-			of := partition{topics.Notifications, p}
-			r := l.timesAt(b.Context(), map[partition]int64{of: int64(i + 1)})[of]
-			points[i][p] = PointAt(int64(i+1), r.time)
+			of := topics.Notifications.Partition(p)
+			r := l.timesAt(b.Context(), topics.Ends{of: int64(i + 1)})[of]
+			points[i][of] = PointAt(int64(i+1), r.time)
 		}
 	}
 	tail, err := NewTail(b.Context(), TailOptions{Kafka: l.kafka, Log: l, Topics: []topics.Topic{topics.Notifications}, Route: func(Batch) {}})
 	if err != nil {
 		b.Fatal(err)
 	}
-	for name, verify := range map[string]func(map[int32]Point, map[int32]int64) (bool, error){
-		"fast": func(points map[int32]Point, unknown map[int32]int64) (bool, error) {
-			return tail.verifyInLog(b.Context(), topics.Notifications, points, unknown)
+	for name, verify := range map[string]func(map[topics.Partition]Point, topics.Ends) (bool, error){
+		"fast": func(points map[topics.Partition]Point, unknown topics.Ends) (bool, error) {
+			return tail.verifyInLog(b.Context(), points, unknown)
 		},
-		"slow": func(points map[int32]Point, unknown map[int32]int64) (bool, error) {
-			return tail.verifySlowly(b.Context(), topics.Notifications, points, unknown)
+		"slow": func(points map[topics.Partition]Point, unknown topics.Ends) (bool, error) {
+			return tail.verifySlowly(b.Context(), points, unknown)
 		},
 	} {
 		b.Run(name, func(b *testing.B) {
@@ -193,8 +194,11 @@ func BenchmarkVerify(b *testing.B) {
 			for range 32 {
 				clients.Go(func() {
 					for i := range work {
-						points := points[i%records]
-						if good, err := verify(points, map[int32]int64{0: points[0].Next, 1: points[1].Next}); err != nil || !good {
+						points, ends := points[i%records], make(topics.Ends)
+						for of, point := range points {
+							ends[of] = point.Next
+						}
+						if good, err := verify(points, ends); err != nil || !good {
 							b.Errorf("%v: %v, %v", points, good, err)
 						}
 					}

@@ -27,11 +27,11 @@ type merge struct {
 // plan is what a copy goes by.
 type plan struct {
 	began    time.Time
-	names    []string            // of the old log's topics: an earlier version knew fewer
-	from, to Contract            // of the old log, and of the new one
-	starts   map[partition]int64 // of the old log
-	ends     map[partition]int64 // of the old log, when the copy began
-	intake   map[partition]int64 // below it the intake has re-routed what was misrouted; topics that no intake reads are missing
+	names    []string    // of the old log's topics: an earlier version knew fewer
+	from, to Contract    // of the old log, and of the new one
+	starts   topics.Ends // of the old log
+	ends     topics.Ends // of the old log, when the copy began
+	intake   topics.Ends // below it the intake has re-routed what was misrouted; topics that no intake reads are missing
 
 	largest   map[topics.Topic]int32  // of a batch in the new log
 	retention map[topics.Topic]string // in the new log, once it is finished
@@ -57,8 +57,8 @@ func newMerge(ctx context.Context, l *Log, t topics.Topic, p *plan) (*merge, err
 	m := &merge{topic: t, plan: p}
 	spans := make(map[int32]Span)
 	for of, end := range p.ends {
-		if of.topic == t {
-			spans[of.id] = Span{From: p.starts[of], To: end}
+		if of.Topic == t {
+			spans[of.ID] = Span{From: p.starts[of], To: end}
 			m.windows = append(m.windows, NewWindow(p.from.Window))
 		}
 	}
@@ -131,7 +131,7 @@ func (m *merge) contract() *kgo.Record {
 // copyOf is a record as it is to stand in the new log, nil where it is left out.
 func (m *merge) copyOf(r *kgo.Record, w *Window) *copied {
 	e := EventOf(m.topic, r)
-	c := &copied{source: r, deduplicated: isDeduplicated(m.topic)}
+	c := &copied{source: r, deduplicated: m.topic.Deduplicated()}
 	if c.deduplicated {
 		id, ok := e.Identity(e.Key)
 		c.duplicate = w.Observe(e.Time, id, ok)
@@ -141,15 +141,15 @@ func (m *merge) copyOf(r *kgo.Record, w *Window) *copied {
 		return nil
 	}
 	c.record = &kgo.Record{Key: r.Key, Value: r.Value, Headers: r.Headers, Timestamp: r.Timestamp}
-	if topics.Partition(r.Key, m.plan.from.Partitions[m.topic]) != r.Partition {
-		if read, known := m.plan.intake[partition{m.topic, r.Partition}]; !known || r.Offset < read {
+	if topics.PartitionOf(r.Key, m.plan.from.Partitions[m.topic]) != r.Partition {
+		if read, known := m.plan.intake[m.topic.Partition(r.Partition)]; !known || r.Offset < read {
 			m.dropped.Strays++
 			return nil
 		}
 		c.deduplicated = false // it counts in the new log only
 		c.record.Headers = reroute(e, r).Headers
 	}
-	c.record.Partition = topics.Partition(r.Key, m.plan.to.Partitions[m.topic])
+	c.record.Partition = topics.PartitionOf(r.Key, m.plan.to.Partitions[m.topic])
 	c.record.Headers = keepID(c.record.Headers, e)
 	if len(r.Value) > topics.MaxValue {
 		m.dropped.Contents++

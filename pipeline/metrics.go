@@ -25,7 +25,7 @@ type Metrics struct {
 
 	mu        sync.Mutex
 	consumers map[*Consumer]bool
-	ends      map[partition]int64
+	ends      topics.Ends
 }
 
 var (

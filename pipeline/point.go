@@ -67,24 +67,24 @@ func (h *history) below(next int64) (r record, known bool) {
 	return h.at(n - 1), true
 }
 
-// Verify reports whether points of a topic's partitions, by partition, are surely of this log: below each stands what stood there when
-// the point was made. The edge asks for each client that comes back with an offset. Where memory does not go back that far it looks
-// into the log. It waits, for half a second at most, for the tail to come to a point that is ahead of it: the client may have it from
-// a node that was a moment ahead. Errors: ctx's, or those of the log; nothing is known then.
-func (t *Tail) Verify(ctx context.Context, topic topics.Topic, points map[int32]Point) (bool, error) {
-	if err := t.reach(ctx, topic, points); err != nil {
+// Verify reports whether points are surely of this log: below each stands what stood there when the point was made. The edge asks for
+// each client that comes back with an offset. Where memory does not go back that far it looks into the log. It waits, for half a second
+// at most, for the tail to come to a point that is ahead of it: the client may have it from a node that was a moment ahead. Errors:
+// ctx's, or those of the log; nothing is known then.
+func (t *Tail) Verify(ctx context.Context, points map[topics.Partition]Point) (bool, error) {
+	if err := t.reach(ctx, points); err != nil {
 		return false, err
 	}
-	unknown := make(map[int32]int64)
-	for p, point := range points {
-		part := t.parts[topic][p]
+	unknown := make(topics.Ends)
+	for of, point := range points {
+		part := t.part(of)
 		switch r, known := part.history.below(point.Next); {
 		case point.Next > part.high.Load():
 			return false, nil
 		case known && PointAt(point.Next, r.time) != point:
 			return false, nil
 		case !known && point.Next > 0:
-			unknown[p] = point.Next
+			unknown[of] = point.Next
 		case point.Next == 0 && point.Check != 0:
 			return false, nil
 		}
@@ -92,17 +92,17 @@ func (t *Tail) Verify(ctx context.Context, topic topics.Topic, points map[int32]
 	if len(unknown) == 0 {
 		return true, nil
 	}
-	return t.verifyInLog(ctx, topic, points, unknown)
+	return t.verifyInLog(ctx, points, unknown)
 }
 
 // aheadFor is how long a tail is waited for to come to a point: longer than nodes are apart, unless one stands still.
 const aheadFor = 500 * time.Millisecond
 
 // reach returns once nothing below the points is left to be routed, or after aheadFor.
-func (t *Tail) reach(ctx context.Context, topic topics.Topic, points map[int32]Point) error {
+func (t *Tail) reach(ctx context.Context, points map[topics.Partition]Point) error {
 	late := time.Now().Add(aheadFor)
-	for p, point := range points {
-		for point.Next > t.parts[topic][p].high.Load() && time.Now().Before(late) {
+	for of, point := range points {
+		for point.Next > t.part(of).high.Load() && time.Now().Before(late) {
 			if !sleep(ctx, time.Millisecond) {
 				return ctx.Err()
 			}
@@ -113,50 +113,50 @@ func (t *Tail) reach(ctx context.Context, topic topics.Topic, points map[int32]P
 
 // verifyInLog is Verify for points that memory does not know. A herd of clients that come back is answered by timesAt; what
 // that leaves open is looked for the slow way.
-func (t *Tail) verifyInLog(ctx context.Context, topic topics.Topic, points map[int32]Point, unknown map[int32]int64) (bool, error) {
-	found, err := t.look(ctx, topic, unknown)
+func (t *Tail) verifyInLog(ctx context.Context, points map[topics.Partition]Point, unknown topics.Ends) (bool, error) {
+	found, err := t.look(ctx, unknown)
 	if err != nil {
 		return false, err
 	}
-	open := make(map[int32]int64)
-	for p, next := range unknown {
-		switch r, known := found[partition{topic, p}]; {
+	open := make(topics.Ends)
+	for of, next := range unknown {
+		switch r, known := found[of]; {
 		case !known:
-			open[p] = next
-		case PointAt(next, r.time) != points[p]:
+			open[of] = next
+		case PointAt(next, r.time) != points[of]:
 			return false, nil
 		}
 	}
 	if len(open) == 0 {
 		return true, nil
 	}
-	return t.verifySlowly(ctx, topic, points, open)
+	return t.verifySlowly(ctx, points, open)
 }
 
 // look is timesAt for some clients at once.
-func (t *Tail) look(ctx context.Context, topic topics.Topic, unknown map[int32]int64) (map[partition]record, error) {
+func (t *Tail) look(ctx context.Context, unknown topics.Ends) (map[topics.Partition]record, error) {
 	if err := enter(ctx, t.looking); err != nil {
 		return nil, err
 	}
 	defer leave(t.looking)
-	found := t.cluster.timesAt(ctx, ofTopic(topic, unknown))
+	found := t.cluster.timesAt(ctx, unknown)
 	t.cluster.kafka.Metrics.looked("fetch", len(unknown))
 	return found, nil
 }
 
 // verifySlowly is verifyInLog by a scan, which opens clients: for a few at once.
-func (t *Tail) verifySlowly(ctx context.Context, topic topics.Topic, points map[int32]Point, open map[int32]int64) (bool, error) {
+func (t *Tail) verifySlowly(ctx context.Context, points map[topics.Partition]Point, open topics.Ends) (bool, error) {
 	if err := enter(ctx, t.verifying); err != nil {
 		return false, err
 	}
 	defer leave(t.verifying)
 	t.cluster.kafka.Metrics.looked("scan", len(open))
-	all, err := t.cluster.extents(ctx, ofTopic(topic, open), true)
+	all, err := t.cluster.extents(ctx, open, true)
 	if err != nil {
 		return false, err
 	}
-	for p := range open {
-		x, point := all[partition{topic, p}], points[p]
+	for of := range open {
+		x, point := all[of], points[of]
 		if inside := x.start <= point.Next && point.Next <= x.end; !inside || PointAt(point.Next, x.before.time) != point { // no record: time 0
 			return false, nil
 		}

@@ -16,7 +16,7 @@ func TestPointAhead(t *testing.T) {
 				tail := &Tail{route: func(Batch) {}, parts: map[topics.Topic][]*tailPart{topics.Messages: {part}}}
 				verdict := make(chan bool, 1)
 				go func() {
-					good, err := tail.Verify(t.Context(), topics.Messages, map[int32]Point{0: PointAt(1, 42)})
+					good, err := tail.Verify(t.Context(), map[topics.Partition]Point{topics.Messages.Partition(0): PointAt(1, 42)})
 					if err != nil {
 						t.Error(err)
 					}

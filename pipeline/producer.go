@@ -84,9 +84,9 @@ func (k Kafka) partitioner(topic string) func(*kgo.Record, int) int {
 	agreed := k.Partitions[t]
 	return func(r *kgo.Record, now int) int {
 		if agreed > 0 {
-			return int(topics.Partition(r.Key, agreed))
+			return int(topics.PartitionOf(r.Key, agreed))
 		}
-		return int(topics.Partition(r.Key, int32(now)))
+		return int(topics.PartitionOf(r.Key, int32(now)))
 	}
 }
 

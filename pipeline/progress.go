@@ -11,8 +11,7 @@ import (
 
 // Status is how a consumer stands in one partition.
 type Status struct {
-	Topic     topics.Topic
-	Partition int32
+	Of topics.Partition
 	// Next is the offset of the next record to apply. It has stood there since MovedAt.
 	Next    int64
 	MovedAt time.Time
@@ -48,7 +47,7 @@ func (c *Consumer) all() (list []*worker) {
 }
 
 // nextOf is the next offset that a partition's worker applies.
-func (c *Consumer) nextOf(of partition) int64 {
+func (c *Consumer) nextOf(of topics.Partition) int64 {
 	c.mu.Lock()
 	w := c.workers[of]
 	c.mu.Unlock()
@@ -107,10 +106,10 @@ func (c *Consumer) Behind() (n int64) {
 }
 
 // lag is how many records below ends are not applied yet, by topic, in the partitions this member has.
-func (c *Consumer) lag(ends map[partition]int64) map[topics.Topic]int64 {
+func (c *Consumer) lag(ends topics.Ends) map[topics.Topic]int64 {
 	out := make(map[topics.Topic]int64)
 	for _, s := range c.Statuses() {
-		out[s.Topic] += max(0, ends[partition{s.Topic, s.Partition}]-s.Next)
+		out[s.Of.Topic] += max(0, ends[s.Of]-s.Next)
 	}
 	return out
 }
@@ -137,7 +136,7 @@ func (c *Consumer) probe(ctx context.Context) {
 }
 
 // ends are the log's ends as they were asked for last.
-func (c *Consumer) ends() map[partition]int64 {
+func (c *Consumer) ends() topics.Ends {
 	if c.Watch == nil {
 		return nil
 	}
@@ -199,9 +198,9 @@ func (c *Consumer) Problem() error {
 func (s Status) problem() error {
 	switch {
 	case !s.FailingSince.IsZero() && time.Since(s.FailingSince) >= stuckAfter:
-		return fmt.Errorf("%s/%d: nothing was applied for %s: %w", s.Topic, s.Partition, time.Since(s.FailingSince).Round(time.Second), s.Err)
+		return fmt.Errorf("%s: nothing was applied for %s: %w", s.Of, time.Since(s.FailingSince).Round(time.Second), s.Err)
 	case !s.BehindSince.IsZero() && time.Since(s.BehindSince) >= stuckAfter:
-		return fmt.Errorf("%s/%d: is %d records behind and has not moved for %s", s.Topic, s.Partition, s.End-min(s.Next, s.Seen),
+		return fmt.Errorf("%s: is %d records behind and has not moved for %s", s.Of, s.End-min(s.Next, s.Seen),
 			time.Since(s.BehindSince).Round(time.Second))
 	}
 	return nil

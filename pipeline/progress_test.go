@@ -21,12 +21,12 @@ func TestProblems(t *testing.T) {
 		"well":                 {Status{Next: 5, Seen: 5, End: 5}, ""},
 		"idle for long":        {Status{Next: 5, Seen: 5, End: 5, MovedAt: long}, ""},
 		"failing for a moment": {Status{FailingSince: short, Err: errors.New("away")}, ""},
-		"failing for long": {Status{Topic: topics.Messages, Partition: 3, FailingSince: long, Err: errors.New("disk full")},
+		"failing for long": {Status{Of: topics.Messages.Partition(3), FailingSince: long, Err: errors.New("disk full")},
 			"messages/3: nothing was applied for 11s: disk full"},
 		"behind for a moment": {Status{Next: 5, Seen: 5, End: 9, BehindSince: short}, ""},
-		"behind and standing still": {Status{Topic: topics.Devices, Next: 5, Seen: 5, End: 9, BehindSince: long},
+		"behind and standing still": {Status{Of: topics.Devices.Partition(0), Next: 5, Seen: 5, End: 9, BehindSince: long},
 			"devices/0: is 4 records behind"},
-		"warming and standing still": {Status{Topic: topics.Messages, Next: 9, Seen: 2, End: 9, BehindSince: long},
+		"warming and standing still": {Status{Of: topics.Messages.Partition(0), Next: 9, Seen: 2, End: 9, BehindSince: long},
 			"messages/0: is 7 records behind"},
 	} {
 		err := tc.s.problem()

@@ -106,7 +106,7 @@ func (r *reader) fill(ctx context.Context, id int32) error {
 			return err
 		}
 		for of, next := range r.cluster.steppedOver(r.cl, fs) {
-			r.parts[of.id].next = max(r.parts[of.id].next, next)
+			r.parts[of.ID].next = max(r.parts[of.ID].next, next)
 		}
 		fs.EachRecord(r.push)
 	}

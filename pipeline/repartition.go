@@ -82,7 +82,7 @@ type repartition struct {
 	o        RepartitionOptions
 	from, to *Log
 	plan     plan
-	intakes  map[partition]Position // of the new log
+	intakes  map[topics.Partition]Position // of the new log
 	done     *Repartitioned
 }
 
@@ -101,7 +101,7 @@ func (r *repartition) look(ctx context.Context) error {
 		return fmt.Errorf("topic %s is empty: there is no log to copy under the prefix %q", r.from.nameOf(topics.Control), r.o.From.Names.Prefix)
 	}
 	r.plan = plan{from: recorded, to: Contract{Window: recorded.Window, Partitions: make(map[topics.Topic]int32)}, began: time.Now(),
-		intake: make(map[partition]int64), largest: make(map[topics.Topic]int32), retention: make(map[topics.Topic]string)}
+		intake: make(topics.Ends), largest: make(map[topics.Topic]int32), retention: make(map[topics.Topic]string)}
 	if r.plan.names, err = r.from.existing(ctx); err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (r *repartition) look(ctx context.Context) error {
 }
 
 // settledEnds are the ends of the old log. It is an error where a transaction is open.
-func (r *repartition) settledEnds(ctx context.Context) (map[partition]int64, error) {
+func (r *repartition) settledEnds(ctx context.Context) (topics.Ends, error) {
 	names := r.plan.names
 	ends, err := r.from.listed(r.from.adm.ListCommittedOffsets(ctx, names...))
 	if err != nil {
@@ -136,7 +136,7 @@ func (r *repartition) settledEnds(ctx context.Context) (map[partition]int64, err
 	}
 	for of, end := range high {
 		if ends[of] != end {
-			return nil, fmt.Errorf("a transaction is open in %s/%d: end it, and stop the services that write", r.from.nameOf(of.topic), of.id)
+			return nil, fmt.Errorf("a transaction is open in %s/%d: end it, and stop the services that write", r.from.nameOf(of.Topic), of.ID)
 		}
 	}
 	return ends, nil
@@ -148,10 +148,10 @@ func (r *repartition) lookAtIntake(ctx context.Context) error {
 	defer handler.close()
 	for _, t := range intake.consumer.Topics {
 		for of := range r.plan.ends {
-			if of.topic != t {
+			if of.Topic != t {
 				continue
 			}
-			at, err := handler.Position(ctx, t, of.id)
+			at, err := handler.Position(ctx, of)
 			if err != nil {
 				return err
 			}
@@ -266,7 +266,7 @@ func good(s topics.Spec, replicas int, configs []kadm.Config) map[string]string 
 
 // copyAll appends everything to the new topics, and notes where their intake goes on.
 func (r *repartition) copyAll(ctx context.Context) error {
-	r.intakes = make(map[partition]Position)
+	r.intakes = make(map[topics.Partition]Position)
 	for _, s := range topics.Specs() {
 		if !copies(s) {
 			continue
@@ -321,8 +321,8 @@ func (r *repartition) copyTopic(ctx context.Context, t topics.Topic) error {
 		return cause
 	}
 	for p := range r.plan.to.Partitions[t] {
-		if _, noted := r.intakes[partition{t, p}]; !noted {
-			r.intakes[partition{t, p}] = Position{Next: next[p], Mark: last[p]}
+		if _, noted := r.intakes[t.Partition(p)]; !noted {
+			r.intakes[t.Partition(p)] = Position{Next: next[p], Mark: last[p]}
 		}
 	}
 	return err
@@ -333,8 +333,8 @@ func (r *repartition) intake(t topics.Topic, c *copied, at Position) {
 	if c.source == nil {
 		return
 	}
-	of := partition{t, c.record.Partition}
-	if _, noted := r.intakes[of]; !noted && c.source.Offset >= r.plan.intake[partition{t, c.source.Partition}] {
+	of := t.Partition(c.record.Partition)
+	if _, noted := r.intakes[of]; !noted && c.source.Offset >= r.plan.intake[t.Partition(c.source.Partition)] {
 		r.intakes[of] = at
 	}
 }
@@ -404,8 +404,8 @@ func (r *repartition) verifyTopic(ctx context.Context, t topics.Topic) error {
 		return err
 	}
 	spans, windows := make(map[int32]Span), make(map[int32]*Window)
-	for p, end := range ends {
-		spans[p], windows[p] = Span{To: end}, NewWindow(r.plan.to.Window)
+	for of, end := range ends {
+		spans[of.ID], windows[of.ID] = Span{To: end}, NewWindow(r.plan.to.Window)
 	}
 	reader, err := r.to.read(t, spans)
 	if err != nil {
@@ -444,15 +444,15 @@ func (r *repartition) verifyTopic(ctx context.Context, t topics.Topic) error {
 func (r *repartition) handOver(ctx context.Context) error {
 	var os kadm.Offsets
 	for of, at := range r.intakes {
-		if _, read := r.plan.intake[partition{of.topic, 0}]; !read {
+		if _, read := r.plan.intake[of.Topic.Partition(0)]; !read {
 			continue
 		}
-		identity, err := r.to.Identity(ctx, of.topic)
+		identity, err := r.to.Identity(ctx, of.Topic)
 		if err != nil {
 			return err
 		}
 		at.Log = identity
-		os.Add(kadm.Offset{Topic: r.to.nameOf(of.topic), Partition: of.id, At: at.Next, LeaderEpoch: -1, Metadata: at.metadata()})
+		os.Add(kadm.Offset{Topic: r.to.nameOf(of.Topic), Partition: of.ID, At: at.Next, LeaderEpoch: -1, Metadata: at.metadata()})
 	}
 	rs, err := r.to.adm.CommitOffsets(ctx, r.o.ToIntake+positionsSuffix, os)
 	if err == nil {
@@ -473,7 +473,7 @@ func (r *repartition) unchanged(ctx context.Context) error {
 	written := make(map[string]bool)
 	for of, end := range ends {
 		if end != r.plan.ends[of] {
-			written[r.from.nameOf(of.topic)] = true
+			written[r.from.nameOf(of.Topic)] = true
 		}
 	}
 	if len(written) > 0 {

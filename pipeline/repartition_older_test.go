@@ -38,7 +38,7 @@ func TestRepartitionOlder(t *testing.T) {
 		}
 		for topic, want := range map[topics.Topic]int64{topics.Control: 2, topics.Keys: 0} {
 			ends, err := after.Ends(t.Context(), topic)
-			if err != nil || ends[0] != want {
+			if err != nil || ends[topic.Partition(0)] != want {
 				t.Errorf("%s has %v, %v; want %d", topic, ends, err, want)
 			}
 		}

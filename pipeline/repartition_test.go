@@ -90,7 +90,7 @@ func (h *history) put(e *topics.Event, stray bool, more ...kgo.RecordHeader) *kg
 		count = s.Partitions
 	}
 	r := &kgo.Record{Topic: h.Kafka.Names.Name(e.Topic), Key: e.Key, Value: e.Value, Timestamp: h.now, Headers: more}
-	r.Partition = topics.Partition(e.Key, count)
+	r.Partition = topics.PartitionOf(e.Key, count)
 	if stray {
 		r.Partition = (r.Partition + 1) % count
 	}
@@ -425,7 +425,8 @@ func TestRepartitionAfterPartitionsWereAdded(t *testing.T) {
 		for n := range 30 {
 			e := note("u"+strconv.Itoa(n%6), fmt.Sprint("k", n), fmt.Sprint("late ", n))
 			h.now = time.Now().Add(time.Duration(n-60) * time.Second)
-			r := &kgo.Record{Topic: b.Kafka.Names.Name(e.Topic), Key: e.Key, Value: e.Value, Timestamp: h.now, Partition: topics.Partition(e.Key, 5)}
+			r := &kgo.Record{Topic: b.Kafka.Names.Name(e.Topic), Key: e.Key, Value: e.Value, Timestamp: h.now,
+				Partition: topics.PartitionOf(e.Key, 5)}
 			r.Headers = []kgo.RecordHeader{{Key: "idempotency-key", Value: []byte(e.IdempotencyKey)}}
 			if err := h.cl.ProduceSync(t.Context(), r).FirstErr(); err != nil {
 				t.Fatal(err)

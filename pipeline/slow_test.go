@@ -35,11 +35,11 @@ func TestSlowLog(t *testing.T) {
 		cluster.SleepControl(func() { time.Sleep(3 * scanQuiet / 2) })
 		return nil, nil, false
 	})
-	of := partition{topics.Control, 0}
+	of := topics.Control.Partition(0)
 	if empty, err := l.nothingIn(t.Context(), of, 0, 1); err != nil || empty {
 		t.Errorf("a record that stands there is told to be nothing: %v, %v", empty, err)
 	}
-	if all, err := l.extents(t.Context(), map[partition]int64{of: 1}, true); err != nil || !all[of].before.found {
+	if all, err := l.extents(t.Context(), topics.Ends{of: 1}, true); err != nil || !all[of].before.found {
 		t.Errorf("the record before the position is not found: %+v, %v", all[of], err)
 	}
 }

@@ -72,20 +72,20 @@ func NewTail(ctx context.Context, o TailOptions) (*Tail, error) {
 		if err != nil {
 			return nil, err
 		}
-		all, err := o.Log.extents(ctx, ofTopic(topic, ends), true)
+		all, err := o.Log.extents(ctx, ends, true)
 		if err != nil {
 			return nil, err
 		}
 		t.parts[topic] = make([]*tailPart, len(ends))
-		for p, end := range ends {
-			last := all[partition{topic, p}].before
+		for of, end := range ends {
+			last := all[of].before
 			part := &tailPart{waiting: make(map[int64]func(bool)), duplicates: make(map[int64]bool)}
 			part.low.Store(PointAt(end, last.time).pack())
 			part.high.Store(end)
 			if slices.Contains(o.Keep, topic) {
 				part.recent = &recent{low: end}
 			}
-			t.parts[topic][p] = part
+			t.parts[topic][of.ID] = part
 		}
 	}
 	t.consumer = Consumer{Name: "edge", Kafka: o.Kafka, Log: o.Logger, Topics: o.Topics, Sink: t, Windows: o.Windows, Watch: o.Watch}
@@ -102,13 +102,13 @@ func (t *Tail) Consumer() *Consumer { return &t.consumer }
 func (t *Tail) Live() bool { return t.consumer.CaughtUp() }
 
 // Position is where the tail stands (Sink).
-func (t *Tail) Position(_ context.Context, topic topics.Topic, p int32) (Position, error) {
-	return Position{Next: t.parts[topic][p].lowWatermark()}, nil
+func (t *Tail) Position(_ context.Context, of topics.Partition) (Position, error) {
+	return Position{Next: t.part(of).lowWatermark()}, nil
 }
 
 // Apply routes a batch and answers those who wait for its events (Sink). The position moves once the batch is routed.
 func (t *Tail) Apply(_ context.Context, b Batch) error {
-	part := t.parts[b.Topic][b.Partition]
+	part := t.part(b.Of())
 	for _, e := range b.Events {
 		part.history.add(e.Offset, e.Time)
 	}
@@ -122,9 +122,10 @@ func (t *Tail) Apply(_ context.Context, b Batch) error {
 }
 
 // Warm takes in a record before the position (Warmer).
-func (t *Tail) Warm(topic topics.Topic, p int32, offset, time int64) {
-	t.parts[topic][p].history.add(offset, time)
-}
+func (t *Tail) Warm(at topics.Place, time int64) { t.part(at.Partition).history.add(at.Offset, time) }
+
+// part is what the tail knows of a partition. There must be one of that number.
+func (t *Tail) part(of topics.Partition) *tailPart { return t.parts[of.Topic][of.ID] }
 
 // lowWatermark is the offset below which everything has been routed.
 func (p *tailPart) lowWatermark() int64 { return unpack(p.low.Load()).Next }
@@ -205,24 +206,24 @@ func (t *Tail) produceEvent(e *topics.Event, done func(duplicate bool, err error
 			done(false, err)
 			return
 		}
-		t.parts[e.Topic][e.Partition].await(e.Offset, func(duplicate bool) { done(duplicate, nil) })
+		t.part(e.At().Partition).await(e.Offset, func(duplicate bool) { done(duplicate, nil) })
 	})
 }
 
-// Next returns the high watermark of every partition of a topic, by partition. A projection that stands there knows every event that
+// Next returns the high watermark of every partition of a topic. A projection that stands there knows every event that
 // this tail has shown to anybody: who reads from it afterwards sees at least what was seen on a socket.
-func (t *Tail) Next(topic topics.Topic) map[int32]int64 {
-	out := make(map[int32]int64)
+func (t *Tail) Next(topic topics.Topic) topics.Ends {
+	out := make(topics.Ends)
 	for p, part := range t.parts[topic] {
-		out[int32(p)] = part.high.Load()
+		out[topic.Partition(int32(p))] = part.high.Load()
 	}
 	return out
 }
 
 // NextOf returns the high watermark of the partition that a key belongs to.
-func (t *Tail) NextOf(topic topics.Topic, key string) map[int32]int64 {
-	p := topics.Partition([]byte(key), int32(len(t.parts[topic])))
-	return map[int32]int64{p: t.parts[topic][p].high.Load()}
+func (t *Tail) NextOf(topic topics.Topic, key string) topics.Ends {
+	of := topic.Partition(topics.PartitionOf([]byte(key), int32(len(t.parts[topic]))))
+	return topics.Ends{of: t.part(of).high.Load()}
 }
 
 // Begun appends the high watermarks of a topic's partitions to v, in the order of partitions. No event from there on has been routed,
@@ -269,8 +270,8 @@ func (p *tailPart) awaitLow(ctx context.Context, offset int64) error {
 // Recent lists events of a partition from the offset from on and below to, out of memory: those for which want returns true. They are
 // valid, no duplicates, and not misrouted. to must not be above the low watermark. Memory goes back to low only: where low is above
 // from, the events between the two must be taken from the inbox's feed.
-func (t *Tail) Recent(topic topics.Topic, p int32, from, to int64, want func(*topics.Event) bool) (list []*topics.Event, low int64) {
-	return t.parts[topic][p].recent.between(from, to, want)
+func (t *Tail) Recent(of topics.Partition, from, to int64, want func(*topics.Event) bool) (list []*topics.Event, low int64) {
+	return t.part(of).recent.between(from, to, want)
 }
 
 // Vector appends the low watermarks of a topic's partitions to v, in the order of partitions: everything below has been routed.

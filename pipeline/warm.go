@@ -16,9 +16,9 @@ import (
 // positions; positions has several for each partition. Whoever starts the consumers calls it before, and calls release once they have
 // attached. Each record that is read is shown to the warmers as well. Where Warm fails, or finds less than it should, every consumer
 // warms on its own: that costs time, and changes nothing of what is a duplicate. Its errors are those of the log, or ctx's.
-func (w *Windows) Warm(ctx context.Context, l *Log, t topics.Topic, positions map[int32][]int64, show ...Warmer) (release func(),
-	err error) {
-	readers, err := w.Expect(t, positions, func(at map[int32]int64) (map[int32]int64, error) { return l.Rewind(ctx, t, at, w.span) })
+func (w *Windows) Warm(ctx context.Context, l *Log, t topics.Topic, positions map[topics.Partition][]int64,
+	show ...Warmer) (release func(), err error) {
+	readers, err := w.Expect(positions, func(at topics.Ends) (topics.Ends, error) { return l.Rewind(ctx, at, w.span) })
 	if err != nil {
 		return nil, err
 	}
@@ -38,11 +38,11 @@ func (w *Windows) Warm(ctx context.Context, l *Log, t topics.Topic, positions ma
 const maxWarmPoll = 10_000
 
 // warm gives each reader the records from its Start on and below its Until, and some more.
-func (l *Log) warm(ctx context.Context, t topics.Topic, readers map[int32]*Reader, show []Warmer) error {
-	cold, from := make(map[int32]*Reader), make(map[int32]kgo.Offset)
-	for p, r := range readers {
+func (l *Log) warm(ctx context.Context, t topics.Topic, readers map[topics.Partition]*Reader, show []Warmer) error {
+	cold, from := make(map[topics.Partition]*Reader), make(map[int32]kgo.Offset)
+	for of, r := range readers {
 		if r.Start < r.Until {
-			cold[p], from[p] = r, kgo.NewOffset().At(r.Start)
+			cold[of], from[of.ID] = r, kgo.NewOffset().At(r.Start)
 		}
 	}
 	if len(cold) == 0 {
@@ -60,20 +60,18 @@ func (l *Log) warm(ctx context.Context, t topics.Topic, readers map[int32]*Reade
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		next := make(map[int32]int64)
-		for of, at := range l.steppedOver(cl, fs) {
-			next[of.id] = at
-		}
+		next := l.steppedOver(cl, fs)
 		if err := fatalFetchError(fs); err != nil {
 			return err
 		}
 		fs.EachPartition(func(p kgo.FetchTopicPartition) {
 			if n := len(p.Records); n > 0 {
-				_, err = readers[p.Partition].Judge(p.Records)
+				of := t.Partition(p.Partition)
+				_, err = readers[of].Judge(p.Records)
 				for _, s := range show {
-					showAll(s, t, p)
+					showAll(s, of, p.Records)
 				}
-				next[p.Partition] = max(next[p.Partition], p.Records[n-1].Offset+1)
+				next[of] = max(next[of], p.Records[n-1].Offset+1)
 			}
 		})
 		if err != nil {
@@ -82,19 +80,19 @@ func (l *Log) warm(ctx context.Context, t topics.Topic, readers map[int32]*Reade
 		if len(next) == 0 {
 			return nil // nobody is given anything more
 		}
-		for p, at := range next {
-			if r := cold[p]; r != nil && at >= r.Until {
-				delete(cold, p)
+		for of, at := range next {
+			if r := cold[of]; r != nil && at >= r.Until {
+				delete(cold, of)
 			}
 		}
 	}
 	return nil
 }
 
-func showAll(s Warmer, t topics.Topic, p kgo.FetchTopicPartition) {
-	for _, r := range p.Records {
+func showAll(s Warmer, of topics.Partition, records []*kgo.Record) {
+	for _, r := range records {
 		if !r.Attrs.IsControl() {
-			s.Warm(t, p.Partition, r.Offset, r.Timestamp.UnixMilli())
+			s.Warm(of.At(r.Offset), r.Timestamp.UnixMilli())
 		}
 	}
 }
@@ -134,22 +132,23 @@ func (w *Windows) Prepare(ctx context.Context, l *Log, consumers []*Consumer) (r
 }
 
 // standings are where the consumers of a topic will begin, by partition, and those that want to be shown what is read.
-func standings(ctx context.Context, l *Log, t topics.Topic, consumers []*Consumer) (positions map[int32][]int64, show []Warmer, err error) {
+func standings(ctx context.Context, l *Log, t topics.Topic, consumers []*Consumer) (positions map[topics.Partition][]int64,
+	show []Warmer, err error) {
 	starts, err := l.Starts(ctx, t)
 	if err != nil {
 		return nil, nil, err
 	}
-	positions = make(map[int32][]int64)
+	positions = make(map[topics.Partition][]int64)
 	for _, c := range consumers {
 		if !slices.Contains(c.Topics, t) {
 			continue
 		}
-		for p, start := range starts {
-			at, err := c.Sink.Position(ctx, t, p)
+		for of, start := range starts {
+			at, err := c.Sink.Position(ctx, of)
 			if err != nil {
-				return nil, nil, fmt.Errorf("position of %s/%d: %w", t, p, err)
+				return nil, nil, fmt.Errorf("position of %s: %w", of, err)
 			}
-			positions[p] = append(positions[p], max(at.Next, start))
+			positions[of] = append(positions[of], max(at.Next, start))
 		}
 		if warmer, ok := c.Sink.(Warmer); ok {
 			show = append(show, warmer)

@@ -45,20 +45,20 @@ func testWarm(t *testing.T, b *bench) {
 	for i := range users / 2 {
 		b.append(noteOf(i)) // duplicates
 	}
-	for p := range middle {
-		abort(t, b, p)
+	for of := range middle {
+		abort(t, b, of.ID)
 	}
 	ends, err := b.Log.Ends(t.Context(), topics.Notifications)
 	if err != nil {
 		t.Fatal(err)
 	}
-	positions := make(map[int32][]int64)
+	positions := make(map[topics.Partition][]int64)
 	for p := range ends {
 		positions[p] = []int64{ends[p], middle[p], ends[p]}
 	}
 	w := pipeline.NewWindows(b.window)
-	busy := topics.Partition([]byte(topics.UserKey("busy")), int32(len(ends)))
-	release, err := w.Warm(t.Context(), b.Log, topics.Notifications, map[int32][]int64{busy: {ends[busy]}})
+	busy := topics.Notifications.Partition(topics.PartitionOf([]byte(topics.UserKey("busy")), int32(len(ends))))
+	release, err := w.Warm(t.Context(), b.Log, topics.Notifications, map[topics.Partition][]int64{busy: {ends[busy]}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,12 +73,12 @@ func testWarm(t *testing.T, b *bench) {
 	if n := w.Entries(); n != users+others {
 		t.Errorf("%d entries, want %d", n, users+others)
 	}
-	cold := func(map[int32]int64) (map[int32]int64, error) { return nil, errors.New("a consumer has to warm") }
-	early, err := w.Attach(topics.Notifications, middle, cold)
+	cold := func(topics.Ends) (topics.Ends, error) { return nil, errors.New("a consumer has to warm") }
+	early, err := w.Attach(middle, cold)
 	if err != nil {
 		t.Fatal(err)
 	}
-	late, err := w.Attach(topics.Notifications, ends, cold)
+	late, err := w.Attach(ends, cold)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func testWarm(t *testing.T, b *bench) {
 	if got := duplicatesOf(t, b, late, users); got != users {
 		t.Errorf("from the end: %d duplicates, want %d", got, users)
 	}
-	for _, r := range []map[int32]*pipeline.Reader{early, late} {
+	for _, r := range []map[topics.Partition]*pipeline.Reader{early, late} {
 		for _, r := range r {
 			r.Close()
 		}
@@ -123,11 +123,11 @@ func abort(t *testing.T, b *bench, p int32) {
 }
 
 // duplicatesOf reads on until n records at or above the positions have come, and counts the duplicates.
-func duplicatesOf(t *testing.T, b *bench, readers map[int32]*pipeline.Reader, n int) (duplicates int) {
+func duplicatesOf(t *testing.T, b *bench, readers map[topics.Partition]*pipeline.Reader, n int) (duplicates int) {
 	t.Helper()
 	from := make(map[int32]kgo.Offset)
-	for p, r := range readers {
-		from[p] = kgo.NewOffset().At(r.Start)
+	for of, r := range readers {
+		from[of.ID] = kgo.NewOffset().At(r.Start)
 	}
 	cl, err := b.Kafka.Client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{b.Kafka.Names.Name(topics.Notifications): from}),
 		kgo.KeepControlRecords())
@@ -143,7 +143,7 @@ func duplicatesOf(t *testing.T, b *bench, readers map[int32]*pipeline.Reader, n 
 			t.Fatal(err)
 		}
 		fs.EachPartition(func(p kgo.FetchTopicPartition) {
-			r := readers[p.Partition]
+			r := readers[topics.Notifications.Partition(p.Partition)]
 			verdicts, err := r.Judge(p.Records)
 			if err != nil {
 				t.Error(err)

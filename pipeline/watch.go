@@ -27,7 +27,7 @@ type Watch struct {
 
 	mu           sync.Mutex
 	missingTopic string // a topic that is missing
-	ends         map[partition]int64
+	ends         topics.Ends
 	at           time.Time
 }
 
@@ -150,8 +150,8 @@ func (w *Watch) Problem() error {
 	return fmt.Errorf("topic %s is missing", w.missingTopic)
 }
 
-// all is Ends in one map, without its age. The map is never changed.
-func (w *Watch) all() map[partition]int64 {
+// all is Ends without a copy and without its age. The map is never changed.
+func (w *Watch) all() topics.Ends {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.ends
@@ -159,24 +159,17 @@ func (w *Watch) all() map[partition]int64 {
 
 // Ends returns the offset at which every partition of every topic ended when Kafka was asked last (as Log.Ends), and how long ago that
 // was. Before the first answer ends is empty, and age is the time since NewWatch.
-func (w *Watch) Ends() (ends map[topics.Topic]map[int32]int64, age time.Duration) {
+func (w *Watch) Ends() (ends topics.Ends, age time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	ends = make(map[topics.Topic]map[int32]int64)
-	for of, end := range w.ends {
-		if ends[of.topic] == nil {
-			ends[of.topic] = make(map[int32]int64)
-		}
-		ends[of.topic][of.id] = end
-	}
 	if w.at.IsZero() {
-		return ends, time.Since(w.began)
+		return nil, time.Since(w.began)
 	}
-	return ends, time.Since(w.at)
+	return maps.Clone(w.ends), time.Since(w.at)
 }
 
 // setEnds keeps what lag is measured against.
-func (m *Metrics) setEnds(ends map[partition]int64) {
+func (m *Metrics) setEnds(ends topics.Ends) {
 	if m == nil {
 		return
 	}

@@ -32,28 +32,29 @@ type Windows struct {
 	retention retention
 
 	mu     sync.Mutex
-	chains map[partition]*chain // one for each partition that was ever attached to
+	chains map[topics.Partition]*chain // one for each partition that was ever attached to
 }
 
 // NewWindows makes the windows of a process. span is the dedup window of the log's contract.
 func NewWindows(span time.Duration) *Windows {
-	return &Windows{span: span, identify: identityOf, retention: retention{spare: 4_096, most: 1 << 20}, chains: make(map[partition]*chain)}
+	return &Windows{span: span, identify: identityOf, retention: retention{spare: 4_096, most: 1 << 20},
+		chains: make(map[topics.Partition]*chain)}
 }
 
 // Rewind returns, for each position, the offset from which records must be read so that duplicates from the position on are told
 // rightly (Log.Rewind).
-type Rewind func(positions map[int32]int64) (starts map[int32]int64, err error)
+type Rewind func(positions topics.Ends) (starts topics.Ends, err error)
 
-// Attach makes a reader for each partition of a topic; next are the offsets of the consumer's next records to apply. The consumer calls
+// Attach makes a reader for each partition; next are the offsets of the consumer's next records to apply. The consumer calls
 // it when it takes partitions over, and must give each reader every record from its Start on. After a seek it attaches again, and
 // closes the former reader only afterwards, so that its deduplicator is kept. Its error is rewind's; then nothing is attached.
-func (w *Windows) Attach(t topics.Topic, next map[int32]int64, rewind Rewind) (map[int32]*Reader, error) {
-	readers, far := make(map[int32]*Reader), make(map[int32]int64)
-	for p, at := range next {
-		if r := w.chain(partition{t, p}).join(at); r != nil {
-			readers[p] = r
+func (w *Windows) Attach(next topics.Ends, rewind Rewind) (map[topics.Partition]*Reader, error) {
+	readers, far := make(map[topics.Partition]*Reader), make(topics.Ends)
+	for of, at := range next {
+		if r := w.chain(of).join(at); r != nil {
+			readers[of] = r
 		} else {
-			far[p] = at
+			far[of] = at
 		}
 	}
 	if len(far) == 0 {
@@ -66,39 +67,39 @@ func (w *Windows) Attach(t topics.Topic, next map[int32]int64, rewind Rewind) (m
 		}
 		return nil, err
 	}
-	for p, at := range far {
-		readers[p] = w.chain(partition{t, p}).begin(at, min(starts[p], at))
+	for of, at := range far {
+		readers[of] = w.chain(of).begin(at, min(starts[of], at))
 	}
 	return readers, nil
 }
 
-// Expect makes readers that warm the windows of a topic for all consumers of this process at once. Warm calls it before the consumers
+// Expect makes readers that warm windows for all consumers of this process at once. Warm calls it before the consumers
 // attach, with the positions of all of them, by partition. A position that lies further below than the warm-up of the highest one
 // begins is left out: its consumer warms on its own. Until a reader is closed, its deduplicator forgets nothing that a consumer at one
 // of the positions will ask for. Whoever gives a reader the records from its Start on and below its Until spares the consumers their
 // own warm-up: they begin to read at their positions. Its error is rewind's.
-func (w *Windows) Expect(t topics.Topic, positions map[int32][]int64, rewind Rewind) (map[int32]*Reader, error) {
-	highest, lowest := make(map[int32]int64), make(map[int32]int64)
-	for p, all := range positions {
+func (w *Windows) Expect(positions map[topics.Partition][]int64, rewind Rewind) (map[topics.Partition]*Reader, error) {
+	highest, lowest := make(topics.Ends), make(topics.Ends)
+	for of, all := range positions {
 		if len(all) > 0 {
-			highest[p] = slices.Max(all)
+			highest[of] = slices.Max(all)
 		}
 	}
 	starts, err := rewind(highest)
 	if err != nil {
 		return nil, err
 	}
-	for p, high := range highest {
-		lowest[p] = high
-		for _, at := range positions[p] {
-			if at >= starts[p] {
-				lowest[p] = min(lowest[p], at)
+	for of, high := range highest {
+		lowest[of] = high
+		for _, at := range positions[of] {
+			if at >= starts[of] {
+				lowest[of] = min(lowest[of], at)
 			}
 		}
 	}
-	readers, err := w.Attach(t, lowest, rewind)
-	for p, r := range readers {
-		r.hold(highest[p])
+	readers, err := w.Attach(lowest, rewind)
+	for of, r := range readers {
+		r.hold(highest[of])
 	}
 	return readers, err
 }
@@ -127,7 +128,7 @@ func (w *Windows) each(visit func(*deduplicator)) {
 	}
 }
 
-func (w *Windows) chain(of partition) *chain {
+func (w *Windows) chain(of topics.Partition) *chain {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	c := w.chains[of]

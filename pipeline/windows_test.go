@@ -16,6 +16,9 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
+// The partitions of these tests.
+var first, second = topics.Messages.Partition(0), topics.Messages.Partition(1)
+
 // madeLog is a log in memory, with holes, and the verdict on each of its offsets by the definition alone.
 type madeLog struct {
 	span       int64
@@ -58,8 +61,8 @@ func makeLog(r *rand.Rand, n int) *madeLog {
 var control = kgo.NewRecordAttrs(kgo.RecordAttrsOpts{Control: true})
 
 // rewind is what Log.Rewind promises; it may begin too early, never too late.
-func (l *madeLog) rewind(positions map[int32]int64) (map[int32]int64, error) {
-	starts := make(map[int32]int64)
+func (l *madeLog) rewind(positions topics.Ends) (topics.Ends, error) {
+	starts := make(topics.Ends)
 	for p, next := range positions {
 		starts[p] = l.start(next)
 	}
@@ -147,9 +150,9 @@ func interleave(r *rand.Rand) error {
 	}
 	var roles []*role
 	attach := func(next int64) error {
-		rs, err := w.Attach(topics.Messages, map[int32]int64{0: next}, l.rewind)
+		rs, err := w.Attach(topics.Ends{first: next}, l.rewind)
 		if err == nil {
-			roles = append(roles, l.role(rs[0], next, false))
+			roles = append(roles, l.role(rs[first], next, false))
 		}
 		return err
 	}
@@ -176,9 +179,9 @@ func interleave(r *rand.Rand) error {
 			for range 1 + r.IntN(5) {
 				expected = append(expected, r.Int64N(l.end+1))
 			}
-			var rs map[int32]*Reader
-			if rs, err = w.Expect(topics.Messages, map[int32][]int64{0: expected}, l.rewind); err == nil {
-				roles = append(roles, l.role(rs[0], 0, true))
+			var rs map[topics.Partition]*Reader
+			if rs, err = w.Expect(map[topics.Partition][]int64{first: expected}, l.rewind); err == nil {
+				roles = append(roles, l.role(rs[first], 0, true))
 			}
 		case op == 2:
 			remove(roles[r.IntN(len(roles))])
@@ -207,7 +210,7 @@ func interleave(r *rand.Rand) error {
 			return err
 		}
 	}
-	c := w.chain(partition{topics.Messages, 0})
+	c := w.chain(first)
 	if n := len(c.deduplicators); n != min(1, len(roles)) {
 		return fmt.Errorf("%d judges for %d roles at the end of the log", n, len(roles))
 	}
@@ -237,11 +240,11 @@ func TestWindowsAreTheDefinitionConcurrently(t *testing.T) {
 		next := r.Int64N(l.end + 1)
 		var former *role
 		for range 40 {
-			rs, err := w.Attach(topics.Messages, map[int32]int64{0: next}, l.rewind)
+			rs, err := w.Attach(topics.Ends{first: next}, l.rewind)
 			if err != nil {
 				return err
 			}
-			o := l.role(rs[0], next, false)
+			o := l.role(rs[first], next, false)
 			if former != nil {
 				former.Close()
 			}
@@ -284,26 +287,26 @@ func TestWindowsWarmOnce(t *testing.T) {
 	w.identify = func(r *kgo.Record) (topics.Identity, bool) { hashes++; return identityOf(r) }
 	high := l.end - 100
 	near := []int64{high, high - 1, high - 3, l.start(high) + 1, l.start(high)}
-	expected, err := w.Expect(topics.Messages, map[int32][]int64{0: append([]int64{5}, near...), 1: nil}, l.rewind)
+	expected, err := w.Expect(map[topics.Partition][]int64{first: append([]int64{5}, near...), second: nil}, l.rewind)
 	if err != nil || len(expected) != 1 {
 		t.Fatal(expected, err)
 	}
-	warm := l.role(expected[0], 0, true)
+	warm := l.role(expected[first], 0, true)
 	if warm.Start != l.start(l.start(high)) || warm.Until != high {
 		t.Fatalf("warms from %d until %d, want %d, %d", warm.Start, warm.Until, l.start(l.start(high)), high)
 	}
-	first := warm.at
-	if err := warm.advance(l.from(warm.Until) - first); err != nil {
+	began := warm.at
+	if err := warm.advance(l.from(warm.Until) - began); err != nil {
 		t.Fatal(err)
 	}
-	none := func(map[int32]int64) (map[int32]int64, error) { return nil, errors.New("asked for nothing") }
+	none := func(topics.Ends) (topics.Ends, error) { return nil, errors.New("asked for nothing") }
 	var roles []*role
 	for _, next := range near {
-		rs, err := w.Attach(topics.Messages, map[int32]int64{0: next}, none)
-		if err != nil || rs[0].Start != next {
-			t.Fatalf("at %d: %v, begins at %+v", next, err, rs[0])
+		rs, err := w.Attach(topics.Ends{first: next}, none)
+		if err != nil || rs[first].Start != next {
+			t.Fatalf("at %d: %v, begins at %+v", next, err, rs[first])
 		}
-		roles = append(roles, l.role(rs[0], next, false))
+		roles = append(roles, l.role(rs[first], next, false))
 	}
 	warm.Close()
 	for _, o := range roles {
@@ -312,7 +315,7 @@ func TestWindowsWarmOnce(t *testing.T) {
 		}
 	}
 	want := 0
-	for _, r := range l.records[first:] {
+	for _, r := range l.records[began:] {
 		if !r.Attrs.IsControl() {
 			want++
 		}
@@ -325,26 +328,26 @@ func TestWindowsWarmOnce(t *testing.T) {
 // What cannot be rewound leaves nothing behind.
 func TestWindowsAttachFails(t *testing.T) {
 	l, w := makeLog(rand.New(rand.NewPCG(1, 7)), 50), NewWindows(madeSpan*time.Millisecond)
-	first, err := w.Attach(topics.Messages, map[int32]int64{0: 0}, l.rewind)
+	readers, err := w.Attach(topics.Ends{first: 0}, l.rewind)
 	if err != nil {
 		t.Fatal(err)
 	}
 	down := errors.New("down")
-	fails := func(map[int32]int64) (map[int32]int64, error) { return nil, down }
+	fails := func(topics.Ends) (topics.Ends, error) { return nil, down }
 	for range 2 {
-		if rs, err := w.Attach(topics.Messages, map[int32]int64{0: 0, 1: 7}, fails); !errors.Is(err, down) || rs != nil {
+		if rs, err := w.Attach(topics.Ends{first: 0, second: 7}, fails); !errors.Is(err, down) || rs != nil {
 			t.Errorf("attached %v, %v", rs, err)
 		}
 	}
-	if rs, err := w.Expect(topics.Messages, map[int32][]int64{0: {0}, 1: {7}}, fails); !errors.Is(err, down) || rs != nil {
+	if rs, err := w.Expect(map[topics.Partition][]int64{first: {0}, second: {7}}, fails); !errors.Is(err, down) || rs != nil {
 		t.Errorf("expected %v, %v", rs, err)
 	}
-	if n := len(w.chain(partition{topics.Messages, 0}).readers); n != 1 {
+	if n := len(w.chain(first).readers); n != 1 {
 		t.Errorf("%d readers, want the first alone", n)
 	}
-	first[0].Close()
-	first[0].Close()
-	if _, err := first[0].Judge(nil); !errors.Is(err, ErrReaderClosed) {
+	readers[first].Close()
+	readers[first].Close()
+	if _, err := readers[first].Judge(nil); !errors.Is(err, ErrReaderClosed) {
 		t.Errorf("a closed reader judges: %v", err)
 	}
 }
@@ -353,13 +356,13 @@ func TestWindowsAttachFails(t *testing.T) {
 func TestWindowsForgetForTheStalled(t *testing.T) {
 	w := NewWindows(time.Minute)
 	w.retention = retention{spare: 10, most: 100}
-	start := func(map[int32]int64) (map[int32]int64, error) { return map[int32]int64{0: 0}, nil }
+	start := func(topics.Ends) (topics.Ends, error) { return topics.Ends{first: 0}, nil }
 	attach := func() *Reader {
-		rs, err := w.Attach(topics.Messages, map[int32]int64{0: 0}, start)
+		rs, err := w.Attach(topics.Ends{first: 0}, start)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return rs[0]
+		return rs[first]
 	}
 	record := func(offset int64) []*kgo.Record {
 		return []*kgo.Record{{Offset: offset, Headers: []kgo.RecordHeader{{Key: topics.HeaderID, Value: []byte("same")}}}}
@@ -456,7 +459,7 @@ func BenchmarkWarm(b *testing.B) {
 	records := madeRecords(maxBatch)
 	for b.Loop() {
 		w, took := NewWindows(time.Hour), time.Duration(0)
-		rs, err := w.Expect(topics.Messages, map[int32][]int64{0: {n}}, zero)
+		rs, err := w.Expect(map[topics.Partition][]int64{first: {n}}, zero)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -471,7 +474,7 @@ func BenchmarkWarm(b *testing.B) {
 				offset++
 			}
 			began := cpuTime()
-			if _, err := rs[0].Judge(records); err != nil {
+			if _, err := rs[first].Judge(records); err != nil {
 				b.Fatal(err)
 			}
 			took += cpuTime() - began
@@ -483,7 +486,7 @@ func BenchmarkWarm(b *testing.B) {
 	}
 }
 
-func zero(positions map[int32]int64) (map[int32]int64, error) {
+func zero(positions topics.Ends) (topics.Ends, error) {
 	starts := maps.Clone(positions)
 	for p := range starts {
 		starts[p] = 0
@@ -501,13 +504,13 @@ func BenchmarkFiveReaders(b *testing.B) {
 				began := cpuTime()
 				var wg sync.WaitGroup
 				for range 5 {
-					rs, err := w.Attach(topics.Messages, map[int32]int64{0: 0}, zero)
+					rs, err := w.Attach(topics.Ends{first: 0}, zero)
 					if err != nil {
 						b.Fatal(err)
 					}
 					wg.Go(func() {
 						for batch := range slices.Chunk(records, size) {
-							if _, err := rs[0].Judge(batch); err != nil {
+							if _, err := rs[first].Judge(batch); err != nil {
 								b.Error(err)
 							}
 						}

@@ -22,7 +22,7 @@ import (
 //	                                                   └ ErrMoved: the worker ends, the partition is taken over again
 type worker struct {
 	c        *Consumer
-	of       partition
+	of       topics.Partition
 	count    int32   // partitions of the topic
 	identity string  // of the topic
 	reader   *Reader // of the dedup window; nil where the topic is not deduplicated
@@ -79,11 +79,11 @@ const (
 )
 
 // newWorker makes the worker of a partition whose sink stands at stored, and whose reading begins at start.
-func newWorker(c *Consumer, of partition, stored Position, start int64) *worker {
-	w := &worker{c: c, of: of, count: c.partitions[of.topic], identity: c.identities[of.topic], stored: stored.Next, next: stored.Next,
+func newWorker(c *Consumer, of topics.Partition, stored Position, start int64) *worker {
+	w := &worker{c: c, of: of, count: c.partitions[of.Topic], identity: c.identities[of.Topic], stored: stored.Next, next: stored.Next,
 		mark:  stored.Mark,
 		ready: make(chan struct{}, 1), done: make(chan struct{}),
-		status: Status{Topic: of.topic, Partition: of.id, Next: stored.Next, Seen: start, MovedAt: time.Now()}}
+		status: Status{Of: of, Next: stored.Next, Seen: start, MovedAt: time.Now()}}
 	w.warmer, _ = c.Sink.(Warmer)
 	return w
 }
@@ -173,7 +173,7 @@ func (w *worker) observe(list []item) (Batch, error) {
 	if err != nil {
 		return Batch{}, err
 	}
-	b := Batch{Topic: w.of.topic, Partition: w.of.id, From: w.stored, To: w.stored, Log: w.identity, Mark: w.mark,
+	b := Batch{Topic: w.of.Topic, Partition: w.of.ID, From: w.stored, To: w.stored, Log: w.identity, Mark: w.mark,
 		Events: make([]*topics.Event, 0, len(list))}
 	for n, i := range list {
 		if i.record == nil || i.record.Attrs.IsControl() {
@@ -182,15 +182,15 @@ func (w *worker) observe(list []item) (Batch, error) {
 		}
 		if i.from < w.next {
 			if w.warmer != nil {
-				w.warmer.Warm(w.of.topic, w.of.id, i.from, i.record.Timestamp.UnixMilli())
+				w.warmer.Warm(w.of.At(i.from), i.record.Timestamp.UnixMilli())
 			}
 			continue
 		}
-		e := EventOf(w.of.topic, i.record)
+		e := EventOf(w.of.Topic, i.record)
 		if e.Duplicate = duplicates[n]; e.Duplicate {
-			w.c.Kafka.Metrics.duplicate(w.c, w.of.topic)
+			w.c.Kafka.Metrics.duplicate(w.c, w.of.Topic)
 		}
-		e.Stray = topics.Partition(e.Key, w.count) != w.of.id
+		e.Stray = topics.PartitionOf(e.Key, w.count) != w.of.ID
 		b.Events, b.Records = append(b.Events, e), append(b.Records, i.record)
 		b.To, b.Mark = i.next, e.Time
 	}
@@ -227,7 +227,7 @@ func (w *worker) apply(ctx context.Context, b Batch) bool {
 			return w.isolate(ctx, b, err)
 		}
 		w.failed(err)
-		w.c.Kafka.Metrics.failed(w.c, w.of.topic)
+		w.c.Kafka.Metrics.failed(w.c, w.of.Topic)
 		w.c.Log.Warn("a batch could not be applied, trying again", "topic", b.Topic, "partition", b.Partition, "from", b.From, "to", b.To,
 			"failures", failures+1, "err", err)
 		if !sleep(ctx, backoff(failures)) {
@@ -265,7 +265,7 @@ func (w *worker) isolate(ctx context.Context, b Batch, reason error) bool {
 func (w *worker) setAside(ctx context.Context, e *topics.Event, r *kgo.Record, reason error) bool {
 	w.c.Log.Error("a record was set aside: no repeat can mend it", "consumer", w.c.Name, "topic", e.Topic, "partition", e.Partition, "offset",
 		e.Offset, "reason", reason)
-	w.c.Kafka.Metrics.wasSetAside(w.c, w.of.topic)
+	w.c.Kafka.Metrics.wasSetAside(w.c, w.of.Topic)
 	if w.c.SetAside == nil {
 		return true
 	}

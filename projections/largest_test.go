@@ -98,8 +98,8 @@ func TestLargestValues(t *testing.T) {
 type whole map[topics.Topic][]*topics.Event
 
 // Ends is where a topic ends (keys.Log).
-func (w whole) Ends(_ context.Context, t topics.Topic) (map[int32]int64, error) {
-	return map[int32]int64{0: int64(len(w[t]))}, nil
+func (w whole) Ends(_ context.Context, t topics.Topic) (topics.Ends, error) {
+	return topics.Ends{t.Partition(0): int64(len(w[t]))}, nil
 }
 
 func openSQLite(t *testing.T) *sqldb.DB {
@@ -128,7 +128,7 @@ func foldAll(t *testing.T, s pipeline.Sink, of []topics.Topic, log map[topics.To
 		if len(events) == 0 {
 			continue
 		}
-		if _, err := s.Position(t.Context(), topic, 0); err != nil {
+		if _, err := s.Position(t.Context(), topic.Partition(0)); err != nil {
 			t.Fatal(err)
 		}
 		err := apply(t.Context(), s, topic, events)
@@ -155,7 +155,7 @@ func readInbox(t *testing.T, in *inbox.Inbox, log map[topics.Topic][]*topics.Eve
 	devices := make(map[string]string)
 	for _, e := range log[topics.Devices] {
 		if e.Type == topics.TypeDeviceRegistered {
-			devices[e.Body.Text("token")] = e.Audience.A
+			devices[topics.ReadDevice(e).Token] = e.Audience.A
 		}
 	}
 	for token, user := range devices {

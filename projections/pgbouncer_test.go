@@ -42,7 +42,7 @@ func TestPgBouncer(t *testing.T) {
 		wg.Go(func() {
 			in := nodes[i]
 			for n := range int64(folds) {
-				if _, err := in.Position(t.Context(), topic, 0); err != nil {
+				if _, err := in.Position(t.Context(), topic.Partition(0)); err != nil {
 					t.Error(err)
 					return
 				}
@@ -107,7 +107,7 @@ func BenchmarkFoldPostgres(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			if _, err := in.Position(b.Context(), topics.Messages, 0); err != nil {
+			if _, err := in.Position(b.Context(), topics.Messages.Partition(0)); err != nil {
 				b.Fatal(err)
 			}
 			n := int64(0)

@@ -67,9 +67,9 @@ func reads(in *inbox.Inbox) map[string]func(context.Context) error {
 			_, err := in.Feed(ctx, inbox.Span{Topic: topics.Messages, Audiences: []string{"user:u"}, From: []int64{0}, To: []int64{9}}, 9, 1<<20)
 			return err
 		},
-		"position": func(ctx context.Context) error { _, err := in.Position(ctx, topics.Messages, 0); return err },
+		"position": func(ctx context.Context) error { _, err := in.Position(ctx, topics.Messages.Partition(0)); return err },
 		"await": func(ctx context.Context) error {
-			return in.Await(ctx, topics.Messages, map[int32]int64{0: 1 << 40})
+			return in.Await(ctx, topics.Ends{topics.Messages.Partition(0): 1 << 40})
 		},
 	}
 }
@@ -96,7 +96,7 @@ func endsWithAnError(t *testing.T, name string, do func(context.Context) error) 
 }
 
 func fold(ctx context.Context, in *inbox.Inbox, n int64) error {
-	at, err := in.Position(ctx, topics.Notifications, 0)
+	at, err := in.Position(ctx, topics.Notifications.Partition(0))
 	if err != nil {
 		return err
 	}

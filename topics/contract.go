@@ -35,8 +35,8 @@ var windowKind = Kind{
 
 // ReadContract reads a valid event; the error says that the partition counts are none.
 func ReadContract(e *Event) (c Contract, err error) {
-	c.Window = e.Body.Text("window")
-	if raw := e.Body.Raw("partitions"); raw != nil {
+	c.Window = e.body.Text("window")
+	if raw := e.body.Raw("partitions"); raw != nil {
 		err = json.Unmarshal(raw, &c.Partitions)
 	}
 	return c, err

@@ -7,11 +7,9 @@ import (
 
 // Delivery says what became of an event on its way to a user.
 type Delivery struct {
-	// Event is the type of the event delivered; Topic, Partition and Offset are where it stands.
-	Event     string
-	Topic     Topic
-	Partition int32
-	Offset    int64
+	// Event is the type of the event delivered, At is where it stands.
+	Event string
+	At    Place
 	// Node is the name of the node that delivered it.
 	Node string
 	// Sessions have it, LatencyMs milliseconds after its record time.
@@ -54,31 +52,27 @@ func deliveryKind(typ, doc string) Kind {
 
 // ReadDelivery reads a valid event.
 func ReadDelivery(e *Event) Delivery {
-	b := e.Body
-	return Delivery{Event: b.Text("event"), Topic: Topic(b.Text("topic")), Partition: int32(b.Int("partition")), Offset: b.Int("offset"),
-		Node: b.Text("node"), Sessions: b.Int("sessions"), LatencyMs: b.Int("latencyMs"),
+	b := e.body
+	at := Topic(b.Text("topic")).Partition(int32(b.Int("partition"))).At(b.Int("offset"))
+	return Delivery{Event: b.Text("event"), At: at, Node: b.Text("node"), Sessions: b.Int("sessions"), LatencyMs: b.Int("latencyMs"),
 		Channel: b.Text("channel"), Outcome: b.Text("outcome"), Device: b.Text("device")}
 }
 
 // ToSessions makes the event of a delivery to sessions: key is the user's, or the delivered event's own; source is NodeSource of
 // the node. There is one for every event that reaches anybody, so it is written by hand.
 func (d Delivery) ToSessions(key, source string) *Event {
-	at := make([]byte, 0, 48)
-	at = append(append(at, d.Topic...), '/')
-	at = append(strconv.AppendInt(at, int64(d.Partition), 10), '/')
-	at = strconv.AppendInt(at, d.Offset, 10)
 	b := d.appendPlace(make([]byte, 0, 192))
 	b = append(strconv.AppendInt(append(b, `,"sessions":`...), d.Sessions, 10), `,"latencyMs":`...)
 	b = append(strconv.AppendInt(b, d.LatencyMs, 10), '}')
-	return New(Deliveries, key, Meta{Type: TypeDeliveryWebSocket, Source: source, ID: string(at)}, b)
+	return New(Deliveries, key, Meta{Type: TypeDeliveryWebSocket, Source: source, ID: d.At.String()}, b)
 }
 
 // appendPlace begins the value with what every delivery has.
 func (d Delivery) appendPlace(b []byte) []byte {
 	b = append(append(append(b, `{"event":"`...), d.Event...), `","topic":"`...)
-	b = append(append(b, d.Topic...), `","partition":`...)
-	b = append(strconv.AppendInt(b, int64(d.Partition), 10), `,"offset":`...)
-	b = append(strconv.AppendInt(b, d.Offset, 10), `,"node":`...)
+	b = append(append(b, d.At.Topic...), `","partition":`...)
+	b = append(strconv.AppendInt(b, int64(d.At.ID), 10), `,"offset":`...)
+	b = append(strconv.AppendInt(b, d.At.Offset, 10), `,"node":`...)
 	return appendText(b, d.Node)
 }
 
@@ -96,7 +90,7 @@ func appendText(b []byte, s string) []byte {
 // Push makes the event of what became of a push.
 func (d Delivery) Push(key, source string) *Event {
 	return New(Deliveries, key, Meta{Type: TypeDeliveryPush, Source: source, ID: NewID()},
-		Fields("event", d.Event, "topic", string(d.Topic), "partition", d.Partition, "offset", d.Offset, "node", d.Node,
+		Fields("event", d.Event, "topic", string(d.At.Topic), "partition", d.At.ID, "offset", d.At.Offset, "node", d.Node,
 			"channel", orNil(nonZero(d.Channel)), "outcome", d.Outcome, "device", orNil(nonZero(d.Device)),
 			"sessions", d.Sessions, "latencyMs", d.LatencyMs))
 }

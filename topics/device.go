@@ -45,7 +45,7 @@ var deviceUnregisteredKind = Kind{
 
 // ReadDevice reads a valid event.
 func ReadDevice(e *Event) Device {
-	return Device{Token: e.Body.Text("token"), Platform: e.Body.Text("platform")}
+	return Device{Token: e.body.Text("token"), Platform: e.body.Text("platform")}
 }
 
 // Registered makes the event that the user has registered the device.

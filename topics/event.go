@@ -6,7 +6,7 @@ import (
 )
 
 // Event is a record of one of our topics, as consumers and producers see it. Valid fills in Type where the record names none,
-// Audience and Body, and remembers its verdict: an event is not safe for concurrent use until Valid has run on it once.
+// Audience, and remembers its verdict: an event is not safe for concurrent use until Valid has run on it once.
 // Afterwards it may be read by many.
 type Event struct {
 	Topic     Topic
@@ -17,9 +17,11 @@ type Event struct {
 	Value     []byte
 	Meta
 
-	// Audience and Body are the key and the value as Valid has read them.
+	// Audience is the key as Valid has read it.
 	Audience Audience
-	Body     Body
+	// body is the value as Valid has read it. Outside this package nobody knows its members: ReadMessage, ReadNotification and
+	// their siblings tell what they say.
+	body body
 
 	// Duplicate is the dedup window's verdict, Stray says that the record stands in a partition its key does not belong
 	// to. Both are set by the consumer that polled the record.
@@ -32,6 +34,9 @@ type Event struct {
 
 // MaxValue bounds a record's value, in bytes.
 const MaxValue = 256 << 10
+
+// At is where the record stands in the log.
+func (e *Event) At() Place { return e.Topic.Partition(e.Partition).At(e.Offset) }
 
 // Kind is what is known of events of this type; nil where Valid finds none.
 func (e *Event) Kind() *Kind {
@@ -50,7 +55,7 @@ func (e *Event) Actor() string {
 	case k.Sender != nil && k.Sender.member == k.Actor:
 		return UserOf(e.Source) // the same, and no copy
 	}
-	return e.Body.Text(k.Actor)
+	return e.body.Text(k.Actor)
 }
 
 // ActorOf is the user who did what an event's data says (Data); empty where the kind names none.
@@ -68,7 +73,7 @@ func (k *Kind) ActorOf(data []byte) string {
 // Detail is the text by which the statistics tell events of this kind apart; empty where there is none. The event must be valid.
 func (e *Event) Detail() string {
 	if k := e.Kind(); k.Detail != "" {
-		return e.Body.Text(k.Detail)
+		return e.body.Text(k.Detail)
 	}
 	return ""
 }
@@ -94,9 +99,9 @@ func (e *Event) EventID() string {
 // Data is what clients receive as the event's data: the value with what it leaves out spliced in before its last
 // brace, and extra members. The event must be valid.
 func (e *Event) Data(extra ...string) []byte {
-	v, k := e.Body.value, e.Kind()
+	v, k := e.body.value, e.Kind()
 	b := append(make([]byte, 0, len(v)+96), v[:len(v)-1]...)
-	empty := len(e.Body.members) == 0
+	empty := len(e.body.members) == 0
 	add := func(s string) {
 		if !empty {
 			b = append(b, ',')
@@ -104,15 +109,15 @@ func (e *Event) Data(extra ...string) []byte {
 		empty = false
 		b = append(b, s...)
 	}
-	if k.HasID && !e.Body.Has(anID.Name) {
+	if k.HasID && !e.body.Has(anID.Name) {
 		add(`"id":"` + e.EventID() + `"`)
 	}
 	for _, d := range k.Defaults {
-		if !e.Body.Has(d.Field) {
+		if !e.body.Has(d.Field) {
 			add(`"` + d.Field + `":` + d.JSON)
 		}
 	}
-	if !e.Body.Has(timestamp.Name) {
+	if !e.body.Has(timestamp.Name) {
 		add(`"` + timestamp.Name + `":"` + FormatTime(e.Time) + `"`)
 	}
 	for _, s := range extra {

@@ -21,7 +21,7 @@ var heartbeatKind = Kind{
 
 // ReadHeartbeat reads the node of a valid event of topic presence, of whatever kind.
 func ReadHeartbeat(e *Event) Heartbeat {
-	return Heartbeat{Node: e.Body.Text("node"), Name: e.Body.Text("name")}
+	return Heartbeat{Node: e.body.Text("node"), Name: e.body.Text("name")}
 }
 
 // Event makes the event.

@@ -12,8 +12,8 @@ import (
 // MaxDepth bounds the nesting of a record's value.
 const MaxDepth = 64
 
-// Body is a record's value: one JSON object, its top-level members found by a single scan. It points into the value.
-type Body struct {
+// body is a record's value: one JSON object, its top-level members found by a single scan. It points into the value.
+type body struct {
 	value   []byte // from brace to brace
 	members []member
 }
@@ -24,10 +24,10 @@ type member struct {
 }
 
 // Has reports whether the object has a top-level member of this name.
-func (b Body) Has(name string) bool { return b.Raw(name) != nil }
+func (b body) Has(name string) bool { return b.Raw(name) != nil }
 
 // Raw is the JSON of a member; nil if there is none.
-func (b Body) Raw(name string) []byte {
+func (b body) Raw(name string) []byte {
 	for i := range b.members {
 		if b.members[i].name == name {
 			return b.members[i].raw
@@ -37,7 +37,7 @@ func (b Body) Raw(name string) []byte {
 }
 
 // Text is the text of a string member; empty if there is none or it is not a string.
-func (b Body) Text(name string) string {
+func (b body) Text(name string) string {
 	raw := b.Raw(name)
 	if len(raw) == 0 || raw[0] != '"' {
 		return ""
@@ -46,10 +46,10 @@ func (b Body) Text(name string) string {
 }
 
 // True reports whether a member is true.
-func (b Body) True(name string) bool { return string(b.Raw(name)) == "true" }
+func (b body) True(name string) bool { return string(b.Raw(name)) == "true" }
 
 // Int is the value of a number member; 0 if there is none or it is no whole number within int64.
-func (b Body) Int(name string) int64 {
+func (b body) Int(name string) int64 {
 	n, _ := strconv.ParseInt(string(b.Raw(name)), 10, 64)
 	return n
 }
@@ -74,25 +74,25 @@ func unquote(raw []byte) string {
 // scanBody reads value as one JSON object (RFC 8259) and refuses what stores and languages read differently: bytes that
 // are no UTF-8, members that stand twice (also in another case: Go matches names so), lone surrogates, U+0000, numbers
 // beyond float64, nesting beyond MaxDepth.
-func scanBody(value []byte) (Body, error) {
+func scanBody(value []byte) (body, error) {
 	if !utf8.Valid(value) {
-		return Body{}, errors.New("the value is not UTF-8")
+		return body{}, errors.New("the value is not UTF-8")
 	}
 	s := scanner{b: value}
 	s.space()
 	if s.peek() != '{' {
-		return Body{}, errors.New("the value must be one JSON object")
+		return body{}, errors.New("the value must be one JSON object")
 	}
 	start := s.i
 	if err := s.value(); err != nil {
-		return Body{}, err
+		return body{}, err
 	}
 	end := s.i
 	s.space()
 	if s.i != len(value) {
-		return Body{}, s.fail("nothing may follow the JSON object")
+		return body{}, s.fail("nothing may follow the JSON object")
 	}
-	return Body{value: value[start:end], members: s.members}, nil
+	return body{value: value[start:end], members: s.members}, nil
 }
 
 type scanner struct {

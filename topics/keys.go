@@ -71,11 +71,11 @@ var keyTakenKind = Kind{
 }
 
 func checkKeys(e *Event) error {
-	removed := e.Body.True("removed")
-	if e.Body.Has("identityKey") == removed {
+	removed := e.body.True("removed")
+	if e.body.Has("identityKey") == removed {
 		return errors.New("a device has an identityKey, unless it is removed")
 	}
-	raw := e.Body.Raw("prekeys")
+	raw := e.body.Raw("prekeys")
 	if raw == nil {
 		return nil
 	}
@@ -98,8 +98,8 @@ func checkKeys(e *Event) error {
 
 // ReadDeviceKeys reads a valid event.
 func ReadDeviceKeys(e *Event) DeviceKeys {
-	k := DeviceKeys{DeviceID: e.Body.Text("deviceId"), IdentityKey: e.Body.Text("identityKey"), Removed: e.Body.True("removed")}
-	_ = json.Unmarshal(e.Body.Raw("prekeys"), &k.Prekeys) // absent: none
+	k := DeviceKeys{DeviceID: e.body.Text("deviceId"), IdentityKey: e.body.Text("identityKey"), Removed: e.body.True("removed")}
+	_ = json.Unmarshal(e.body.Raw("prekeys"), &k.Prekeys) // absent: none
 	return k
 }
 
@@ -114,7 +114,7 @@ func (k DeviceKeys) Event(user string) *Event {
 
 // ReadKeyTaken reads a valid event.
 func ReadKeyTaken(e *Event) KeyTaken {
-	return KeyTaken{DeviceID: e.Body.Text("deviceId"), PrekeyID: e.Body.Text("prekeyId"), By: e.Body.Text("by")}
+	return KeyTaken{DeviceID: e.body.Text("deviceId"), PrekeyID: e.body.Text("prekeyId"), By: e.body.Text("by")}
 }
 
 // Event makes the event; user is whose key it is.

@@ -13,7 +13,7 @@ import (
 func TestWrittenIsRead(t *testing.T) {
 	session := topics.Session{ID: "s", Node: "n", Name: "node-1", UserID: "a", Namespace: topics.Messaging, PID: "p", Repeated: true,
 		Channels: []string{"c"}}
-	delivery := topics.Delivery{Event: topics.TypeMessage, Topic: topics.Messages, Partition: 2, Offset: 7, Node: `no"de é`, Sessions: 3,
+	delivery := topics.Delivery{Event: topics.TypeMessage, At: topics.Messages.Partition(2).At(7), Node: `no"de é`, Sessions: 3,
 		LatencyMs: 9}
 	push := delivery
 	push.Channel, push.Outcome, push.Device = "fcm", "accepted", "h"

@@ -38,11 +38,11 @@ var messageKind = Kind{
 }
 
 func checkMessage(e *Event) error {
-	s, r := e.Body.Text("senderId"), e.Body.Text("receiverId")
+	s, r := e.body.Text("senderId"), e.body.Text("receiverId")
 	if ConversationKey(s, r) != string(e.Key) {
 		return errors.New("senderId and receiverId are not those of the key")
 	}
-	if e.Body.Has("content") == e.Body.Has("encrypted") {
+	if e.body.Has("content") == e.body.Has("encrypted") {
 		return errors.New("a message has either content or encrypted")
 	}
 	return nil
@@ -50,7 +50,7 @@ func checkMessage(e *Event) error {
 
 // ReadMessage reads a message of a valid event.
 func ReadMessage(e *Event) Message {
-	b := e.Body
+	b := e.body
 	return Message{ID: e.EventID(), SenderID: b.Text("senderId"), ReceiverID: b.Text("receiverId"), Content: b.Text("content"),
 		Encrypted: b.Raw("encrypted"), ClientMessageID: b.Text("clientMessageId")}
 }

@@ -26,7 +26,7 @@ var messageReadKind = Kind{
 
 // ReadMessageRead reads a valid event.
 func ReadMessageRead(e *Event) MessageRead {
-	return MessageRead{MessageID: e.Body.Text("messageId"), UserID: e.Body.Text("userId"), UpTo: e.Body.True("upTo")}
+	return MessageRead{MessageID: e.body.Text("messageId"), UserID: e.body.Text("userId"), UpTo: e.body.True("upTo")}
 }
 
 // Event makes the event; other is the conversation's other user. Said again it is the same event.

@@ -56,7 +56,7 @@ var notificationKind = Kind{
 
 // ReadNotification reads a valid event.
 func ReadNotification(e *Event) Notification {
-	b := e.Body
+	b := e.body
 	return Notification{ID: e.EventID(), Title: b.Text("title"), Body: b.Text("body"), Type: b.Text("type"), Priority: b.Text("priority"),
 		Data: b.Raw("data"), Icon: b.Text("icon"), Badge: b.Text("badge")}
 }

@@ -38,7 +38,7 @@ func markKind(typ, doc, frame, what string) Kind {
 }
 
 func checkTarget(e *Event) error {
-	if e.Body.Has("notificationId") == e.Body.Has("upTo") {
+	if e.body.Has("notificationId") == e.body.Has("upTo") {
 		return errors.New("either notificationId or upTo must be given")
 	}
 	return nil
@@ -46,9 +46,9 @@ func checkTarget(e *Event) error {
 
 // ReadNotificationMark reads a valid event.
 func ReadNotificationMark(e *Event) NotificationMark {
-	m := NotificationMark{NotificationID: e.Body.Text("notificationId")}
+	m := NotificationMark{NotificationID: e.body.Text("notificationId")}
 	if m.NotificationID == "" {
-		t, _ := time.Parse(time.RFC3339Nano, e.Body.Text("upTo")) // the event is valid
+		t, _ := time.Parse(time.RFC3339Nano, e.body.Text("upTo")) // the event is valid
 		m.UpTo = t.UnixMilli()
 	}
 	return m

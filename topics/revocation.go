@@ -19,7 +19,7 @@ var revokedKind = Kind{
 }
 
 // ReadRevocation reads a valid event.
-func ReadRevocation(e *Event) Revocation { return Revocation{TokenID: e.Body.Text("tokenId")} }
+func ReadRevocation(e *Event) Revocation { return Revocation{TokenID: e.body.Text("tokenId")} }
 
 // Event makes the event that an administrator has revoked tokens of a user.
 func (r Revocation) Event(user, admin string) *Event {

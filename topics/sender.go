@@ -21,7 +21,7 @@ type Sender struct {
 // byMember: the record is of the user that a member of its value names.
 func byMember(member string) *Sender {
 	return &Sender{Doc: userSource + "<" + member + ">", member: member, check: func(e *Event) error {
-		return byUser(e, e.Body.Text(member), "the user of "+member)
+		return byUser(e, e.body.Text(member), "the user of "+member)
 	}}
 }
 
@@ -46,7 +46,7 @@ var byAnyUser = &Sender{Doc: userSource + "…", check: func(e *Event) error {
 
 // byMemberNode: the record is of the node that member node names.
 var byMemberNode = &Sender{Doc: nodeSource + "<node>", check: func(e *Event) error {
-	if e.Source == NodeSource(e.Body.Text("node")) {
+	if e.Source == NodeSource(e.body.Text("node")) {
 		return nil
 	}
 	return fmt.Errorf("header ce_source must be /nodes/<id> of the value's node: only that node may send a %s", e.Type)

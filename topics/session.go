@@ -49,7 +49,7 @@ func sessionKind(typ, doc string) Kind {
 
 // ReadSession reads a valid event.
 func ReadSession(e *Event) Session {
-	b := e.Body
+	b := e.body
 	s := Session{ID: b.Text("session"), Node: b.Text("node"), Name: b.Text("name"), UserID: b.Text("userId"),
 		Namespace: Namespace(b.Text("namespace")), PID: b.Text("pid"), Repeated: b.Has("repeated")}
 	_ = json.Unmarshal(b.Raw("channels"), &s.Channels) // absent: none

@@ -101,6 +101,12 @@ func Of(t Topic) (Spec, bool) {
 	return Spec{}, false
 }
 
+// Deduplicated tells whether repeats in the topic are found by a dedup window (Spec.Judged).
+func (t Topic) Deduplicated() bool {
+	s, _ := Of(t)
+	return s.Judged
+}
+
 // Names maps topics to their names in Kafka.
 type Names struct{ Prefix string }
 
@@ -115,41 +121,4 @@ func (n Names) Topic(name string) (t Topic, ok bool) {
 	}
 	_, ok = Of(Topic(rest))
 	return Topic(rest), ok
-}
-
-// Partition is the partition of a key among n: murmur2 as the Java client and franz-go place it
-// (org.apache.kafka.common.utils.Utils.murmur2, toPositive). librdkafka's default places keys elsewhere.
-func Partition(key []byte, n int32) int32 {
-	if n <= 1 {
-		return 0
-	}
-	return int32(murmur2(key)&0x7fffffff) % n
-}
-
-func murmur2(b []byte) uint32 {
-	const (
-		seed uint32 = 0x9747b28c
-		m    uint32 = 0x5bd1e995
-	)
-	h := seed ^ uint32(len(b))
-	for ; len(b) >= 4; b = b[4:] {
-		k := uint32(b[3])<<24 | uint32(b[2])<<16 | uint32(b[1])<<8 | uint32(b[0])
-		k *= m
-		k ^= k >> 24
-		h = h*m ^ k*m
-	}
-	switch len(b) {
-	case 3:
-		h ^= uint32(b[2]) << 16
-		fallthrough
-	case 2:
-		h ^= uint32(b[1]) << 8
-		fallthrough
-	case 1:
-		h ^= uint32(b[0])
-		h *= m
-	}
-	h ^= h >> 13
-	h *= m
-	return h ^ h>>15
 }

@@ -33,7 +33,7 @@ func typingKind(typ, doc, frame string) Kind {
 }
 
 func checkParticipant(e *Event) error {
-	if !e.Audience.Has(e.Body.Text("userId")) {
+	if !e.Audience.Has(e.body.Text("userId")) {
 		return errors.New("userId is not one of the key's two users")
 	}
 	return nil
@@ -41,7 +41,7 @@ func checkParticipant(e *Event) error {
 
 // ReadTyping reads a valid event.
 func ReadTyping(e *Event) Typing {
-	return Typing{UserID: e.Body.Text("userId"), IsTyping: e.Type == TypeTypingStart}
+	return Typing{UserID: e.body.Text("userId"), IsTyping: e.Type == TypeTypingStart}
 }
 
 // Event makes the event for the user's partner.

@@ -64,7 +64,7 @@ func (e *Event) judge() error {
 	if len(e.Value) > MaxValue {
 		return refuse(ReasonSize, fmt.Errorf("the value has %d bytes; %d are allowed", len(e.Value), MaxValue))
 	}
-	if e.Body, err = scanBody(e.Value); err != nil {
+	if e.body, err = scanBody(e.Value); err != nil {
 		return refuse(ReasonJSON, err)
 	}
 	if err := k.checkFields(e); err != nil {
@@ -122,9 +122,9 @@ func shapes(list []AudienceKind) string {
 // gets no further than his own event: the id must be the hash of this record's identity, or else a random one that is the
 // record's ce_id as well. So nobody can take the id that a named event has or will have.
 func (e *Event) checkID() error {
-	id := e.Body.Text("id")
+	id := e.body.Text("id")
 	switch {
-	case e.Body.Has("id") && e.NexusID == "":
+	case e.body.Has("id") && e.NexusID == "":
 		return errors.New("a record must not have a top-level id; Nexus gives it one")
 	case e.NexusID == "":
 		return nil
@@ -144,7 +144,7 @@ func isRandomID(id string) bool {
 
 // checkFields judges the value's members.
 func (k *Kind) checkFields(e *Event) error {
-	for _, m := range e.Body.members {
+	for _, m := range e.body.members {
 		f := k.field(m.name)
 		switch {
 		case m.name == anID.Name:
@@ -157,7 +157,7 @@ func (k *Kind) checkFields(e *Event) error {
 		}
 	}
 	for i := range k.Fields {
-		if f := &k.Fields[i]; f.Required && !e.Body.Has(f.Name) {
+		if f := &k.Fields[i]; f.Required && !e.body.Has(f.Name) {
 			return fmt.Errorf("field %s of a %s is missing", f.Name, k.Type)
 		}
 	}

@@ -62,7 +62,7 @@ func (a *app) adopt(ctx context.Context, names []string, out io.Writer) error {
 			return err
 		}
 		for _, m := range list {
-			fmt.Fprintf(out, "%s: %s/%d: %s\n", c.Name, a.kafka.Names.Name(m.Topic), m.Partition, m.Why)
+			fmt.Fprintf(out, "%s: %s/%d: %s\n", c.Name, a.kafka.Names.Name(m.Of.Topic), m.Of.ID, m.Why)
 		}
 		switch {
 		case len(list) == 0:
@@ -87,16 +87,13 @@ func (a *app) adoptFor(ctx context.Context, p part, list []pipeline.Misfit, out 
 	if err := a.nobodyFolds(ctx, c, out); err != nil {
 		return err
 	}
-	to := make(map[topics.Topic]map[int32]pipeline.Position)
+	to := make(map[topics.Partition]pipeline.Position)
 	for _, m := range list {
-		if to[m.Topic] == nil {
-			to[m.Topic] = make(map[int32]pipeline.Position)
-		}
 		if p.skips {
 			m.To.Next = m.End
 		}
-		to[m.Topic][m.Partition] = m.To
-		fmt.Fprintf(out, "%s: %s/%d: goes on from offset %d; the log ends at %d\n", c.Name, a.kafka.Names.Name(m.Topic), m.Partition, m.To.Next,
+		to[m.Of] = m.To
+		fmt.Fprintf(out, "%s: %s/%d: goes on from offset %d; the log ends at %d\n", c.Name, a.kafka.Names.Name(m.Of.Topic), m.Of.ID, m.To.Next,
 			m.End)
 	}
 	if err := c.Sink.(adopter).Adopt(ctx, to); err != nil {

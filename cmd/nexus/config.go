@@ -1,14 +1,11 @@
 package main
 
 import (
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -392,7 +389,7 @@ func (c *Config) engines() []any {
 
 // validate judges what no single setting shows.
 func (c *Config) validate() error {
-	problems := []error{c.checkSecrets(), c.checkFirebase()}
+	problems := []error{c.checkSecrets(), c.Firebase.Check()}
 	if k := &c.Kafka; k.SASLMechanism != "" && (k.SASLUsername == "" || k.SASLPassword == "") {
 		problems = append(problems, errors.New("KAFKA_SASL_MECHANISM: needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"))
 	}
@@ -402,43 +399,6 @@ func (c *Config) validate() error {
 // pushes tells whether push is configured.
 func (c *Config) pushes() bool { return c.Firebase.On() }
 
-// checkFirebase judges the service account by the names that the operator typed.
-func (c *Config) checkFirebase() error {
-	f := &c.Firebase
-	if f.ProjectID == "" && f.PrivateKey == "" && f.ClientEmail == "" {
-		return nil
-	}
-	f.PrivateKey = pemText(f.PrivateKey)
-	var problems []error
-	if !projectID.MatchString(f.ProjectID) {
-		problems = append(problems, errors.New("FIREBASE_PROJECT_ID: must be a project id like my-app-1234"))
-	}
-	if !strings.Contains(f.ClientEmail, "@") {
-		problems = append(problems, errors.New("FIREBASE_CLIENT_EMAIL: must be the service account's address, like "+
-			"name@project.iam.gserviceaccount.com"))
-	}
-	block, _ := pem.Decode([]byte(f.PrivateKey))
-	if block == nil {
-		problems = append(problems, errors.New("FIREBASE_PRIVATE_KEY: must be the service account's private_key, from -----BEGIN to "+
-			"END-----, with its line ends or with \\n in their place"))
-	} else if _, err := x509.ParsePKCS8PrivateKey(block.Bytes); err != nil {
-		if _, err := x509.ParsePKCS1PrivateKey(block.Bytes); err != nil {
-			problems = append(problems, errors.New("FIREBASE_PRIVATE_KEY: is no private key (PKCS #8): copy it from the service account's JSON "+
-				"file as it is"))
-		}
-	}
-	return errors.Join(problems...)
-}
-
-// pemText undoes what shells, .env files and secret stores do to a PEM: quotes around it, and \n, \\n or \r\n for a
-// line's end.
-func pemText(s string) string {
-	s = strings.Trim(strings.TrimSpace(s), `"'`)
-	return escapedLineEnd.ReplaceAllString(s, "\n")
-}
-
-var escapedLineEnd = regexp.MustCompile(`(\\+r)?\\+n|\r\n|\\+r`)
-
 // pushOff says why push is off.
 func (c *Config) pushOff() string {
 	if c.FirebasePlaceholder != "" {
@@ -446,9 +406,6 @@ func (c *Config) pushOff() string {
 	}
 	return "FIREBASE_PROJECT_ID is not set"
 }
-
-// projectID is what Google allows (Resource Manager, "Project ID").
-var projectID = regexp.MustCompile(`^[a-z][a-z0-9-]{4,28}[a-z0-9]$`)
 
 // newFlags makes a command's flag set; its help goes to out.
 func newFlags(name, help string, out io.Writer) *flag.FlagSet {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -105,7 +106,7 @@ type (
 		Reset(ctx context.Context) error
 	}
 	adopter interface {
-		Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position) error
+		Adopt(ctx context.Context, to map[topics.Partition]pipeline.Position) error
 	}
 )
 
@@ -129,14 +130,16 @@ func (a *app) projection(p part, ts []topics.Topic, open func(ctx context.Contex
 	return p
 }
 
-// newConsumer makes what feeds a projection. One in memory is folded by every node for itself, and judges no duplicates: what
-// stands in its topics says the same however often it is said.
+// newConsumer makes what feeds a projection. One in memory is folded by every node for itself, from the log's beginning.
 func (a *app) newConsumer(p part, ts []topics.Topic, sink pipeline.Sink) *pipeline.Consumer {
 	c := &pipeline.Consumer{Name: p.name, Kafka: a.kafka, Log: a.component(p.name), Topics: ts, Sink: sink}
+	if slices.ContainsFunc(ts, topics.Topic.Deduplicated) {
+		c.Windows = a.windows
+	}
 	if p.keeps == nowhere {
 		return c
 	}
-	c.Windows, c.Watch, c.WayOut, c.SetAside = a.windows, a.watch, wayOut(p), a.producer.SetAside
+	c.Watch, c.WayOut, c.SetAside = a.watch, wayOut(p), a.producer.SetAside
 	if p.keeps == sharedStore && !a.embedded() { // a log of this process's own has no other readers
 		c.Group, c.Instance = a.group(p.name), a.instance(p.name)
 	}

@@ -137,7 +137,7 @@ type folded struct {
 	pinged error
 }
 
-func (f *folded) Position(context.Context, topics.Topic, int32) (pipeline.Position, error) {
+func (f *folded) Position(context.Context, topics.Partition) (pipeline.Position, error) {
 	return pipeline.Position{}, nil
 }
 func (f *folded) Apply(context.Context, pipeline.Batch) error { return nil }
@@ -148,17 +148,15 @@ func (f *folded) Run(ctx context.Context) error {
 	return nil
 }
 
-// A projection is added by one line: it is opened, run, asked by readiness and waited for, without a word elsewhere. An app runs
-// and stops without a process.
+// A projection is added by one line, whatever its topics: it is opened, run, asked by readiness and waited for, without a word
+// elsewhere. An app runs and stops without a process.
 func TestOneLineAddsAProjection(t *testing.T) {
 	a := embeddedApp(t)
 	f := &folded{ran: make(chan struct{})}
 	last := len(a.list) - 1 // above api
 	a.list = slices.Insert(a.list, last,
-		a.projection(part{name: "audit", needs: []string{"log"}}, []topics.Topic{topics.Control}, func(context.Context) (pipeline.Sink,
-			error) {
-			return f, nil
-		}))
+		a.projection(part{name: "audit", needs: []string{"log"}}, []topics.Topic{topics.Control, topics.Notifications},
+			func(context.Context) (pipeline.Sink, error) { return f, nil }))
 	if err := a.open(t.Context()); err != nil {
 		t.Fatal(err)
 	}

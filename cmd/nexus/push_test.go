@@ -468,13 +468,16 @@ func TestFunnel(t *testing.T) {
 	events, _ := foldLog(t, env["KAFKA_BROKERS"], env["NEXUS_TOPIC_PREFIX"])
 	inLog, sockets, devices := 0, make(map[string]bool), make(map[string]bool)
 	for p, e := range events {
-		switch {
-		case p.typ == topics.TypeNotification:
+		switch p.typ {
+		case topics.TypeNotification:
 			inLog++
-		case p.typ == topics.TypeDeliveryWebSocket:
-			sockets[fmt.Sprint(e.Body.Text("topic"), e.Body.Int("partition"), e.Body.Int("offset"))] = true
-		case p.typ == topics.TypeDeliveryPush && e.Body.Text("outcome") == "accepted":
-			devices[fmt.Sprint(e.Body.Text("topic"), e.Body.Int("partition"), e.Body.Int("offset"))] = true
+		case topics.TypeDeliveryWebSocket:
+			d := topics.ReadDelivery(e)
+			sockets[d.At.String()] = true
+		case topics.TypeDeliveryPush:
+			if d := topics.ReadDelivery(e); d.Outcome == "accepted" {
+				devices[d.At.String()] = true
+			}
 		}
 	}
 	atFCM := 0

@@ -134,9 +134,9 @@ func (a *app) whole(ctx context.Context, c *pipeline.Consumer, force bool) (reco
 		if err != nil {
 			return 0, err
 		}
-		for p, end := range ends {
-			records += end - starts[p]
-			if starts[p] > 0 {
+		for of, end := range ends {
+			records += end - starts[of]
+			if starts[of] > 0 {
 				gone[string(t)] = true
 			}
 		}

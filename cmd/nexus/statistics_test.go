@@ -176,7 +176,7 @@ func foldTopic(t *testing.T, brokers, name string, s topics.Spec, from map[int32
 				key := fmt.Sprint(r.Partition, string(e.Key), e.Type, e.Source, name)
 				duplicate := s.Judged && name != "" && seen[key]
 				seen[key] = true
-				if duplicate || topics.Valid(e) != nil || topics.Partition(e.Key, int32(len(ends))) != r.Partition {
+				if duplicate || topics.Valid(e) != nil || topics.PartitionOf(e.Key, int32(len(ends))) != r.Partition {
 					return
 				}
 				at.typ = e.Type

@@ -206,7 +206,6 @@ func (g *Gateway) subscribe(s *client, c *command) {
 	}
 	var recovered *bool
 	var refused []topics.RefusedChannel
-	before := g.o.Sessions.ChannelsOf(s.Session)
 	join := func() (joined []string) {
 		joined, refused = g.join(s, data.Channels)
 		return joined
@@ -224,7 +223,7 @@ func (g *Gateway) subscribe(s *client, c *command) {
 		s.Fail(&apierr.Error{Code: apierr.CodeNotFound, Message: "what the channels had since that offset " +
 			"cannot be given; they are subscribed from now on"})
 	}
-	g.subscribed(s, c, before, refused, recovered)
+	g.subscribed(s, c, refused, recovered)
 }
 
 // maxTold bounds how many channels an error names; the acknowledgement has them all.
@@ -248,20 +247,16 @@ func (g *Gateway) unsubscribe(s *client, c *command) {
 	if !s.understands(c, &data) {
 		return
 	}
-	before := g.o.Sessions.ChannelsOf(s.Session)
 	for _, name := range data.Channels {
 		g.o.Sessions.Unsubscribe(s.Session, name)
 	}
-	g.subscribed(s, c, before, nil, nil)
+	g.subscribed(s, c, nil, nil)
 }
 
 // subscribed answers with the session's channels, and tells the log where they have changed.
-func (g *Gateway) subscribed(s *client, c *command, before []string, refused []topics.RefusedChannel, recovered *bool) {
-	now := g.o.Sessions.ChannelsOf(s.Session)
-	if !slices.Equal(before, now) {
-		g.o.Sessions.Say(s.Session)
-	}
-	s.succeed(c, topics.SubscribedData(now, refused, recovered))
+func (g *Gateway) subscribed(s *client, c *command, refused []topics.RefusedChannel, recovered *bool) {
+	g.o.Sessions.Say(s.Session)
+	s.succeed(c, topics.SubscribedData(g.o.Sessions.ChannelsOf(s.Session), refused, recovered))
 }
 
 // join subscribes a session to channels; joined are those that are new to it.
@@ -422,7 +417,7 @@ func (g *Gateway) findMessage(ctx context.Context, user, id string) (inbox.Messa
 	}
 	wait, cancel := context.WithTimeout(ctx, lookupWait)
 	defer cancel()
-	if err := g.o.Inbox.Await(wait, topics.Messages, ends); err != nil {
+	if err := g.o.Inbox.Await(wait, ends); err != nil {
 		return m, err
 	}
 	return g.o.Inbox.Message(ctx, user, id)

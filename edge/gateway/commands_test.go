@@ -27,7 +27,7 @@ func (w *world) TryAppend(ev *topics.Event, done func(duplicate bool, err error)
 	w.appended = append(w.appended, ev.Type)
 	done(false, nil)
 }
-func (*world) Next(topics.Topic) map[int32]int64 { return nil }
+func (*world) Next(topics.Topic) topics.Ends { return nil }
 
 // typed is the world as the log that typing is appended to.
 type typed struct{ *world }
@@ -43,7 +43,7 @@ func (*world) Message(_ context.Context, _, id string) (inbox.Message, error) {
 	}
 	return inbox.Message{ID: id, Sender: "alice", Receiver: "bob"}, nil
 }
-func (*world) Await(context.Context, topics.Topic, map[int32]int64) error { return nil }
+func (*world) Await(context.Context, topics.Ends) error { return nil }
 
 func (*world) Greet(*session.Session, session.Comeback, func()) {}
 func (*world) CatchUp(_ *session.Session, _ string, subscribe func() []string) error {

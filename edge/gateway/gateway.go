@@ -22,7 +22,7 @@ import (
 // Tail appends clients' events and reads them back (pipeline.Tail).
 type Tail interface {
 	TryAppend(ev *topics.Event, done func(duplicate bool, err error))
-	Next(t topics.Topic) map[int32]int64
+	Next(t topics.Topic) topics.Ends
 }
 
 // Inbox finds stored messages.
@@ -30,7 +30,7 @@ type Inbox interface {
 	// Message finds a message of the user, or returns inbox.ErrNotFound.
 	Message(ctx context.Context, user, id string) (inbox.Message, error)
 	// Await returns once everything below ends is folded.
-	Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error
+	Await(ctx context.Context, ends topics.Ends) error
 }
 
 // Live shows sessions what the log says.

@@ -22,14 +22,14 @@ type Tail interface {
 	Begun(v []int64, t topics.Topic) []int64
 	// Await returns once everything below these positions of a topic's partitions has been routed, or when ctx ends.
 	Await(ctx context.Context, t topics.Topic, v []int64) error
-	Recent(t topics.Topic, p int32, from, to int64, want func(*topics.Event) bool) (list []*topics.Event, low int64)
-	Verify(ctx context.Context, t topics.Topic, points map[int32]pipeline.Point) (bool, error)
+	Recent(of topics.Partition, from, to int64, want func(*topics.Event) bool) (list []*topics.Event, low int64)
+	Verify(ctx context.Context, points map[topics.Partition]pipeline.Point) (bool, error)
 }
 
 // Inbox has what sessions missed.
 type Inbox interface {
 	// Await returns once everything below ends is folded.
-	Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error
+	Await(ctx context.Context, ends topics.Ends) error
 	// Feed reads what sessions missed.
 	Feed(ctx context.Context, s inbox.Span, entries, bytes int) ([]inbox.Entry, error)
 }
@@ -38,7 +38,7 @@ type Inbox interface {
 type Stats interface {
 	Counts(ctx context.Context, users []string) (map[string]stats.Counts, error)
 	// Reached tells whether everything below ends is counted.
-	Reached(ctx context.Context, ends stats.Ends) (bool, error)
+	Reached(ctx context.Context, ends topics.Ends) (bool, error)
 	// Last is what Counts answered last for a user.
 	Last(user string) (c stats.Counts, known bool)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/nexus/nexus/edge/session/sessiontest"
 	"github.com/nexus/nexus/edge/wire"
 	"github.com/nexus/nexus/edge/wire/wiretest"
+	"github.com/nexus/nexus/internal/contract"
 	"github.com/nexus/nexus/internal/testenv/logtest"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/inbox"
@@ -20,7 +21,7 @@ import (
 // noInbox has nothing.
 type noInbox struct{}
 
-func (noInbox) Await(context.Context, topics.Topic, map[int32]int64) error { return nil }
+func (noInbox) Await(context.Context, topics.Ends) error { return nil }
 func (noInbox) Feed(context.Context, inbox.Span, int, int) ([]inbox.Entry, error) {
 	return nil, nil
 }
@@ -28,7 +29,7 @@ func (noInbox) Feed(context.Context, inbox.Span, int, int) ([]inbox.Entry, error
 type noStats struct{}
 
 func (noStats) Counts(context.Context, []string) (map[string]stats.Counts, error) { return nil, nil }
-func (noStats) Reached(context.Context, stats.Ends) (bool, error)                 { return true, nil }
+func (noStats) Reached(context.Context, topics.Ends) (bool, error)                { return true, nil }
 
 // onLog is a live on an embedded log that is being read.
 func onLog(t *testing.T) (*Live, *pipeline.Tail) {
@@ -63,25 +64,32 @@ func onLog(t *testing.T) (*Live, *pipeline.Tail) {
 	return v, tail
 }
 
+// examplesOf are events as the vocabulary shows them, one for each key that the kind may have.
+func examplesOf(k *topics.Kind) (list []*topics.Event) {
+	keys := map[topics.AudienceKind]string{topics.User: topics.UserKey("bob"), topics.Channel: topics.ChannelKey("news"),
+		topics.Everyone: topics.EveryoneKey}
+	for _, in := range k.In {
+		for _, kind := range in.Keys {
+			meta := topics.Meta{Type: k.Type, ID: topics.NewID(), Source: "/test"}
+			list = append(list, topics.New(in.Topic, keys[kind], meta, contract.Example(k.Fields)))
+		}
+	}
+	return list
+}
+
 // What a client is given of what it missed is what it would have been shown: the same frames for every kind of the feed, for every
 // user that it concerns, in both protocols.
 func TestReplayedAsShown(t *testing.T) {
 	v, tail := onLog(t)
-	event := func(typ, key string, fields ...any) *topics.Event {
-		a, err := topics.ParseAudience(key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		topic, _ := topics.KindOf(typ).TopicFor(a.Kind)
-		return topics.New(topic, key, topics.Meta{Type: typ, ID: topics.NewID(), Source: "/test"}, topics.Fields(fields...))
-	}
 	events := []*topics.Event{
 		topics.Draft{ReceiverID: "bob", Content: "hello"}.Message("alice", ""),
 		topics.Draft{ReceiverID: "alice", Content: "note to self"}.Message("alice", ""),
 		topics.MessageRead{MessageID: "m1", UserID: "bob"}.Event("alice"),
-		event(topics.TypeNotification, topics.UserKey("bob"), "type", "SYSTEM", "title", "t", "body", "b"),
-		event(topics.TypeActivity, topics.ChannelKey("news"), "type", "post_created", "userId", "alice", "message", "m"),
-		event(topics.TypeAnnouncement, topics.EveryoneKey, "title", "t", "body", "b"),
+	}
+	for _, k := range topics.Kinds() {
+		if k.Feed && k.Ingest != "" {
+			events = append(events, examplesOf(k)...)
+		}
 	}
 	for _, k := range topics.Kinds() {
 		if k.Feed && !slices.ContainsFunc(events, func(ev *topics.Event) bool { return ev.Type == k.Type }) {
@@ -132,10 +140,19 @@ func TestReplayedAsShown(t *testing.T) {
 			t.Errorf("%+v was shown %q and is replayed %q", c, want, got)
 		}
 	}
-	for c, want := range map[client]int{{"bob", topics.Messaging, wire.Style{}}: 3, {"alice", topics.Messaging,
-		wire.Style{Canonical: true}}: 3,
-		{"bob", topics.Dashboard, wire.Style{SocketIO: true}}: 3, {"carol", topics.Dashboard, wire.Style{}}: 2, {"carol", topics.Messaging,
-			wire.Style{}}: 0} {
+	public := 0 // what everybody with the channel news is shown
+	for _, ev := range events {
+		if ev.Topic == topics.Broadcasts {
+			public++
+		}
+	}
+	for c, want := range map[client]int{
+		{"bob", topics.Messaging, wire.Style{}}:                  3,
+		{"alice", topics.Messaging, wire.Style{Canonical: true}}: 3,
+		{"carol", topics.Messaging, wire.Style{}}:                0,
+		{"bob", topics.Dashboard, wire.Style{SocketIO: true}}:    len(events) - 3, // those that are no messages
+		{"carol", topics.Dashboard, wire.Style{}}:                public,
+	} {
 		if got := shown[c].Texts(); len(got) != want {
 			t.Errorf("%+v was shown %q, want %d", c, got, want)
 		}

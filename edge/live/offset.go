@@ -67,27 +67,24 @@ func (v *Live) parseOffset(ns topics.Namespace, text string) (cursor, error) {
 // verify makes sure that a cursor is one of this log in everything that the audiences concern: a log that was truncated or
 // restored from a backup has other records below it, or none.
 func (v *Live) verify(ctx context.Context, from cursor, audiences map[topics.Topic][]string) error {
+	points := make(map[topics.Partition]pipeline.Point)
 	for t, of := range audiences {
-		points := make(map[int32]pipeline.Point)
 		for p, at := range from[t] {
-			if concernsPartition(t, of, int32(p), int32(len(from[t]))) {
-				points[int32(p)] = at
+			if concernsPartition(t.Partition(int32(p)), of, int32(len(from[t]))) {
+				points[t.Partition(int32(p))] = at
 			}
 		}
-		good, err := v.o.Tail.Verify(ctx, t, points)
-		if err != nil {
-			return err
-		}
-		if !good {
-			return errOffset
-		}
 	}
-	return nil
+	good, err := v.o.Tail.Verify(ctx, points)
+	if err == nil && !good {
+		err = errOffset
+	}
+	return err
 }
 
 // concernsPartition tells whether a partition can hold events for the audiences: a user's own stand in one.
-func concernsPartition(t topics.Topic, audiences []string, p, count int32) bool {
-	return t != topics.Notifications || topics.Partition([]byte(audiences[0]), count) == p
+func concernsPartition(of topics.Partition, audiences []string, count int32) bool {
+	return of.Topic != topics.Notifications || topics.PartitionOf([]byte(audiences[0]), count) == of.ID
 }
 
 func (v *Live) parsePositions(ns topics.Namespace, text string, partitions func(topics.Topic) int) (cursor, error) {

@@ -41,10 +41,10 @@ func FuzzParseOffset(f *testing.F) {
 // Partitions are merged by time, and each keeps its own order even where the broker's clock stepped back.
 func TestInOrderOfTime(t *testing.T) {
 	got := ""
-	for _, x := range inOrderOfTime([]inbox.Entry{{Partition: 0, Offset: 0, Time: 5}, {Partition: 0, Offset: 1, Time: 2}, {Partition: 0,
-		Offset: 2, Time: 9},
-		{Partition: 1, Offset: 0, Time: 1}, {Partition: 1, Offset: 1, Time: 7}}) {
-		got += string('a'+x.Partition) + string(rune('0'+x.Offset)) + " "
+	a, b := topics.Messages.Partition(0), topics.Messages.Partition(1)
+	for _, x := range inOrderOfTime([]inbox.Entry{{At: a.At(0), Time: 5}, {At: a.At(1), Time: 2}, {At: a.At(2), Time: 9},
+		{At: b.At(0), Time: 1}, {At: b.At(1), Time: 7}}) {
+		got += string('a'+x.At.ID) + string(rune('0'+x.At.Offset)) + " "
 	}
 	if want := "b0 a0 a1 b1 a2 "; got != want {
 		t.Errorf("%s, want %s", got, want)

@@ -70,23 +70,24 @@ func (v *Live) lookUpTopic(ctx context.Context, t topics.Topic, audiences []stri
 	}
 	var latest []inbox.Entry
 	wanted := concerning(t, audiences)
-	older, ends := inbox.Span{Topic: t, Audiences: audiences, From: slices.Clone(from), To: slices.Clone(from)}, make(map[int32]int64)
+	older, ends := inbox.Span{Topic: t, Audiences: audiences, From: slices.Clone(from), To: slices.Clone(from)}, make(topics.Ends)
 	for p := range from {
-		if from[p] >= to[p] || !concernsPartition(t, audiences, int32(p), int32(len(to))) {
+		of := t.Partition(int32(p))
+		if from[p] >= to[p] || !concernsPartition(of, audiences, int32(len(to))) {
 			continue
 		}
-		list, low := v.o.Tail.Recent(t, int32(p), from[p], to[p], wanted)
+		list, low := v.o.Tail.Recent(of, from[p], to[p], wanted)
 		for _, ev := range list {
 			latest = append(latest, entryOf(ev, audiences))
 		}
 		if low > from[p] {
-			older.To[p], ends[int32(p)] = low, low
+			older.To[p], ends[of] = low, low
 		}
 	}
 	if len(ends) == 0 {
 		return latest, nil
 	}
-	if err := v.o.Inbox.Await(ctx, t, ends); err != nil {
+	if err := v.o.Inbox.Await(ctx, ends); err != nil {
 		return nil, err
 	}
 	list, err := v.o.Inbox.Feed(ctx, older, entries, bytes)
@@ -107,7 +108,7 @@ func concerning(t topics.Topic, audiences []string) func(*topics.Event) bool {
 
 // entryOf is what the feed has of an event.
 func entryOf(ev *topics.Event, audiences []string) inbox.Entry {
-	x := inbox.Entry{Topic: ev.Topic, Partition: ev.Partition, Offset: ev.Offset, Time: ev.Time, Audience: string(ev.Key), Type: ev.Type,
+	x := inbox.Entry{At: ev.At(), Time: ev.Time, Audience: string(ev.Key), Type: ev.Type,
 		Value: ev.Data()}
 	if ev.Topic == topics.Messages {
 		x.Audience = audiences[0]
@@ -117,17 +118,13 @@ func entryOf(ev *topics.Event, audiences []string) inbox.Entry {
 
 // inOrderOfTime merges partitions by record time; each keeps its own order, whatever its times.
 func inOrderOfTime(list []inbox.Entry) []inbox.Entry {
-	type part struct {
-		topic topics.Topic
-		id    int32
-	}
 	type dated struct {
 		inbox.Entry
 		at int64
 	}
-	latest, all := make(map[part]int64), make([]dated, len(list))
+	latest, all := make(map[topics.Partition]int64), make([]dated, len(list))
 	for i, x := range list {
-		of := part{x.Topic, x.Partition}
+		of := x.At.Partition
 		latest[of] = max(latest[of], x.Time)
 		all[i] = dated{x, latest[of]}
 	}
@@ -165,7 +162,7 @@ func (v *Live) rejoin(s *session.Session, back session.Comeback, welcome func(re
 	recovered := true
 	welcome(&recovered, back.Offset) // not a later one: what follows may not arrive
 	for _, x := range m.list {
-		from[x.Topic][x.Partition] = pipeline.PointAt(x.Offset+1, x.Time)
+		from[x.At.Topic][x.At.ID] = pipeline.PointAt(x.At.Offset+1, x.Time)
 		v.give(s, x, v.offsetOf(s.Namespace, from))
 	}
 	p.Release(m.has)
@@ -230,7 +227,7 @@ func (v *Live) give(s *session.Session, x inbox.Entry, offset string) {
 	m.Offset = offset
 	s.Out.Deliver(m, s.Style)
 	if f.Reached {
-		v.delivered(delivery{x.Topic, x.Partition, x.Offset, x.Time, x.Type, x.Audience}, 1)
+		v.delivered(delivery{x.At, x.Time, x.Type, x.Audience}, 1)
 	}
 }
 

@@ -87,7 +87,7 @@ func (v *Live) shown(f *topics.Frame, ev *topics.Event, key string, sessions int
 	a := ev.Audience
 	self := a.Kind == topics.Conversation && a.A == a.B && slices.ContainsFunc(ev.Kind().Frames, reaches)
 	if sessions > 0 && !ev.Duplicate && (f.Reached || self) {
-		v.delivered(delivery{ev.Topic, ev.Partition, ev.Offset, ev.Time, ev.Type, key}, sessions)
+		v.delivered(delivery{ev.At(), ev.Time, ev.Type, key}, sessions)
 	}
 }
 
@@ -113,19 +113,17 @@ func (v *Live) messageOf(f *topics.Frame, ev *topics.Event) *wire.Message {
 
 // delivery is an event that reached sessions here.
 type delivery struct {
-	topic     topics.Topic
-	partition int32
-	offset    int64
-	time      int64 // record time, Unix milliseconds
-	typ       string
-	key       string // of the delivery: the user's, or the event's own
+	at   topics.Place
+	time int64 // record time, Unix milliseconds
+	typ  string
+	key  string // of the delivery: the user's, or the event's own
 }
 
 // delivered appends, for the statistics, that an event stands in the queues of sessions here. Nobody waits for that.
 func (v *Live) delivered(d delivery, sessions int) {
 	latency := max(0, time.Now().UnixMilli()-d.time) // the broker's clock may be ahead
 	v.metrics.latency.WithLabelValues(d.typ).Observe(float64(latency) / 1000)
-	v.o.Post(topics.Delivery{Event: d.typ, Topic: d.topic, Partition: d.partition, Offset: d.offset, Node: v.o.NodeName,
+	v.o.Post(topics.Delivery{Event: d.typ, At: d.at, Node: v.o.NodeName,
 		Sessions: int64(sessions), LatencyMs: latency}.ToSessions(d.key, v.o.Sessions.Source()))
 }
 

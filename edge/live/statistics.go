@@ -20,7 +20,7 @@ type statistics struct {
 // round is a set of users to be told once the projection has reached every end.
 type round struct {
 	users map[string]bool
-	ends  stats.Ends
+	ends  topics.Ends
 	since time.Time
 }
 
@@ -30,7 +30,7 @@ const (
 	staleAfter = 5 * time.Second
 )
 
-func newRound() *round { return &round{users: make(map[string]bool), ends: make(stats.Ends)} }
+func newRound() *round { return &round{users: make(map[string]bool), ends: make(topics.Ends)} }
 
 func newStatistics(v *Live) *statistics {
 	return &statistics{v: v, pending: newRound()}
@@ -43,7 +43,7 @@ func (s *statistics) changed(users []string, ev *topics.Event) {
 	for _, u := range users {
 		if s.v.o.Sessions.HasUser(topics.Dashboard, u) {
 			s.pending.users[u] = true
-			s.pending.ends.Add(ev.Topic, ev.Partition, ev.Offset+1)
+			s.pending.ends.Add(ev.At().Partition, ev.Offset+1)
 		}
 	}
 }
@@ -139,10 +139,8 @@ func (s *statistics) again(r *round) {
 	for u := range r.users {
 		s.pending.users[u] = true
 	}
-	for t, ps := range r.ends {
-		for p, end := range ps {
-			s.pending.ends.Add(t, p, end)
-		}
+	for of, end := range r.ends {
+		s.pending.ends.Add(of, end)
 	}
 }
 

@@ -13,11 +13,6 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-type part struct {
-	topic     topics.Topic
-	partition int32
-}
-
 // cursor is where push stands in a partition. While nothing is to be pushed its row is moved not at every batch but by flush,
 // lazily: at the latest a moment after the last batch, and when Run ends. So a restart does not judge by who is away then what
 // was judged before, but for that moment before a crash.
@@ -35,19 +30,19 @@ type cursor struct {
 const lazily = time.Second
 
 // Position is where push stands (pipeline.Sink).
-func (p *Pusher) Position(ctx context.Context, t topics.Topic, partition int32) (pipeline.Position, error) {
-	p.flushOne(ctx, p.cursor(part{t, partition})) // of an earlier time as the partition's owner
-	at, err := p.positions.Next(ctx, t, partition)
+func (p *Pusher) Position(ctx context.Context, of topics.Partition) (pipeline.Position, error) {
+	p.flushOne(ctx, p.cursor(of)) // of an earlier time as the partition's owner
+	at, err := p.positions.Next(ctx, of)
 	if err != nil {
 		return at, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.cursors[part{t, partition}] = &cursor{row: at.Next, at: p.o.Now()}
+	p.cursors[of] = &cursor{row: at.Next, at: p.o.Now()}
 	return at, nil
 }
 
-func (p *Pusher) cursor(of part) *cursor {
+func (p *Pusher) cursor(of topics.Partition) *cursor {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.cursors[of] == nil {

@@ -62,6 +62,6 @@ func (p *Pusher) Keep(ctx context.Context) { p.keep(ctx) }
 
 // Row is the position that is stored.
 func (p *Pusher) Row(ctx context.Context, t topics.Topic) (int64, error) {
-	at, err := p.positions.Peek(ctx, t, 0)
+	at, err := p.positions.Peek(ctx, t.Partition(0))
 	return at.Next, err
 }

@@ -16,7 +16,7 @@ func TestLargestToken(t *testing.T) {
 		random := make([]byte, topics.MaxToken*3/4)
 		_, _ = rand.Read(random)                              // never fails (crypto/rand)
 		token := base64.RawURLEncoding.EncodeToString(random) // not of ids, which begin alike: PostgreSQL compresses what it indexes
-		if _, err := s.inbox.Position(t.Context(), topics.Devices, 0); err != nil {
+		if _, err := s.inbox.Position(t.Context(), topics.Devices.Partition(0)); err != nil {
 			t.Fatal(err)
 		}
 		err := s.inbox.Apply(t.Context(), s.batch(topics.Devices, []*topics.Event{{Key: []byte("user:u"),
@@ -25,7 +25,7 @@ func TestLargestToken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Position(t.Context(), topics.Notifications, 0); err != nil {
+		if _, err := s.Position(t.Context(), topics.Notifications.Partition(0)); err != nil {
 			t.Fatal(err)
 		}
 		tell := func() []push.Job {

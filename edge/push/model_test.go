@@ -55,13 +55,13 @@ func (r records) Post(e *topics.Event, _ func(error)) {
 		panic(fmt.Sprintf("not valid: %s", e.Value))
 	}
 	d := topics.ReadDelivery(e)
-	id := d.Channel + "/" + strconv.FormatInt(d.Offset, 10)
+	id := d.Channel + "/" + strconv.FormatInt(d.At.Offset, 10)
 	r[id] = append(r[id], d.Outcome)
 }
 
 type nowhere struct{}
 
-func (nowhere) Ends(context.Context, topics.Topic) (map[int32]int64, error) { return nil, nil }
+func (nowhere) Ends(context.Context, topics.Topic) (topics.Ends, error) { return nil, nil }
 
 // modelJob is what the model knows of a job.
 type modelJob struct {
@@ -111,7 +111,7 @@ func (m *model) boot() *modelNode {
 func (m *model) add() {
 	c := m.channels[m.r.IntN(len(m.channels))]
 	n := len(m.jobs)
-	j := job{channel: c.name, user: "u", target: "t", at: place{topics.Notifications, 0, int64(n), "user:u"},
+	j := job{channel: c.name, user: "u", target: "t", at: topics.Notifications.Partition(0).At(int64(n)), key: "user:u",
 		note: Note{ID: strconv.Itoa(n), Event: topics.TypeNotification, RecordTime: m.at.UnixMilli()}}
 	for range 1 + m.r.IntN(2) { // a batch may come twice
 		if err := m.db.Tx(m.t.Context(), func(tx *sql.Tx) error { return m.nodes[0].p.queue.add(m.t.Context(), tx, []job{j}) }); err != nil {
@@ -121,7 +121,7 @@ func (m *model) add() {
 	m.jobs[key(j)] = &modelJob{due: m.at.UnixMilli()}
 }
 
-func key(j job) string { return j.channel + "/" + strconv.FormatInt(j.at.offset, 10) }
+func key(j job) string { return j.channel + "/" + strconv.FormatInt(j.at.Offset, 10) }
 
 // claim has a node claim jobs of a channel: those that are due longest, of all that are due and nobody's, unless it pauses.
 func (m *model) claim(n *modelNode) {
@@ -423,7 +423,7 @@ func TestJobsOfEarlierBuild(t *testing.T) {
 		t.Fatalf("%d jobs", len(jobs))
 	}
 	j := jobs[0]
-	if j.target != "tok" || j.attempts != 3 || j.at != (place{topics.Notifications, 3, 7, "user:a"}) ||
+	if j.target != "tok" || j.attempts != 3 || j.at != topics.Notifications.Partition(3).At(7) || j.key != "user:a" ||
 		j.note.Type != topics.NotificationSystem ||
 		j.note.Title != "T" || !j.note.High || string(j.note.Data) != `{"_from":"x","k":"{\"n\":1}"}` {
 		t.Errorf("%+v", j)

@@ -32,7 +32,7 @@ type Presence interface {
 
 // Log tells where the log ends.
 type Log interface {
-	Ends(ctx context.Context, t topics.Topic) (map[int32]int64, error)
+	Ends(ctx context.Context, t topics.Topic) (topics.Ends, error)
 }
 
 // Recorder appends what became of pushes; nobody waits for that.
@@ -65,7 +65,7 @@ type Pusher struct {
 
 	mu      sync.Mutex
 	closing bool // Run is ending: from now on a position is stored at once
-	cursors map[part]*cursor
+	cursors map[topics.Partition]*cursor
 }
 
 // Topics are those that pushes come of.
@@ -80,7 +80,7 @@ func New(ctx context.Context, o Options) (*Pusher, error) {
 		o.Now = time.Now
 	}
 	p := &Pusher{o: o, positions: sqldb.Positions{DB: o.DB, Projection: "push"}, queue: queue{db: o.DB, lease: o.Lease, now: o.Now},
-		cursors: make(map[part]*cursor)}
+		cursors: make(map[topics.Partition]*cursor)}
 	for _, ch := range o.Channels {
 		name := ch.Name()
 		if !channelName.MatchString(name) {
@@ -108,8 +108,8 @@ func (p *Pusher) begin(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("push: the ends of %s: %w", t, err)
 		}
-		for partition, end := range ends {
-			if _, err := p.positions.Begin(ctx, t, partition, pipeline.Position{Next: end}); err != nil {
+		for of, end := range ends {
+			if _, err := p.positions.Begin(ctx, of, pipeline.Position{Next: end}); err != nil {
 				return fmt.Errorf("push: %w", err)
 			}
 		}
@@ -137,13 +137,14 @@ func (p *Pusher) Run(ctx context.Context) error {
 }
 
 // Adopt takes another log on: pushes go on from these positions.
-func (p *Pusher) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position) error {
+func (p *Pusher) Adopt(ctx context.Context, to map[topics.Partition]pipeline.Position) error {
 	return p.positions.Adopt(ctx, to, func(*sql.Tx) error { return nil })
 }
 
 // due is a push to be made: to all targets of a user.
 type due struct {
-	at   place
+	at   topics.Place
+	key  string // of the event at
 	user string
 	note Note
 }
@@ -166,14 +167,14 @@ func (p *Pusher) Apply(ctx context.Context, b pipeline.Batch) error {
 			skips = append(skips, made...)
 		}
 	}
-	c := p.cursor(part{b.Topic, b.Partition})
+	c := p.cursor(b.Of())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(list) == 0 && p.mayWait(c, b) {
 		return nil
 	}
 	if err := p.store(ctx, c, b, func(ctx context.Context, tx *sql.Tx) error { return p.queue.add(ctx, tx, jobs) }); err != nil {
-		return fmt.Errorf("push: %s/%d from %d to %d: %w", b.Topic, b.Partition, b.From, b.To, err)
+		return fmt.Errorf("push: %s from %d to %d: %w", b.Of(), b.From, b.To, err)
 	}
 	for _, j := range skips {
 		p.report(j, skipped, 0)
@@ -198,13 +199,13 @@ func (p *Pusher) wanted(ctx context.Context, b pipeline.Batch) (list []due, err 
 		if !ok || !p.absent(user, n) {
 			continue
 		}
-		d := due{place{e.Topic, e.Partition, e.Offset, string(e.Key)}, user, n}
+		d := due{e.At(), string(e.Key), user, n}
 		if p.left(n) > 0 {
 			list = append(list, d)
 			continue
 		}
 		for _, l := range p.lanes {
-			p.report(job{channel: l.name, user: user, at: d.at, note: n}, expired, 0)
+			p.report(job{channel: l.name, user: user, at: d.at, key: d.key, note: n}, expired, 0)
 		}
 	}
 	return list, nil
@@ -248,7 +249,7 @@ func (l *lane) jobs(ctx context.Context, list []due) (jobs []job, err error) {
 		}
 		n := l.ch.Fit(d.note)
 		for _, t := range targets[d.user] {
-			jobs = append(jobs, job{channel: l.name, user: d.user, target: t, at: d.at, note: n})
+			jobs = append(jobs, job{channel: l.name, user: d.user, target: t, at: d.at, key: d.key, note: n})
 		}
 	}
 	return jobs, nil
@@ -268,9 +269,9 @@ func (p *Pusher) report(j job, what string, sessions int64) {
 	if j.target != "" {
 		device = topics.DeviceHash(j.target)
 	}
-	d := topics.Delivery{Event: j.note.Event, Topic: j.at.topic, Partition: j.at.partition, Offset: j.at.offset, Node: p.o.Node,
+	d := topics.Delivery{Event: j.note.Event, At: j.at, Node: p.o.Node,
 		Sessions:  sessions,
 		LatencyMs: max(0, p.o.Now().UnixMilli()-j.note.RecordTime), Channel: j.channel, Outcome: what, Device: device}
-	p.o.Producer.Post(d.Push(j.at.key, topics.NodeSource(p.o.Node)),
+	p.o.Producer.Post(d.Push(j.key, topics.NodeSource(p.o.Node)),
 		func(err error) { p.o.Logger.Warn("what became of a push could not be appended", "err", err) })
 }

@@ -52,7 +52,7 @@ func (s *shop) restart() int64 {
 		s.t.Fatal(err)
 	}
 	s.Pusher = p
-	at, err := s.Position(s.t.Context(), topics.Notifications, 0)
+	at, err := s.Position(s.t.Context(), topics.Notifications.Partition(0))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestLazyPosition(t *testing.T) {
 			}
 			applied = next
 		case 4: // the partition goes and comes back
-			if at, err := s.Position(t.Context(), topics.Notifications, 0); err != nil || at.Next != applied {
+			if at, err := s.Position(t.Context(), topics.Notifications.Partition(0)); err != nil || at.Next != applied {
 				t.Fatalf("it comes back at %d, %v; want %d", at.Next, err, applied)
 			}
 			settled = applied
@@ -265,8 +265,8 @@ type counting struct {
 	vain int
 }
 
-func (c *counting) Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error {
-	err := c.Inbox.Await(ctx, t, ends)
+func (c *counting) Await(ctx context.Context, ends topics.Ends) error {
+	err := c.Inbox.Await(ctx, ends)
 	if err != nil {
 		c.vain++
 	}

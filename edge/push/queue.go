@@ -46,7 +46,8 @@ func storing(ctx context.Context) (context.Context, context.CancelFunc) {
 type job struct {
 	channel, id  string
 	user, target string
-	at           place
+	at           topics.Place
+	key          string // of the delivery
 	note         Note
 	attempts     int   // this one included
 	lease        int64 // until when it is this claim's, Unix milliseconds
@@ -54,14 +55,6 @@ type job struct {
 
 // unreadable stands for a note that another build has written and this one cannot read: of no time, so too old.
 var unreadable = Note{Event: "unreadable"}
-
-// place is where an event stands.
-type place struct {
-	topic     topics.Topic
-	partition int32
-	offset    int64
-	key       string
-}
 
 // jobsTable has the columns that add writes. A target stands in column token: nodes of an earlier version, which know FCM
 // alone, work on the table while nodes are upgraded.
@@ -77,9 +70,9 @@ func (q *queue) add(ctx context.Context, tx *sql.Tx, jobs []job) error {
 		if err != nil {
 			return fmt.Errorf("note of %s: %w", j.note.ID, err)
 		}
-		rows = append(rows, []any{j.channel, j.note.ID + "/" + topics.DeviceHash(j.target), j.user, j.target, string(j.at.topic),
-			int64(j.at.partition),
-			j.at.offset, j.note.RecordTime, note, int64(0), now, int64(0)})
+		rows = append(rows, []any{j.channel, j.note.ID + "/" + topics.DeviceHash(j.target), j.user, j.target, string(j.at.Topic),
+			int64(j.at.ID),
+			j.at.Offset, j.note.RecordTime, note, int64(0), now, int64(0)})
 	}
 	if err := q.db.Insert(ctx, tx, jobsTable, rows); err != nil {
 		return fmt.Errorf("make jobs: %w", err)
@@ -112,13 +105,13 @@ func (q *queue) claim(ctx context.Context, channel string, n int) (list []job, e
 		j := job{channel: channel, lease: lease}
 		var note []byte
 		var topic string
-		if err := rows.Scan(&j.id, &j.user, &j.target, &topic, &j.at.partition, &j.at.offset, &note, &j.attempts); err != nil {
+		if err := rows.Scan(&j.id, &j.user, &j.target, &topic, &j.at.ID, &j.at.Offset, &note, &j.attempts); err != nil {
 			return nil, fmt.Errorf("claim jobs of %s: %w", channel, err)
 		}
 		if json.Unmarshal(note, &j.note) != nil { // of another build: it never gets better, and must not hold up the rest
 			j.note = unreadable
 		}
-		j.at.topic, j.at.key = topics.Topic(topic), topics.UserKey(j.user)
+		j.at.Topic, j.key = topics.Topic(topic), topics.UserKey(j.user)
 		list = append(list, j)
 	}
 	if err := rows.Err(); err != nil {

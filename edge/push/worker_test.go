@@ -131,7 +131,7 @@ func (s *shop) batch(topic topics.Topic, events []*topics.Event) pipeline.Batch 
 // devices registers a device of each user, under the user's name.
 func (s *shop) devices(users ...string) {
 	s.t.Helper()
-	if _, err := s.inbox.Position(s.t.Context(), topics.Devices, 0); err != nil {
+	if _, err := s.inbox.Position(s.t.Context(), topics.Devices.Partition(0)); err != nil {
 		s.t.Fatal(err)
 	}
 	var events []*topics.Event
@@ -147,7 +147,7 @@ func (s *shop) devices(users ...string) {
 // notify folds a notification to each user, which makes jobs.
 func (s *shop) notify(users ...string) {
 	s.t.Helper()
-	if _, err := s.Position(s.t.Context(), topics.Notifications, 0); err != nil {
+	if _, err := s.Position(s.t.Context(), topics.Notifications.Partition(0)); err != nil {
 		s.t.Fatal(err)
 	}
 	var events []*topics.Event

@@ -125,7 +125,7 @@ func (a *async) record(k *topics.Kind) {
 		"headers", recordHeaders(k, standard), "payload", ref("components", "schemas", name),
 		"bindings", object("kafka", tree{{"key", object("type", "string", "description", strings.Join(keys, " or "))}, {"bindingVersion",
 			"0.5.0"}}),
-		"examples", list{object("payload", rawJSON(example(k.Fields, false)))})})
+		"examples", list{object("payload", rawJSON(Example(k.Fields)))})})
 	a.messages = unique(a.messages)
 }
 
@@ -159,7 +159,7 @@ func (a *async) socket(ns topics.Namespace) {
 		for _, event := range s.names() {
 			schema := frameName(ns, event)
 			a.schemas = append(a.schemas, member{schema, s.schema()})
-			data := example(s.fields(), false)
+			data := Example(s.fields())
 			rawOut = append(rawOut, a.message(schemaName("raw", short(ns), event), event, s.frame.Doc, envelope(event, schema, true),
 				rawExample(event, data)))
 			ioOut = append(ioOut, a.message(schemaName("socketio", short(ns), event), event, s.frame.Doc, arguments(event, schema),

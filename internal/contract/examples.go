@@ -6,6 +6,9 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
+// Example is the value of a record, a frame or a command of these fields, as it may be: with what it must have.
+func Example(fields []topics.Field) json.RawMessage { return example(fields, false) }
+
 // example is an object with these members as it may be sent. Of two that exclude each other the first is there; those that need not
 // be there are left out unless all is set.
 func example(fields []topics.Field, all bool) json.RawMessage {

@@ -136,7 +136,7 @@ func socketOf(ns topics.Namespace) pageSocket {
 	for _, f := range frames(ns) {
 		s.Out = append(s.Out, pageMessage{Event: f.frame.Event, Alias: f.frame.Alias, ID: frameName(ns, f.frame.Event),
 			Doc:     sentence(f.frame.Doc),
-			Example: rawFrame(f.frame.Event, example(f.fields(), false)), Schema: frameName(ns, f.frame.Event), Fields: fieldsOf(f.fields())})
+			Example: rawFrame(f.frame.Event, Example(f.fields())), Schema: frameName(ns, f.frame.Event), Fields: fieldsOf(f.fields())})
 	}
 	for _, c := range commands(ns) {
 		s.In = append(s.In, pageMessage{Event: c.Event, ID: short(ns) + "." + commandName(c), Doc: sentence(c.Doc), Example: rawFrame(c.Event,
@@ -155,7 +155,7 @@ func topicOf(spec topics.Spec) pageTopic {
 		for _, in := range k.In {
 			if in.Topic == spec.Topic {
 				t.Kinds = append(t.Kinds, pageMessage{Event: k.Type, ID: t.ID + "." + k.Type, Doc: sentence(k.Doc),
-					Example: string(example(k.Fields, false)),
+					Example: string(Example(k.Fields)),
 					Schema:  recordName(k), Fields: fieldsOf(k.Fields)})
 			}
 		}

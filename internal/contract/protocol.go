@@ -84,7 +84,7 @@ func framesText(ns topics.Namespace) string {
 		if s.kind != nil && s.kind.Feed {
 			b.WriteString(" It is given again to a client that comes back.")
 		}
-		fmt.Fprintf(&b, "\n\n    %s\n\n%s", rawFrame(s.frame.Event, example(s.fields(), false)), fieldsTable(s.fields()))
+		fmt.Fprintf(&b, "\n\n    %s\n\n%s", rawFrame(s.frame.Event, Example(s.fields())), fieldsTable(s.fields()))
 	}
 	return b.String()
 }
@@ -94,7 +94,7 @@ func commandsText(ns topics.Namespace) string {
 	for _, c := range commands(ns) {
 		fmt.Fprintf(&b, "\n### `%s`\n\n%s.\n\n    %s\n\n%s", c.Event, sentence(c.Doc), rawFrame(c.Event, []byte(c.Example)),
 			fieldsTable(c.Fields))
-		fmt.Fprintf(&b, "\nAcknowledged with:\n\n    %s\n\n%s", example(c.Answer, false), fieldsTable(c.Answer))
+		fmt.Fprintf(&b, "\nAcknowledged with:\n\n    %s\n\n%s", Example(c.Answer), fieldsTable(c.Answer))
 	}
 	return b.String()
 }

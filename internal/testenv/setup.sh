@@ -95,7 +95,8 @@ python_packages() { # python_packages NAME REQUIREMENTS: .cache/NAME, with just 
 
 schemathesis() { # calls every route of the OpenAPI document; beside it validators of OpenAPI and JSON Schema
   local want=internal/testenv/contract/requirements.txt venv=$CACHE/schemathesis
-  [ "$("$venv/bin/python" -m pip freeze 2>/dev/null)" = "$(cat $want)" ] && return 0
+  "$venv/bin/schemathesis" --version >/dev/null 2>&1 && # a venv that was moved does not run
+    [ "$("$venv/bin/python" -m pip freeze 2>/dev/null)" = "$(cat $want)" ] && return 0
   python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || { say "no python3 with venv: schemathesis cannot be fetched"; return 0; }
   say "fetching schemathesis"
   rm -rf "$venv"

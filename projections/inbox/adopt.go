@@ -17,11 +17,18 @@ import (
 //
 // Two things must not be taken for one: an event of the former log and one of this log at the same place. So ids that were
 // made of a place get a suffix, and nobody resumes across the change.
-func (i *Inbox) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position) error {
+func (i *Inbox) Adopt(ctx context.Context, to map[topics.Partition]pipeline.Position) error {
 	former := i.shift
 	return i.positions.Adopt(ctx, to, func(tx *sql.Tx) error {
-		for t, ps := range to {
-			if err := renameTopic(ctx, tx, t, ps); err != nil {
+		from := make(map[topics.Topic]topics.Ends)
+		for of, at := range to {
+			if from[of.Topic] == nil {
+				from[of.Topic] = make(topics.Ends)
+			}
+			from[of.Topic][of] = at.Next
+		}
+		for t, ends := range from {
+			if err := renameTopic(ctx, tx, t, ends); err != nil {
 				return err
 			}
 		}
@@ -54,9 +61,9 @@ type placed struct {
 	value []byte
 }
 
-// renameTopic is renamePlaces for the partitions of a topic. No index of ours is by place; the one that is made here serves
+// renameTopic is renamePlaces for partitions of a topic. No index of ours is by place; the one that is made here serves
 // them all, and is gone with the transaction.
-func renameTopic(ctx context.Context, tx *sql.Tx, t topics.Topic, to map[int32]pipeline.Position) error {
+func renameTopic(ctx context.Context, tx *sql.Tx, t topics.Topic, from topics.Ends) error {
 	table := placeTables[t]
 	if table == "" {
 		return nil
@@ -64,8 +71,8 @@ func renameTopic(ctx context.Context, tx *sql.Tx, t topics.Topic, to map[int32]p
 	if _, err := tx.ExecContext(ctx, `CREATE INDEX `+table+`_adopt ON `+table+` (part, pos, id)`); err != nil {
 		return fmt.Errorf("adopt: index %s: %w", table, err)
 	}
-	for part, at := range to {
-		if err := renamePlaces(ctx, tx, t, table, part, at.Next); err != nil {
+	for of, next := range from {
+		if err := renamePlaces(ctx, tx, of, table, next); err != nil {
 			return err
 		}
 	}
@@ -78,17 +85,17 @@ func renameTopic(ctx context.Context, tx *sql.Tx, t topics.Topic, to map[int32]p
 // renamePlaces gives a suffix to the ids that were made of places from an offset on: this log has, or will have, other
 // events there. Rows of every generation are looked at: those of a topic that went on in its log when others did not kept
 // their ids then.
-func renamePlaces(ctx context.Context, tx *sql.Tx, t topics.Topic, table string, part int32, from int64) error {
+func renamePlaces(ctx context.Context, tx *sql.Tx, of topics.Partition, table string, from int64) error {
 	for last := (placed{pos: -1}); ; {
-		page, err := readPlaced(ctx, tx, table, part, from, last)
+		page, err := readPlaced(ctx, tx, table, of.ID, from, last)
 		if err != nil {
 			return fmt.Errorf("adopt: read %s: %w", table, err)
 		}
 		for _, r := range page {
-			if r.id != (&topics.Event{Topic: t, Partition: part, Offset: r.pos % (1 << sqldb.GenerationBits)}).EventID() {
+			if r.id != (&topics.Event{Topic: of.Topic, Partition: of.ID, Offset: r.pos % (1 << sqldb.GenerationBits)}).EventID() {
 				continue
 			}
-			if err := rename(ctx, tx, t, table, part, r.pos, r.id, fmt.Sprintf("%s~%d", r.id, r.pos>>sqldb.GenerationBits), r.value); err != nil {
+			if err := rename(ctx, tx, of, table, r.pos, r.id, fmt.Sprintf("%s~%d", r.id, r.pos>>sqldb.GenerationBits), r.value); err != nil {
 				return fmt.Errorf("adopt: give %s another id: %w", table, err)
 			}
 		}
@@ -118,14 +125,14 @@ func readPlaced(ctx context.Context, tx *sql.Tx, table string, part int32, from 
 }
 
 // rename gives a row another id, also in the object that clients get, where it was spliced in last.
-func rename(ctx context.Context, tx *sql.Tx, t topics.Topic, table string, part int32, pos int64, id, to string, value []byte) error {
+func rename(ctx context.Context, tx *sql.Tx, of topics.Partition, table string, pos int64, id, to string, value []byte) error {
 	old, fresh := []byte(`"id":"`+id+`"`), []byte(`"id":"`+to+`"`)
 	if at := bytes.LastIndex(value, old); at >= 0 {
 		value = append(append(bytes.Clone(value[:at]), fresh...), value[at+len(old):]...)
 	}
 	statements := []string{`UPDATE ` + table + ` SET id=$1, value=$2 WHERE part=$3 AND pos=$4 AND id=$5`}
-	args := [][]any{{to, value, int64(part), pos, id}}
-	switch t {
+	args := [][]any{{to, value, int64(of.ID), pos, id}}
+	switch of.Topic {
 	case topics.Messages:
 		statements, args = append(statements, `UPDATE conversations SET last_id=$1 WHERE last_id=$2`), append(args, []any{to, id})
 	case topics.Broadcasts:

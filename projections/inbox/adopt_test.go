@@ -19,7 +19,7 @@ func TestAdoptAgain(t *testing.T) {
 		s := newStore(t, db)
 		adopt := func(topic topics.Topic) {
 			t.Helper()
-			to := map[topics.Topic]map[int32]pipeline.Position{topic: {0: {Log: "new"}}}
+			to := map[topics.Partition]pipeline.Position{topic.Partition(0): {Log: "new"}}
 			if err := s.in.Adopt(t.Context(), to); err != nil {
 				t.Fatal(err)
 			}
@@ -43,7 +43,7 @@ func TestAdoptMany(t *testing.T) {
 		const many = 4_001
 		s := newStore(t, db)
 		s.fold(topics.Notifications, someNotifications(many)...)
-		if err := s.in.Adopt(t.Context(), map[topics.Topic]map[int32]pipeline.Position{topics.Notifications: {0: {Log: "new"}}}); err != nil {
+		if err := s.in.Adopt(t.Context(), map[topics.Partition]pipeline.Position{topics.Notifications.Partition(0): {Log: "new"}}); err != nil {
 			t.Fatal(err)
 		}
 		s.reopen()

@@ -46,7 +46,7 @@ const someTime = 1764583200000
 // apply applies events as the next batch of a partition, at a second of record time.
 func apply(t *testing.T, in *Inbox, topic topics.Topic, part int32, second int64, events ...*topics.Event) {
 	t.Helper()
-	at, err := in.Position(t.Context(), topic, part)
+	at, err := in.Position(t.Context(), topic.Partition(part))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,22 +116,7 @@ func TestCostOfAMessage(t *testing.T) {
 			}
 			return
 		}
-		// What autovacuum touches would be counted as well.
-		if _, err := in.db.Write.ExecContext(t.Context(), `ALTER TABLE messages SET (autovacuum_enabled=false)`); err != nil {
-			t.Fatal(err)
-		}
-		in.db.Write.SetMaxOpenConns(1) // the counters below are the connection's own until it gives them away
-		pages := func() (n int64) {
-			t.Helper()
-			if _, err := in.db.Write.ExecContext(t.Context(), `SELECT pg_stat_force_next_flush()`); err != nil {
-				t.Fatal(err)
-			}
-			if err := in.db.Get(t.Context(), []any{&n}, `SELECT sum(heap_blks_hit+heap_blks_read+idx_blks_hit+idx_blks_read)
-				FROM pg_statio_user_tables WHERE relname IN ('messages', 'conversations')`); err != nil {
-				t.Fatal(err)
-			}
-			return n
-		}
+		pages := pagesOf(t, in, "messages", "conversations")
 		cost := func() int64 {
 			apply(t, in, topics.Messages, 0, 1, chatting(1)...)
 			before := pages()
@@ -354,4 +339,110 @@ func TestTrimFeed(t *testing.T) {
 			t.Errorf("%d rows are left, %v; want the young one", left, err)
 		}
 	})
+}
+
+// TestCostOfAPage: a page of the inbox, the count and the newest cost no more where the user has ten times the history, and there
+// are ten times the announcements. PostgreSQL tells the pages that it touches; SQLite its plan.
+func TestCostOfAPage(t *testing.T) {
+	onEach(t, func(t *testing.T, in *Inbox) {
+		grow := func(user string, from, to, unread int) {
+			t.Helper()
+			numbers := fmt.Sprintf("WITH RECURSIVE g(n) AS (SELECT %d UNION ALL SELECT n+1 FROM g WHERE n<%d) ", from, to-1)
+			for _, statement := range []string{
+				fmt.Sprintf(`INSERT INTO notifications (user_id, id, part, pos, at, value, read_at) %s
+					SELECT '%s', 'n' || n, 0, n, n, $1, CASE WHEN n<%d THEN 1 END FROM g`, numbers, user, to-unread),
+				`INSERT INTO announcements (id, part, pos, at, value) ` + numbers + `SELECT 'a' || n, 0, n, n, $1 FROM g WHERE true
+					ON CONFLICT DO NOTHING`,
+			} {
+				if _, err := in.db.Write.ExecContext(t.Context(), statement, []byte(`{"title":"t","body":"b"}`)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := in.db.Write.ExecContext(t.Context(), `ANALYZE`); err != nil {
+				t.Fatal(err)
+			}
+		}
+		middle := func(n int) string { return writeCursor(int64(n/2), "n") }
+		if !in.db.Postgres() {
+			grow("u", 0, 10, 3)
+			for _, rest := range []string{``, newestFirst + `50`, ` AND (at, id) < ($2, $3)` + newestFirst + `50`, ` AND id=$2`} {
+				args := []any{"u", 5, "n"}[:1+strings.Count(rest, "$")]
+				noScan(t, in, `SELECT * FROM `+visible(true, rest), args...)
+				noScan(t, in, `SELECT * FROM `+visible(false, rest), args...)
+			}
+			return
+		}
+		pages := pagesOf(t, in, "notifications", "announcements", "announcement_states", "marks")
+		// What each question costs. All but three notifications are read, and all but the last three announcements.
+		costs := func(user string, n int) map[string]int64 {
+			found := make(map[string]int64)
+			for what, ask := range map[string]func() error{
+				"first page":  func() error { _, _, err := in.Notifications(t.Context(), user, false, 50, ""); return err },
+				"unread page": func() error { _, _, err := in.Notifications(t.Context(), user, true, 50, ""); return err },
+				"deep page":   func() error { _, _, err := in.Notifications(t.Context(), user, false, 50, middle(n)); return err },
+				"count":       func() error { _, err := in.Unread(t.Context(), user); return err },
+				"newest":      func() error { _, err := in.Newest(t.Context(), user); return err },
+				"one":         func() error { return in.HasNotification(t.Context(), user, "n7") },
+			} {
+				before := pages()
+				if err := ask(); err != nil {
+					t.Fatal(what, err)
+				}
+				found[what] = pages() - before
+			}
+			return found
+		}
+		const few, many = 3_000, 30_000
+		grow("u", 0, few, 3)
+		apply(t, in, topics.Notifications, 0, 1, marking("u", topics.TypeNotificationRead, "upTo", topics.FormatTime(few-4)))
+		small := costs("u", few)
+		grow("u", few, many, 3)
+		apply(t, in, topics.Notifications, 0, 2, marking("u", topics.TypeNotificationRead, "upTo", topics.FormatTime(many-4)))
+		for what, large := range costs("u", many) {
+			t.Logf("%s: %d pages, then %d", what, small[what], large)
+			if large > 40 && large > small[what]+10 {
+				t.Errorf("%s: %d pages with %d in the inbox, %d with %d", what, small[what], few, large, many)
+			}
+		}
+	})
+}
+
+// noScan fails where SQLite would read a whole table or index.
+func noScan(t *testing.T, in *Inbox, query string, args ...any) {
+	t.Helper()
+	err := in.db.Query(t.Context(), func(rows *sql.Rows) error {
+		var id, parent, unused int
+		var detail string
+		err := rows.Scan(&id, &parent, &unused, &detail)
+		if strings.HasPrefix(detail, "SCAN a") || strings.HasPrefix(detail, "SCAN s") {
+			t.Errorf("%s: %s", query, detail)
+		}
+		return err
+	}, `EXPLAIN QUERY PLAN `+query, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pagesOf has PostgreSQL tell how many pages of tables were touched so far. What autovacuum touches would be counted as well: it is
+// turned off for them.
+func pagesOf(t *testing.T, in *Inbox, tables ...string) func() int64 {
+	t.Helper()
+	for _, table := range tables {
+		if _, err := in.db.Write.ExecContext(t.Context(), `ALTER TABLE `+table+` SET (autovacuum_enabled=false)`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in.db.Write.SetMaxOpenConns(1) // the counters below are the connection's own until it gives them away
+	return func() (n int64) {
+		t.Helper()
+		if _, err := in.db.Write.ExecContext(t.Context(), `SELECT pg_stat_force_next_flush()`); err != nil {
+			t.Fatal(err)
+		}
+		if err := in.db.Get(t.Context(), []any{&n}, `SELECT sum(heap_blks_hit+heap_blks_read+coalesce(idx_blks_hit+idx_blks_read, 0))
+			FROM pg_statio_user_tables WHERE relname = ANY(string_to_array($1, ' '))`, strings.Join(tables, " ")); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
 }

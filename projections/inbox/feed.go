@@ -16,13 +16,11 @@ import (
 
 // Entry is an event of the feed.
 type Entry struct {
-	Topic     topics.Topic
-	Partition int32
-	Offset    int64
-	Time      int64 // record time, Unix milliseconds
-	Audience  string
-	Type      string
-	Value     []byte // the JSON object that clients receive
+	At       topics.Place
+	Time     int64 // record time, Unix milliseconds
+	Audience string
+	Type     string
+	Value    []byte // the JSON object that clients receive
 }
 
 // Why the feed does not have all that was asked for.
@@ -47,14 +45,14 @@ func (i *Inbox) Feed(ctx context.Context, s Span, entries, bytes int) (list []En
 		return nil, nil
 	}
 	err = i.db.Query(ctx, func(rows *sql.Rows) error {
-		e := Entry{Topic: s.Topic}
-		if err := rows.Scan(&e.Partition, &e.Offset, &e.Time, &e.Audience, &e.Type, &e.Value); err != nil {
+		e := Entry{At: s.Topic.Partition(0).At(0)}
+		if err := rows.Scan(&e.At.ID, &e.At.Offset, &e.Time, &e.Audience, &e.Type, &e.Value); err != nil {
 			return err
 		}
 		if bytes -= len(e.Value); bytes < 0 || len(list) == entries {
 			return ErrTooMuch
 		}
-		e.Offset -= i.shift
+		e.At.Offset -= i.shift
 		list = append(list, e)
 		return nil
 	}, `SELECT part, pos, at, audience, type, value FROM feed WHERE `+query+fmt.Sprintf(` ORDER BY part, pos LIMIT %d`, entries+1), args...)
@@ -165,14 +163,13 @@ func (i *Inbox) trimOnce(ctx context.Context, oldest int64) (removed int, err er
 			return fmt.Errorf("remove rows: %w", err)
 		}
 		defer rows.Close()
-		next := make(map[place]int64)
+		next := make(topics.Ends)
 		for rows.Next() {
-			var at place
-			var pos int64
-			if err := rows.Scan(&at.topic, &at.part, &pos); err != nil {
+			var at topics.Place
+			if err := rows.Scan(&at.Topic, &at.ID, &at.Offset); err != nil {
 				return fmt.Errorf("remove rows: %w", err)
 			}
-			next[at] = max(next[at], pos+1)
+			next.Add(at.Partition, at.Offset+1)
 			removed++
 		}
 		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
@@ -183,18 +180,13 @@ func (i *Inbox) trimOnce(ctx context.Context, oldest int64) (removed int, err er
 	return removed, err
 }
 
-type place struct {
-	topic string
-	part  int64
-}
-
 var trimmed = sqldb.Table{Name: "feed_trimmed", Columns: []string{"topic text", "part bigint", "next bigint"},
 	Conflict: `(topic, part) DO UPDATE SET next=excluded.next WHERE feed_trimmed.next < excluded.next`}
 
-func (i *Inbox) noteTrimmed(ctx context.Context, tx *sql.Tx, next map[place]int64) error {
+func (i *Inbox) noteTrimmed(ctx context.Context, tx *sql.Tx, next topics.Ends) error {
 	rows := make([][]any, 0, len(next))
-	for at, n := range next {
-		rows = append(rows, []any{at.topic, at.part, n})
+	for of, n := range next {
+		rows = append(rows, []any{string(of.Topic), int64(of.ID), n})
 	}
 	slices.SortFunc(rows, func(a, b []any) int { // two nodes lock the rows in one order
 		return cmp.Or(cmp.Compare(a[0].(string), b[0].(string)), cmp.Compare(a[1].(int64), b[1].(int64)))

@@ -54,8 +54,8 @@ func Open(ctx context.Context, db *sqldb.DB, feedRetention time.Duration, log *s
 func (i *Inbox) Ping(ctx context.Context) error { return i.db.Read.PingContext(ctx) }
 
 // Position is where the inbox stands (pipeline.Sink).
-func (i *Inbox) Position(ctx context.Context, t topics.Topic, p int32) (pipeline.Position, error) {
-	return i.positions.Next(ctx, t, p)
+func (i *Inbox) Position(ctx context.Context, of topics.Partition) (pipeline.Position, error) {
+	return i.positions.Next(ctx, of)
 }
 
 // Reset empties the inbox: it is folded anew from the log's beginning.
@@ -66,8 +66,8 @@ func (i *Inbox) Reset(ctx context.Context) error {
 }
 
 // Await returns once the inbox has folded everything below ends (partition → offset) of a topic.
-func (i *Inbox) Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error {
-	return i.positions.Await(ctx, t, ends)
+func (i *Inbox) Await(ctx context.Context, ends topics.Ends) error {
+	return i.positions.Await(ctx, ends)
 }
 
 // Apply folds a batch (pipeline.Sink): inserts first and in bulk, then what changes rows, in log order. Changes concern
@@ -84,7 +84,7 @@ func (i *Inbox) Apply(ctx context.Context, b pipeline.Batch) error {
 		return f.write(ctx, i.db, tx)
 	})
 	if err != nil {
-		return fmt.Errorf("inbox: fold %s/%d from %d to %d: %w", b.Topic, b.Partition, b.From, b.To, err)
+		return fmt.Errorf("inbox: fold %s from %d to %d: %w", b.Of(), b.From, b.To, err)
 	}
 	return nil
 }
@@ -267,8 +267,8 @@ func (f *fold) mark(e *topics.Event, column, upTo string) {
 			ON CONFLICT (user_id, id) DO UPDATE SET `+column+`=COALESCE(announcement_states.`+column+`, excluded.`+column+`)`, user, id, e.Time)
 		return
 	}
-	f.change(e, `UPDATE notifications SET `+column+`=$1 WHERE user_id=$4 AND at<=$5 AND `+column+` IS NULL AND `+before, e.Time, part,
-		f.pos(e), user, m.UpTo)
+	f.change(e, `UPDATE notifications SET `+column+`=$1 WHERE user_id=$4 AND at<=$5 AND `+column+` IS NULL AND deleted_at IS NULL AND `+before,
+		e.Time, part, f.pos(e), user, m.UpTo)
 	f.change(e, `INSERT INTO marks (user_id, read_to, deleted_to) VALUES ($1,-1,-1) ON CONFLICT DO NOTHING`, user)
 	f.change(e, `UPDATE marks SET `+upTo+`=$1 WHERE user_id=$2 AND `+upTo+`<$3`, m.UpTo, user, m.UpTo)
 }

@@ -28,34 +28,48 @@ type Notification struct {
 	at           int64
 }
 
-// The user's notifications and the announcements, both without what the user deleted: $1 is the user.
-const visible = `(
-	SELECT id, value, at, 0 AS announcement, CASE WHEN read_at IS NULL THEN 0 ELSE 1 END AS seen
-		FROM notifications WHERE user_id=$1 AND deleted_at IS NULL
-	UNION ALL
-	SELECT a.id, a.value, a.at, 1, CASE WHEN s.read_at IS NULL AND a.at > COALESCE(m.read_to, -1) THEN 0 ELSE 1 END
-		FROM announcements a
-		LEFT JOIN announcement_states s ON s.user_id=$1 AND s.id=a.id
-		LEFT JOIN marks m ON m.user_id=$1
-		WHERE s.deleted_at IS NULL AND a.at > COALESCE(m.deleted_to, -1)) v`
+// What a user sees, from two tables: his notifications and the announcements, both without what he deleted. $1 is the user.
+const (
+	visibleNotifications = `SELECT id, value, at, 0 AS announcement, CASE WHEN read_at IS NULL THEN 0 ELSE 1 END AS seen
+		FROM notifications a WHERE user_id=$1 AND deleted_at IS NULL`
+	visibleAnnouncements = `SELECT id, value, at, 1, CASE WHEN at > ` + readTo + ` AND NOT ` + stateRead + ` THEN 0 ELSE 1 END
+		FROM announcements a WHERE NOT ` + stateDeleted
+
+	readTo       = `COALESCE((SELECT read_to FROM marks WHERE user_id=$1), -1)`
+	deletedTo    = `COALESCE((SELECT deleted_to FROM marks WHERE user_id=$1), -1)`
+	doneTo       = `COALESCE((SELECT CASE WHEN read_to > deleted_to THEN read_to ELSE deleted_to END FROM marks WHERE user_id=$1), -1)`
+	stateRead    = `EXISTS (SELECT 1 FROM announcement_states s WHERE s.user_id=$1 AND s.id=a.id AND s.read_at IS NOT NULL)`
+	stateDeleted = `EXISTS (SELECT 1 FROM announcement_states s WHERE s.user_id=$1 AND s.id=a.id AND s.deleted_at IS NOT NULL)`
+)
+
+// visible are the rows of both tables. rest are further conditions and an order for each table by itself: with a limit in it a
+// page costs the page, however much lies behind it. A condition on time stands once for each table, as one bound: an index reads
+// from there.
+func visible(unread bool, rest string) string {
+	notifications, announcements := visibleNotifications, visibleAnnouncements+` AND at > `+deletedTo
+	if unread {
+		notifications += ` AND read_at IS NULL`
+		announcements = visibleAnnouncements + ` AND at > ` + doneTo + ` AND NOT ` + stateRead
+	}
+	return `(SELECT * FROM (` + notifications + rest + `) n UNION ALL SELECT * FROM (` + announcements + rest + `) m) v`
+}
+
+const newestFirst = ` ORDER BY at DESC, id DESC LIMIT `
 
 // Notifications lists a user's notifications and the announcements, newest first: at most limit, after cursor (empty:
 // from the newest). next is the cursor of the following page, empty on the last.
 func (i *Inbox) Notifications(ctx context.Context, user string, unread bool, limit int, cursor string) (list []Notification, next string,
 	err error) {
-	query, args := `SELECT id, value, at, announcement, seen FROM `+visible+` WHERE 1=1`, []any{user}
-	if unread {
-		query += ` AND seen=0`
-	}
+	page, args := newestFirst+strconv.Itoa(limit+1), []any{user}
+	rest := page
 	if cursor != "" {
 		at, id, err := readCursor(cursor)
 		if err != nil {
 			return nil, "", err
 		}
-		query += ` AND (at < $2 OR at = $2 AND id < $3)`
+		rest = ` AND (at, id) < ($2, $3)` + page
 		args = append(args, at, id)
 	}
-	query += ` ORDER BY at DESC, id DESC LIMIT ` + strconv.Itoa(limit+1)
 	err = i.db.Query(ctx, func(rows *sql.Rows) error {
 		var n Notification
 		var announcement, seen int
@@ -63,7 +77,7 @@ func (i *Inbox) Notifications(ctx context.Context, user string, unread bool, lim
 		n.Announcement, n.Read = announcement == 1, seen == 1
 		list = append(list, n)
 		return err
-	}, query, args...)
+	}, `SELECT id, value, at, announcement, seen FROM `+visible(unread, rest)+page, args...)
 	if err != nil {
 		return nil, "", wrap("list notifications", err)
 	}
@@ -76,7 +90,7 @@ func (i *Inbox) Notifications(ctx context.Context, user string, unread bool, lim
 
 // Unread counts a user's unread notifications and announcements.
 func (i *Inbox) Unread(ctx context.Context, user string) (n int, err error) {
-	err = i.db.Get(ctx, []any{&n}, `SELECT count(*) FROM `+visible+` WHERE seen=0`, user)
+	err = i.db.Get(ctx, []any{&n}, `SELECT count(*) FROM `+visible(true, ""), user)
 	return n, wrap("count unread", err)
 }
 
@@ -84,7 +98,7 @@ func (i *Inbox) Unread(ctx context.Context, user string) (n int, err error) {
 // there is none.
 func (i *Inbox) Newest(ctx context.Context, user string) (int64, error) {
 	var at sql.NullInt64
-	if err := i.db.Get(ctx, []any{&at}, `SELECT max(at) FROM `+visible, user); err != nil {
+	if err := i.db.Get(ctx, []any{&at}, `SELECT max(at) FROM `+visible(false, newestFirst+`1`), user); err != nil {
 		return 0, wrap("newest", err)
 	}
 	if !at.Valid {
@@ -96,7 +110,7 @@ func (i *Inbox) Newest(ctx context.Context, user string) (int64, error) {
 // HasNotification tells whether the user has this notification, or it is an announcement: nil or ErrNotFound.
 func (i *Inbox) HasNotification(ctx context.Context, user, id string) error {
 	var n int
-	err := i.db.Get(ctx, []any{&n}, `SELECT count(*) FROM `+visible+` WHERE id=$2`, user, id)
+	err := i.db.Get(ctx, []any{&n}, `SELECT count(*) FROM `+visible(false, ` AND id=$2`), user, id)
 	if err == nil && n == 0 {
 		return ErrNotFound
 	}

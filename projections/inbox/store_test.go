@@ -86,7 +86,7 @@ func (s *store) fold(topic topics.Topic, events ...*topics.Event) {
 
 func (s *store) batch(topic topics.Topic, events ...*topics.Event) pipeline.Batch {
 	s.t.Helper()
-	at, err := s.in.Position(s.t.Context(), topic, 0)
+	at, err := s.in.Position(s.t.Context(), topic.Partition(0))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -433,10 +433,10 @@ func testFeed(t *testing.T, s *store) {
 		}
 		out := ""
 		for _, e := range list {
-			if len(e.Value) == 0 || e.Topic != topic || e.Time == 0 {
+			if len(e.Value) == 0 || e.At.Topic != topic || e.Time == 0 {
 				t.Errorf("%+v", e)
 			}
-			out += fmt.Sprintf("%s %s %d|", e.Audience, e.Type, e.Offset)
+			out += fmt.Sprintf("%s %s %d|", e.Audience, e.Type, e.At.Offset)
 		}
 		return out
 	}
@@ -511,7 +511,7 @@ func testPositions(t *testing.T, s *store) {
 	if err := s.in.Apply(ctx, s.batch(topics.Notifications, notification("a", "2"))); err == nil {
 		t.Error("a cancelled batch was applied")
 	}
-	if at, err := s.in.Position(t.Context(), topics.Notifications, 0); err != nil || at.Next != 1 {
+	if at, err := s.in.Position(t.Context(), topics.Notifications.Partition(0)); err != nil || at.Next != 1 {
 		t.Errorf("position %v, %v; want 1", at, err)
 	}
 	s.want("a", "1", "1")
@@ -560,11 +560,11 @@ func testBatches(t *testing.T, s *store) {
 func testAwait(t *testing.T, s *store) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
-	if err := s.in.Await(ctx, topics.Messages, map[int32]int64{0: 1}); !errors.Is(err, context.DeadlineExceeded) {
+	if err := s.in.Await(ctx, topics.Ends{topics.Messages.Partition(0): 1}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Await of what is not there: %v", err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- s.in.Await(t.Context(), topics.Messages, map[int32]int64{0: 1}) }()
+	go func() { done <- s.in.Await(t.Context(), topics.Ends{topics.Messages.Partition(0): 1}) }()
 	s.fold(topics.Messages, chat("a", "b", "1"))
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -592,7 +592,7 @@ func BenchmarkApply(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if _, err := in.Position(b.Context(), topics.Notifications, 0); err != nil {
+	if _, err := in.Position(b.Context(), topics.Notifications.Partition(0)); err != nil {
 		b.Fatal(err)
 	}
 	const batch = 1000

@@ -43,7 +43,7 @@ func begin(t *testing.T, d *keys.Directory, partitions int32) {
 	t.Helper()
 	for _, topic := range keys.Topics() {
 		for p := range partitions {
-			if _, err := d.Position(t.Context(), topic, p); err != nil {
+			if _, err := d.Position(t.Context(), topic.Partition(p)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -117,7 +117,7 @@ func TestMoved(t *testing.T) {
 		if err := d.Apply(t.Context(), batch(t, 1, 0, taken("a", "1"))); !errors.Is(err, pipeline.ErrMoved) {
 			t.Errorf("got %v, want ErrMoved", err)
 		}
-		at, err := d.Position(t.Context(), topics.Keys, 1)
+		at, err := d.Position(t.Context(), topics.Keys.Partition(1))
 		if err != nil || at.Next != 1 || len(left(t, d, "a")) != 1 {
 			t.Errorf("at %+v, %v, left %v", at, err, left(t, d, "a"))
 		}
@@ -200,7 +200,7 @@ func rowsOf(t *testing.T, db *sqldb.DB) (all string) {
 func TestAdopt(t *testing.T) {
 	onBothStores(t, func(t *testing.T, _ *sqldb.DB, d *keys.Directory) {
 		apply(t, d, batch(t, 2, 0, published("a", "1", "2"), taken("a", "1")))
-		to := map[topics.Topic]map[int32]pipeline.Position{topics.Keys: {2: {Next: 0, Log: "another"}}}
+		to := map[topics.Partition]pipeline.Position{topics.Keys.Partition(2): {Next: 0, Log: "another"}}
 		if err := d.Adopt(t.Context(), to); err != nil {
 			t.Fatal(err)
 		}

@@ -36,7 +36,7 @@ func BenchmarkHeap(t *testing.B) {
 		t.Fatal(err)
 	}
 	for _, topic := range keys.Topics() {
-		if _, err := d.Position(t.Context(), topic, 0); err != nil {
+		if _, err := d.Position(t.Context(), topic.Partition(0)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -28,7 +28,7 @@ const (
 
 // Log says where a topic ends: the offset after the last record of each partition. A pipeline.Log is one.
 type Log interface {
-	Ends(ctx context.Context, t topics.Topic) (map[int32]int64, error)
+	Ends(ctx context.Context, t topics.Topic) (topics.Ends, error)
 }
 
 // Directory folds keys' events into tables and answers queries on them. It is safe for concurrent use; a pipeline.Consumer of
@@ -54,8 +54,8 @@ func Open(ctx context.Context, db *sqldb.DB, log Log) (*Directory, error) {
 func (d *Directory) Ping(ctx context.Context) error { return d.db.Read.PingContext(ctx) }
 
 // Position is where the directory stands (pipeline.Sink).
-func (d *Directory) Position(ctx context.Context, t topics.Topic, p int32) (pipeline.Position, error) {
-	return d.positions.Next(ctx, t, p)
+func (d *Directory) Position(ctx context.Context, of topics.Partition) (pipeline.Position, error) {
+	return d.positions.Next(ctx, of)
 }
 
 // Reset empties the directory: it is folded anew from the log's beginning.
@@ -65,7 +65,7 @@ func (d *Directory) Reset(ctx context.Context) error {
 
 // Adopt takes another log on: devices and keys stay, those that were handed out too, and folding goes on from these positions. No row
 // has a place in the log, so nothing else changes.
-func (d *Directory) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position) error {
+func (d *Directory) Adopt(ctx context.Context, to map[topics.Partition]pipeline.Position) error {
 	return d.positions.Adopt(ctx, to, func(*sql.Tx) error { return nil })
 }
 
@@ -82,7 +82,7 @@ func (d *Directory) Apply(ctx context.Context, b pipeline.Batch) error {
 		})
 	}
 	if err != nil {
-		return fmt.Errorf("keys: fold %s/%d from %d to %d: %w", b.Topic, b.Partition, b.From, b.To, err)
+		return fmt.Errorf("keys: fold %s from %d to %d: %w", b.Of(), b.From, b.To, err)
 	}
 	return nil
 }
@@ -100,7 +100,7 @@ func (d *Directory) inTurn(ctx context.Context, b pipeline.Batch) error {
 	defer cancel()
 	ends, err := d.log.Ends(ctx, topics.Control)
 	if err == nil {
-		err = d.positions.Await(ctx, topics.Control, ends)
+		err = d.positions.Await(ctx, ends)
 	}
 	if err != nil {
 		return fmt.Errorf("wait until topic %s is folded, which has what is older: %w", topics.Control, err)

@@ -27,9 +27,9 @@ type ends struct {
 	asked   chan struct{}
 }
 
-func (l ends) Ends(context.Context, topics.Topic) (map[int32]int64, error) {
+func (l ends) Ends(context.Context, topics.Topic) (topics.Ends, error) {
 	l.once.Do(func() { close(l.asked) })
-	return map[int32]int64{0: l.control}, nil
+	return topics.Ends{topics.Control.Partition(0): l.control}, nil
 }
 
 // model is what a user's events mean, one by one.
@@ -120,7 +120,7 @@ func testFold(t *testing.T, db *sqldb.DB, seed uint64) {
 		t.Fatal(err)
 	}
 	for _, topic := range keys.Topics() {
-		if _, err := d.Position(t.Context(), topic, 0); err != nil {
+		if _, err := d.Position(t.Context(), topic.Partition(0)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -36,7 +36,7 @@ func TestNotices(t *testing.T) {
 	f.Fold = presence.New(presence.Options{Limits: presence.Limits{PerUser: 1, PerNamespace: 2},
 		Start: func(context.Context) (int64, bool, error) { return 0, true, nil }, End: func(context.Context) (int64, error) { return 0, nil },
 		Notify: func(n presence.Notice) { got = append(got, names[n.Kind]+" "+n.Node+n.Session) }})
-	if _, err := f.Position(t.Context(), topics.Presence, 0); err != nil {
+	if _, err := f.Position(t.Context(), topics.Presence.Partition(0)); err != nil {
 		t.Fatal(err)
 	}
 	f.applyWith(topics.TypeConnected, "n1", "A", "s1", "alice", "pid", "p1")

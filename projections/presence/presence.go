@@ -170,7 +170,7 @@ func New(o Options) *Fold {
 func (f *Fold) Ready() <-chan struct{} { return f.ready }
 
 // Position begins where every live session will be met (pipeline.Sink).
-func (f *Fold) Position(ctx context.Context, _ topics.Topic, _ int32) (at pipeline.Position, err error) {
+func (f *Fold) Position(ctx context.Context, _ topics.Partition) (at pipeline.Position, err error) {
 	start, whole, err := f.o.Start(ctx)
 	if err != nil {
 		return at, err

@@ -39,7 +39,7 @@ func newFold(t *testing.T, end int64) *fold {
 				f.changes <- c
 			}
 		}})
-	if _, err := f.Position(t.Context(), topics.Presence, 0); err != nil {
+	if _, err := f.Position(t.Context(), topics.Presence.Partition(0)); err != nil {
 		t.Fatal(err)
 	}
 	return f
@@ -168,7 +168,7 @@ func TestSucceed(t *testing.T) {
 				evicted = append(evicted, n.Session)
 			}
 		}})
-	if _, err := f.Position(t.Context(), topics.Presence, 0); err != nil {
+	if _, err := f.Position(t.Context(), topics.Presence.Partition(0)); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ session, user, pid string }{{"s1", "alice", "p1"}, {"s2", "alice", "p2"}, {"s3", "alice", "p3"}, // full
@@ -265,7 +265,7 @@ func TestPlaces(t *testing.T) {
 						evicted = append(evicted, n.Session)
 					}
 				}})
-			if _, err := f.Position(t.Context(), topics.Presence, 0); err != nil {
+			if _, err := f.Position(t.Context(), topics.Presence.Partition(0)); err != nil {
 				t.Fatal(err)
 			}
 			for n, r := range tc.records {

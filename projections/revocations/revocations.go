@@ -33,7 +33,7 @@ func New() *Revocations {
 }
 
 // Position is the topic's beginning (pipeline.Sink): the state lives in memory alone.
-func (r *Revocations) Position(context.Context, topics.Topic, int32) (pipeline.Position, error) {
+func (r *Revocations) Position(context.Context, topics.Partition) (pipeline.Position, error) {
 	return pipeline.Position{}, nil
 }
 

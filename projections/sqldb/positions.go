@@ -74,30 +74,30 @@ func (p Positions) Reset(ctx context.Context, tables ...string) error {
 }
 
 // Next reads a position (pipeline.Sink.Position). Where the row is missing it is made, at 0.
-func (p Positions) Next(ctx context.Context, t topics.Topic, part int32) (pipeline.Position, error) {
-	at, err := p.Peek(ctx, t, part)
+func (p Positions) Next(ctx context.Context, of topics.Partition) (pipeline.Position, error) {
+	at, err := p.Peek(ctx, of)
 	if !errors.Is(err, sql.ErrNoRows) {
 		return at, err
 	}
-	return p.Begin(ctx, t, part, pipeline.Position{})
+	return p.Begin(ctx, of, pipeline.Position{})
 }
 
 // Begin reads a position. Where the row is missing it is made, at first.
-func (p Positions) Begin(ctx context.Context, t topics.Topic, part int32, first pipeline.Position) (pipeline.Position, error) {
+func (p Positions) Begin(ctx context.Context, of topics.Partition, first pipeline.Position) (pipeline.Position, error) {
 	ctx, cancel := p.DB.Reading(ctx)
 	defer cancel()
 	_, err := p.DB.Write.ExecContext(ctx, `INSERT INTO positions (projection, topic, part, next, log, mark, marked)
-		VALUES ($1,$2,$3,$4,$5,$6,$4) ON CONFLICT DO NOTHING`, p.Projection, string(t), int64(part), first.Next, first.Log, first.Mark)
+		VALUES ($1,$2,$3,$4,$5,$6,$4) ON CONFLICT DO NOTHING`, p.Projection, string(of.Topic), int64(of.ID), first.Next, first.Log, first.Mark)
 	if err != nil {
-		return pipeline.Position{}, fmt.Errorf("make the position of %s/%d: %w", t, part, err)
+		return pipeline.Position{}, fmt.Errorf("make the position of %s: %w", of, err)
 	}
-	return p.Peek(ctx, t, part)
+	return p.Peek(ctx, of)
 }
 
 // Peek reads a position and makes nothing; sql.ErrNoRows where there is none yet.
-func (p Positions) Peek(ctx context.Context, t topics.Topic, part int32) (at pipeline.Position, err error) {
+func (p Positions) Peek(ctx context.Context, of topics.Partition) (at pipeline.Position, err error) {
 	err = p.DB.Get(ctx, []any{&at.Next, &at.Log, &at.Mark}, `SELECT `+columns+` FROM positions WHERE projection=$1 AND topic=$2 AND part=$3`,
-		p.Projection, string(t), int64(part))
+		p.Projection, string(of.Topic), int64(of.ID))
 	return at, err
 }
 
@@ -109,7 +109,7 @@ func (p Positions) Move(ctx context.Context, tx *sql.Tx, b pipeline.Batch, from 
 		`UPDATE positions SET next=$1, log=$2, mark=$3, marked=$1 WHERE projection=$4 AND topic=$5 AND part=$6 AND next=$7`,
 		to.Next, to.Log, to.Mark, p.Projection, string(b.Topic), int64(b.Partition), from)
 	if err != nil {
-		return fmt.Errorf("move the position of %s/%d: %w", b.Topic, b.Partition, err)
+		return fmt.Errorf("move the position of %s: %w", b.Of(), err)
 	}
 	n, err := r.RowsAffected()
 	if err == nil && n == 0 {
@@ -135,16 +135,14 @@ func (p Positions) Shift(ctx context.Context) (int64, error) {
 
 // Adopt takes another log on (nexus adopt): it sets the positions and begins a new generation. more changes what else depends on that, in
 // the same transaction (DB.Long). No node may apply anything meanwhile.
-func (p Positions) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position, more func(*sql.Tx) error) error {
+func (p Positions) Adopt(ctx context.Context, to map[topics.Partition]pipeline.Position, more func(*sql.Tx) error) error {
 	return p.DB.Long(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		for t, ps := range to {
-			for part, at := range ps {
-				_, err := tx.ExecContext(ctx, `INSERT INTO positions (projection, topic, part, next, log, mark, marked) VALUES ($1,$2,$3,$4,$5,$6,$4)
-					ON CONFLICT (projection, topic, part) DO UPDATE SET next=excluded.next, log=excluded.log, mark=excluded.mark, marked=excluded.marked`,
-					p.Projection, string(t), int64(part), at.Next, at.Log, at.Mark)
-				if err != nil {
-					return fmt.Errorf("adopt %s/%d: %w", t, part, err)
-				}
+		for of, at := range to {
+			_, err := tx.ExecContext(ctx, `INSERT INTO positions (projection, topic, part, next, log, mark, marked) VALUES ($1,$2,$3,$4,$5,$6,$4)
+				ON CONFLICT (projection, topic, part) DO UPDATE SET next=excluded.next, log=excluded.log, mark=excluded.mark, marked=excluded.marked`,
+				p.Projection, string(of.Topic), int64(of.ID), at.Next, at.Log, at.Mark)
+			if err != nil {
+				return fmt.Errorf("adopt %s: %w", of, err)
 			}
 		}
 		_, err := tx.ExecContext(ctx,
@@ -156,20 +154,16 @@ func (p Positions) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipe
 	})
 }
 
-// All reads every position of the projection, by topic and partition.
-func (p Positions) All(ctx context.Context) (map[topics.Topic]map[int32]pipeline.Position, error) {
-	all := make(map[topics.Topic]map[int32]pipeline.Position)
+// All reads every position of the projection.
+func (p Positions) All(ctx context.Context) (map[topics.Partition]pipeline.Position, error) {
+	all := make(map[topics.Partition]pipeline.Position)
 	err := p.DB.Query(ctx, func(rows *sql.Rows) error {
-		var t topics.Topic
-		var part int32
+		var of topics.Partition
 		var at pipeline.Position
-		if err := rows.Scan(&t, &part, &at.Next, &at.Log, &at.Mark); err != nil {
+		if err := rows.Scan(&of.Topic, &of.ID, &at.Next, &at.Log, &at.Mark); err != nil {
 			return err
 		}
-		if all[t] == nil {
-			all[t] = make(map[int32]pipeline.Position)
-		}
-		all[t][part] = at
+		all[of] = at
 		return nil
 	}, `SELECT topic, part, `+columns+` FROM positions WHERE projection=$1`, p.Projection)
 	if err != nil {
@@ -178,12 +172,12 @@ func (p Positions) All(ctx context.Context) (map[topics.Topic]map[int32]pipeline
 	return all, nil
 }
 
-// Await returns once the projection has reached every one of these offsets of a topic, by partition: who then reads sees what stood
+// Await returns once the projection has reached every one of these offsets: who then reads sees what stood
 // below them. It asks the database every 5 ms. It returns ctx's error where that ends first.
-func (p Positions) Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error {
-	for part, end := range ends {
+func (p Positions) Await(ctx context.Context, ends topics.Ends) error {
+	for of, end := range ends {
 		for {
-			at, err := p.Peek(ctx, t, part)
+			at, err := p.Peek(ctx, of)
 			if err != nil && !errors.Is(err, sql.ErrNoRows) {
 				return err
 			}

@@ -21,7 +21,7 @@ func TestMarkOfAnotherPosition(t *testing.T) {
 func testMark(t *testing.T, db *sqldb.DB) {
 	must(t, db.Migrate(t.Context(), "p", embed.FS{}))
 	p := sqldb.Positions{DB: db, Projection: "p"}
-	if _, err := p.Next(t.Context(), topics.Messages, 0); err != nil {
+	if _, err := p.Next(t.Context(), topics.Messages.Partition(0)); err != nil {
 		t.Fatal(err)
 	}
 	move := func(from, to, mark int64) {
@@ -31,10 +31,10 @@ func testMark(t *testing.T, db *sqldb.DB) {
 	}
 	want := func(want pipeline.Position) {
 		t.Helper()
-		if got, err := p.Peek(t.Context(), topics.Messages, 0); err != nil || got != want {
+		if got, err := p.Peek(t.Context(), topics.Messages.Partition(0)); err != nil || got != want {
 			t.Errorf("the position is %+v, %v; want %+v", got, err, want)
 		}
-		if all, err := p.All(t.Context()); err != nil || all[topics.Messages][0] != want {
+		if all, err := p.All(t.Context()); err != nil || all[topics.Messages.Partition(0)] != want {
 			t.Errorf("the positions are %+v, %v; want %+v", all, err, want)
 		}
 	}

@@ -87,11 +87,9 @@ func (c *ClickHouse) prepare(ctx context.Context) error {
 		}
 	}
 	counted := false
-	for _, ps := range all {
-		for _, at := range ps {
-			c.generation = max(c.generation, at.number)
-			counted = counted || at.Next > 0
-		}
+	for _, at := range all {
+		c.generation = max(c.generation, at.number)
+		counted = counted || at.Next > 0
 	}
 	var rows uint64
 	if err := c.conn.QueryRow(ctx, `SELECT count() FROM (SELECT pos FROM nexus_events LIMIT 1)`).Scan(&rows); err != nil {
@@ -103,7 +101,7 @@ func (c *ClickHouse) prepare(ctx context.Context) error {
 
 // Adopt takes another log on: what is counted stays, and counting goes on from these positions, in a new generation. Nobody
 // may be folding. The other positions are written once more, in the new generation, so that all have the same.
-func (c *ClickHouse) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position) error {
+func (c *ClickHouse) Adopt(ctx context.Context, to map[topics.Partition]pipeline.Position) error {
 	ctx, cancel := context.WithTimeout(ctx, c.limits.Tx)
 	defer cancel()
 	all, err := c.positions(ctx)
@@ -114,19 +112,12 @@ func (c *ClickHouse) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pi
 	if err != nil {
 		return fmt.Errorf("stats: adopt: %w", err)
 	}
-	for t, ps := range to {
-		if all[t] == nil {
-			all[t] = make(map[int32]generation)
-		}
-		for p, at := range ps {
-			all[t][p] = generation{Position: at}
-		}
+	for of, at := range to {
+		all[of] = generation{Position: at}
 	}
-	for t, ps := range all {
-		for p, at := range ps {
-			if err := positions.Append(string(t), p, c.generation+1, at.Next, at.Log, at.Mark); err != nil {
-				return errors.Join(fmt.Errorf("stats: adopt: %w", err), positions.Abort())
-			}
+	for of, at := range all {
+		if err := positions.Append(string(of.Topic), of.ID, c.generation+1, at.Next, at.Log, at.Mark); err != nil {
+			return errors.Join(fmt.Errorf("stats: adopt: %w", err), positions.Abort())
 		}
 	}
 	if err := positions.Send(); err != nil {
@@ -160,12 +151,12 @@ func (c *ClickHouse) Ping(ctx context.Context) error { return c.conn.Ping(ctx) }
 
 // Position is where the statistics stand (pipeline.Sink). Rows of an insert whose position was not written are written
 // again.
-func (c *ClickHouse) Position(ctx context.Context, t topics.Topic, p int32) (pipeline.Position, error) {
+func (c *ClickHouse) Position(ctx context.Context, of topics.Partition) (pipeline.Position, error) {
 	if c.emptied {
 		return pipeline.Position{}, ErrEmptied
 	}
 	all, err := c.positions(ctx)
-	return all[t][p].Position, err
+	return all[of].Position, err
 }
 
 // generation is a position and how often the statistics had taken another log on by then.
@@ -175,7 +166,7 @@ type generation struct {
 }
 
 // positions reads all of them, of the latest generation each.
-func (c *ClickHouse) positions(ctx context.Context) (map[topics.Topic]map[int32]generation, error) {
+func (c *ClickHouse) positions(ctx context.Context) (map[topics.Partition]generation, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.limits.Read)
 	defer cancel()
 	rows, err := c.conn.Query(ctx, selectPositions)
@@ -183,7 +174,7 @@ func (c *ClickHouse) positions(ctx context.Context) (map[topics.Topic]map[int32]
 		return nil, fmt.Errorf("stats: positions: %w", err)
 	}
 	defer rows.Close()
-	all := make(map[topics.Topic]map[int32]generation)
+	all := make(map[topics.Partition]generation)
 	for rows.Next() {
 		var t string
 		var p int32
@@ -191,13 +182,9 @@ func (c *ClickHouse) positions(ctx context.Context) (map[topics.Topic]map[int32]
 		if err := rows.Scan(&t, &p, &g.number, &g.Next, &g.Log, &g.Mark); err != nil {
 			return nil, fmt.Errorf("stats: positions: %w", err)
 		}
-		of := all[topics.Topic(t)]
-		if of == nil {
-			of = make(map[int32]generation)
-			all[topics.Topic(t)] = of
-		}
-		if old, known := of[p]; !known || old.number < g.number {
-			of[p] = g
+		of := topics.Topic(t).Partition(p)
+		if old, known := all[of]; !known || old.number < g.number {
+			all[of] = g
 		}
 	}
 	return all, rows.Err()
@@ -222,18 +209,17 @@ func (c *ClickHouse) Reset(ctx context.Context) error {
 const resetLimit = 10 * time.Minute
 
 // Reached tells whether everything below ends is counted.
-func (c *ClickHouse) Reached(ctx context.Context, ends Ends) (bool, error) {
+func (c *ClickHouse) Reached(ctx context.Context, ends topics.Ends) (bool, error) {
 	all, err := c.positions(ctx)
 	if err != nil {
 		return false, err
 	}
-	positions := make(Ends)
-	for t, ps := range all {
-		for p, at := range ps {
-			positions.Add(t, p, at.Next)
+	for of, end := range ends {
+		if all[of].Next < end {
+			return false, nil
 		}
 	}
-	return ends.reached(positions), nil
+	return true, nil
 }
 
 // Apply folds a batch (pipeline.Sink), together with those that come within the linger from other partitions.
@@ -317,7 +303,7 @@ func (c *ClickHouse) insertEvents(ctx context.Context, all []*commit) error {
 			}
 			if err != nil { // a value that the column cannot have
 				_ = events.Abort() // where Append failed it has done so
-				return pipeline.Permanent(fmt.Errorf("stats: insert events of %s/%d at offset %d: %w", w.batch.Topic, w.batch.Partition, r.pos, err))
+				return pipeline.Permanent(fmt.Errorf("stats: insert events of %s at offset %d: %w", w.batch.Of(), r.pos, err))
 			}
 		}
 	}

@@ -87,7 +87,7 @@ func TestEmptiedClickHouse(t *testing.T) {
 }
 
 func position(t *testing.T, s *stats.ClickHouse) error {
-	_, err := s.Position(t.Context(), topics.Messages, 0)
+	_, err := s.Position(t.Context(), topics.Messages.Partition(0))
 	return err
 }
 
@@ -110,7 +110,7 @@ func TestClickHouseErrorClasses(t *testing.T) {
 	if !pipeline.IsPermanent(errs[1]) || !strings.Contains(fmt.Sprint(errs[1]), "messages/1 at offset 0") {
 		t.Errorf("a bad value: %v", errs[1])
 	}
-	if at, err := s.Position(t.Context(), topics.Messages, 1); err != nil || at.Next != 0 {
+	if at, err := s.Position(t.Context(), topics.Messages.Partition(1)); err != nil || at.Next != 0 {
 		t.Errorf("the bad batch's position is %d, %v", at.Next, err)
 	}
 	if err := operator(t, url).Exec(t.Context(), "DROP TABLE nexus_events"); err != nil {
@@ -161,10 +161,10 @@ func TestSilentClickHouse(t *testing.T) {
 	proxy.Silence()
 	ends("counts", func(ctx context.Context) error { _, err := s.Counts(ctx, []string{"a"}); return err })
 	ends("reached", func(ctx context.Context) error {
-		_, err := s.Reached(ctx, stats.Ends{topics.Messages: {0: 1}})
+		_, err := s.Reached(ctx, topics.Ends{topics.Messages.Partition(0): 1})
 		return err
 	})
-	ends("position", func(ctx context.Context) error { _, err := s.Position(ctx, topics.Messages, 0); return err })
+	ends("position", func(ctx context.Context) error { _, err := s.Position(ctx, topics.Messages.Partition(0)); return err })
 	ends("apply", func(ctx context.Context) error { return s.Apply(ctx, batch(message(0, 2))) })
 	ends("open", func(ctx context.Context) error {
 		_, err := stats.OpenClickHouseWithin(ctx, sqldb.Limits{Tx: time.Second, Dial: time.Second}, u.String())

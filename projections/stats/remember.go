@@ -3,12 +3,14 @@ package stats
 import (
 	"context"
 	"sync"
+
+	"github.com/nexus/nexus/topics"
 )
 
 // Counter counts for users.
 type Counter interface {
 	Counts(ctx context.Context, users []string) (map[string]Counts, error)
-	Reached(ctx context.Context, ends Ends) (bool, error)
+	Reached(ctx context.Context, ends topics.Ends) (bool, error)
 }
 
 // maxRemembered bounds how many users' counts are remembered; about 100 bytes each.

@@ -35,7 +35,7 @@ func OpenSQLite(ctx context.Context, db *sqldb.DB) (*SQLite, error) {
 }
 
 // Adopt takes another log on: what is counted stays, and counting goes on from these positions.
-func (s *SQLite) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeline.Position) error {
+func (s *SQLite) Adopt(ctx context.Context, to map[topics.Partition]pipeline.Position) error {
 	return s.positions.Adopt(ctx, to, func(*sql.Tx) error { return nil })
 }
 
@@ -43,8 +43,8 @@ func (s *SQLite) Adopt(ctx context.Context, to map[topics.Topic]map[int32]pipeli
 func (s *SQLite) Ping(ctx context.Context) error { return s.db.Read.PingContext(ctx) }
 
 // Position is where the statistics stand (pipeline.Sink).
-func (s *SQLite) Position(ctx context.Context, t topics.Topic, p int32) (pipeline.Position, error) {
-	return s.positions.Next(ctx, t, p)
+func (s *SQLite) Position(ctx context.Context, of topics.Partition) (pipeline.Position, error) {
+	return s.positions.Next(ctx, of)
 }
 
 // Reset empties the statistics: they are folded anew from the log's beginning.
@@ -54,13 +54,11 @@ func (s *SQLite) Reset(ctx context.Context) error {
 }
 
 // Reached tells whether everything below ends is counted.
-func (s *SQLite) Reached(ctx context.Context, ends Ends) (bool, error) {
-	for t, ps := range ends {
-		for p, end := range ps {
-			at, err := s.positions.Next(ctx, t, p)
-			if err != nil || at.Next < end {
-				return false, err
-			}
+func (s *SQLite) Reached(ctx context.Context, ends topics.Ends) (bool, error) {
+	for of, end := range ends {
+		at, err := s.positions.Next(ctx, of)
+		if err != nil || at.Next < end {
+			return false, err
 		}
 	}
 	return true, nil
@@ -84,7 +82,7 @@ func (s *SQLite) Apply(ctx context.Context, b pipeline.Batch) error {
 		return s.db.Insert(ctx, tx, eventsTable, rows)
 	})
 	if err != nil {
-		return fmt.Errorf("stats: fold %s/%d from %d to %d: %w", b.Topic, b.Partition, b.From, b.To, err)
+		return fmt.Errorf("stats: fold %s from %d to %d: %w", b.Of(), b.From, b.To, err)
 	}
 	return nil
 }

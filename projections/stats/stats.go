@@ -19,29 +19,6 @@ func Topics() (list []topics.Topic) {
 	return list
 }
 
-// Ends are offsets by topic and partition: everything below them.
-type Ends map[topics.Topic]map[int32]int64
-
-// Add raises the end of a partition.
-func (e Ends) Add(t topics.Topic, partition int32, end int64) {
-	if e[t] == nil {
-		e[t] = make(map[int32]int64)
-	}
-	e[t][partition] = max(e[t][partition], end)
-}
-
-// reached tells whether positions have passed every end.
-func (e Ends) reached(positions Ends) bool {
-	for t, ps := range e {
-		for p, end := range ps {
-			if positions[t][p] < end {
-				return false
-			}
-		}
-	}
-	return true
-}
-
 // The details that Counts are made of, and the two sides of a message.
 const (
 	detailConnection = topics.NotificationConnectionAccepted
@@ -86,7 +63,7 @@ func rowsOfEvent(e *topics.Event) []row {
 	}
 	if r.detail = e.Detail(); e.Topic == topics.Deliveries {
 		d := topics.ReadDelivery(e)
-		r.refTopic, r.refPart, r.refPos = string(d.Topic), d.Partition, d.Offset
+		r.refTopic, r.refPart, r.refPos = string(d.At.Topic), d.At.ID, d.At.Offset
 		r.sessions, r.delay = d.Sessions, d.LatencyMs
 	}
 	switch e.Audience.Kind {

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { testenv.Exit(m) }
 type store interface {
 	pipeline.Sink
 	Counts(ctx context.Context, users []string) (map[string]stats.Counts, error)
-	Reached(ctx context.Context, ends stats.Ends) (bool, error)
+	Reached(ctx context.Context, ends topics.Ends) (bool, error)
 }
 
 // TestStats runs one suite on both stores.
@@ -66,7 +66,7 @@ func testStats(t *testing.T, open func(*testing.T) store) {
 		s := open(t)
 		for _, topic := range stats.Topics() {
 			for p := range int32(2) {
-				if at, err := s.Position(t.Context(), topic, p); err != nil || at != (pipeline.Position{}) {
+				if at, err := s.Position(t.Context(), topic.Partition(p)); err != nil || at != (pipeline.Position{}) {
 					t.Fatalf("a new store stands at %v, %v", at, err)
 				}
 			}
@@ -103,13 +103,13 @@ func testStats(t *testing.T, open func(*testing.T) store) {
 			}
 		}
 		for _, b := range batches {
-			if at, err := s.Position(t.Context(), b.Topic, b.Partition); err != nil || at != b.After() {
-				t.Errorf("position of %s/%d: %v, %v; want %v", b.Topic, b.Partition, at, err, b.After())
+			if at, err := s.Position(t.Context(), b.Of()); err != nil || at != b.After() {
+				t.Errorf("position of %s: %v, %v; want %v", b.Of(), at, err, b.After())
 			}
-			if ok, err := s.Reached(t.Context(), stats.Ends{b.Topic: {b.Partition: b.To}}); err != nil || !ok {
+			if ok, err := s.Reached(t.Context(), topics.Ends{b.Of(): b.To}); err != nil || !ok {
 				t.Errorf("Reached(%d) = %v, %v", b.To, ok, err)
 			}
-			if ok, err := s.Reached(t.Context(), stats.Ends{b.Topic: {b.Partition: b.To + 1}}); err != nil || ok {
+			if ok, err := s.Reached(t.Context(), topics.Ends{b.Of(): b.To + 1}); err != nil || ok {
 				t.Errorf("Reached(%d) = %v, %v", b.To+1, ok, err)
 			}
 		}
@@ -119,7 +119,7 @@ func testStats(t *testing.T, open func(*testing.T) store) {
 	t.Run("a batch twice", func(t *testing.T) {
 		s := open(t)
 		b := batch(event(topics.Messages, 0, 0, "dm:a:b", topics.TypeMessage, "senderId", "a", "receiverId", "b", "content", "x"))
-		if _, err := s.Position(t.Context(), b.Topic, b.Partition); err != nil {
+		if _, err := s.Position(t.Context(), b.Of()); err != nil {
 			t.Fatal(err)
 		}
 		for range 2 {

@@ -31,9 +31,9 @@ func (c *Channel) devicesKnown(ctx context.Context) error {
 		return fmt.Errorf("the ends of %s: %w", topics.Devices, err)
 	}
 	c.mu.Lock()
-	maps.DeleteFunc(ends, func(partition int32, end int64) bool { return end <= c.gaveUpAt[partition] })
+	maps.DeleteFunc(ends, func(of topics.Partition, end int64) bool { return end <= c.gaveUpAt[of] })
 	c.mu.Unlock()
-	err = c.o.Inbox.Await(wait, topics.Devices, ends)
+	err = c.o.Inbox.Await(wait, ends)
 	switch {
 	case err == nil || ctx.Err() != nil:
 		return ctx.Err()

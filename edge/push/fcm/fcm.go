@@ -25,13 +25,13 @@ import (
 
 // Log tells where the log ends.
 type Log interface {
-	Ends(ctx context.Context, t topics.Topic) (map[int32]int64, error)
+	Ends(ctx context.Context, t topics.Topic) (topics.Ends, error)
 }
 
 // Inbox knows the devices that users have registered.
 type Inbox interface {
-	// Await returns once it knows everything below ends (partition → offset) of a topic, or with ctx's error.
-	Await(ctx context.Context, t topics.Topic, ends map[int32]int64) error
+	// Await returns once it knows everything below ends, or with ctx's error.
+	Await(ctx context.Context, ends topics.Ends) error
 	// Tokens finds the tokens of users' devices, by user.
 	Tokens(ctx context.Context, users []string) (map[string][]string, error)
 }
@@ -57,7 +57,7 @@ type Channel struct {
 	client *messaging.Client // nil: off
 
 	mu       sync.Mutex
-	gaveUpAt map[int32]int64 // ends of devices that were waited for in vain
+	gaveUpAt topics.Ends // ends of devices that were waited for in vain
 }
 
 // Name is fcm (push.Channel).
@@ -66,7 +66,7 @@ const Name = "fcm"
 // New makes the channel; without credentials it is off. It connects to nothing yet. ctx is the SDK's for its own requests, so it
 // must outlast the channel.
 func New(ctx context.Context, o Options) (*Channel, error) {
-	c := &Channel{o: o, gaveUpAt: make(map[int32]int64)}
+	c := &Channel{o: o, gaveUpAt: make(topics.Ends)}
 	if !o.On() {
 		return c, nil
 	}
