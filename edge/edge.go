@@ -93,10 +93,7 @@ type log struct {
 }
 
 // New prepares an edge: it notes where the log ends, from where on it delivers.
-func New(ctx context.Context, o Options) (*Edge, error) { return newOn(ctx, o, o.Producer) }
-
-// newOn is New where said takes what the node says of itself.
-func newOn(ctx context.Context, o Options, said session.Log) (*Edge, error) {
+func New(ctx context.Context, o Options) (*Edge, error) {
 	var e *Edge
 	read, err := pipeline.NewTail(ctx, pipeline.TailOptions{Kafka: o.Kafka, Producer: o.Producer, Log: o.Log, Logger: o.Logger,
 		Topics: []topics.Topic{topics.Messages, topics.Notifications, topics.Broadcasts, topics.Signals, topics.Devices},
@@ -104,7 +101,7 @@ func newOn(ctx context.Context, o Options, said session.Log) (*Edge, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := log{Log: said, tail: read, reading: read.Live, topicIDs: make(map[topics.Topic][4]byte)}
+	l := log{Log: o.Producer, tail: read, reading: read.Live, topicIDs: make(map[topics.Topic][4]byte)}
 	for _, t := range fed() {
 		if l.topicIDs[t], err = o.Log.TopicHash(ctx, t); err != nil {
 			return nil, err
