@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gorilla/websocket"
 
@@ -35,7 +36,11 @@ func TestHandlerPanic(t *testing.T) {
 		if status, _ := poller.do("POST", `42/ws,["authenticate",`+boom+`]`); status != 503 {
 			t.Errorf("answered %d, want 503", status)
 		}
+		began := time.Now()
 		n.eventually("the poller's slot is free", func() bool { return n.e.fold.Connections(topics.Messaging) == 1 })
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("the poller's slot is free %s later", took)
+		}
 		poller.post(400, "3")
 
 		neighbour.alive()
