@@ -18,7 +18,7 @@ func (n *node) post(sender, receiver, content string) (id string) {
 	n.t.Helper()
 	r, err := n.e.Send(n.t.Context(), sender, topics.Draft{ReceiverID: receiver, Content: content})
 	if err != nil {
-		n.t.Fatal(err)
+		n.t.Error(err)
 	}
 	return r.ID
 }
@@ -62,6 +62,39 @@ func (n *node) reconnect(ns topics.Namespace, user, offset string, recovered boo
 		n.t.Errorf("recovered %v, want %v", f.Data["recovered"], recovered)
 	}
 	return c
+}
+
+// While messages flow a client comes and goes: it gets every one, once, in order.
+func TestResumeUnderLoad(t *testing.T) {
+	serving(t, func(o *Options) { o.RateLimit, o.Limits.PerUser = 100_000, 100 }, func(t *testing.T, n *node) {
+		const messages = 1000
+		ws, _, _ := n.handshake(n.url("/ws", "bob", tokenFor(t, "bob", time.Hour)) + "&offset=")
+		offset := n.reader("/ws", ws).expect("connected", nil).Offset
+		ws.Close()
+		sent := make(chan struct{})
+		go func() {
+			defer close(sent)
+			for k := range messages {
+				n.post("alice", "bob", fmt.Sprint(k))
+				time.Sleep(time.Millisecond) // in which the client does something else
+			}
+		}()
+		want, comebacks := 0, 0
+		for want < messages && !t.Failed() {
+			c := n.reconnect("/ws", "bob", offset, true)
+			comebacks++
+			for k := 0; k < 20+comebacks%60 && want < messages; k++ {
+				f := c.expect("message:new", nil)
+				if f.Data["content"] != fmt.Sprint(want) {
+					t.Fatalf("comeback %d: got %v, want %d", comebacks, f.Data["content"], want)
+				}
+				want, offset = want+1, f.Offset
+			}
+			c.ws.Close()
+		}
+		<-sent
+		t.Logf("%d messages over %d connections", want, comebacks)
+	})
 }
 
 // A cursor of a log that was restored from an older backup is not believed, neither where the log ends before it nor where it has

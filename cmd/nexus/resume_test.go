@@ -205,43 +205,6 @@ func TestResumeAfterRestart(t *testing.T) {
 	}
 }
 
-// While messages flow a client comes and goes: it gets every one, once, in order.
-func TestResumeUnderLoad(t *testing.T) {
-	i := start(t, map[string]string{"RATE_LIMIT_MESSAGES": "100000", "MAX_CONNECTIONS_PER_USER": "100"})
-	const messages = 2000
-	offset := mustOffset(i, "/ws", "bob")
-	done := make(chan bool)
-	go func() {
-		defer close(done)
-		token := tokenFor(t, "alice")
-		for k := range messages {
-			if status, out := i.call("POST", "/messages", token, fmt.Sprintf(`{"receiverId":"bob","content":"%d","clientMessageId":"m%d"}`, k,
-				k)); status != 202 {
-				t.Errorf("%d %v", status, out)
-				return
-			}
-		}
-	}()
-	want, comebacks := 0, 0
-	for want < messages && !t.Failed() {
-		s, connected := i.since("/ws", "bob", offset)
-		if connected["recovered"] != true {
-			t.Fatalf("not recovered: %v", connected)
-		}
-		comebacks++
-		for n := 0; n < 20+comebacks%60 && want < messages; n++ {
-			got, f := s.next()
-			if got != fmt.Sprintf("message:new %d", want) {
-				t.Fatalf("comeback %d: got %s, want %d", comebacks, got, want)
-			}
-			want, offset = want+1, f.Offset
-		}
-		s.ws.Close()
-	}
-	<-done
-	t.Logf("%d messages over %d connections", want, comebacks)
-}
-
 // The real socket.io-client's connection state recovery: what it missed, and the channels it was subscribed to.
 func TestSocketIORecovery(t *testing.T) {
 	node, dir := tool(t, "node"), clientDir(t)
