@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -90,11 +91,8 @@ func (a *API) keysOf(c echo.Context) error {
 		k := DeviceKeys{DeviceID: d.ID, IdentityKey: d.IdentityKey}
 		if hand {
 			handed, err := a.takePrekey(ctx, user, d.ID, userOf(c))
-			if err != nil && ctx.Err() != nil && c.Request().Context().Err() == nil {
-				return apierr.Unavailable() // never "none is left", which would weaken the conversation
-			}
 			if err != nil {
-				return err
+				return err // never "none is left", which would weaken the conversation
 			}
 			if handed != nil {
 				k.IdentityKey, k.Prekey = handed.IdentityKey, &handed.Prekey
@@ -110,17 +108,22 @@ const (
 	handOutTimeout = 5 * time.Second
 	// mostAmong bounds among how many one-time keys a request picks that has lost to others.
 	mostAmong = 64
+	// mostTries bounds how many key.taken a request appends for a one-time key. Where others were faster so often, although it picked at
+	// random, it is not others: something is wrong, and the log must not be filled with more.
+	mostTries = 32
 )
 
 // takePrekey takes a one-time key of a device; nil where none is left. It tries the oldest; where others were faster it picks at random
-// among twice as many each time, so that many who ask at once do not all want the same. ctx ends it.
+// among twice as many each time, so that many who ask at once do not all want the same. ctx and mostTries end it with an error, which
+// names the place in the log of what was appended last.
 func (a *API) takePrekey(ctx context.Context, user, device, by string) (*keys.Handed, error) {
-	for among := 1; ; among = min(2*among, mostAmong) {
-		left, err := a.o.Keys.Left(ctx, user, device, among)
+	var ev *topics.Event
+	for try := range mostTries {
+		left, err := a.o.Keys.Left(ctx, user, device, min(1<<try, mostAmong))
 		if err != nil || len(left) == 0 {
 			return nil, err
 		}
-		ev := topics.KeyTaken{DeviceID: device, PrekeyID: left[rand.IntN(len(left))], By: by}.Event(user)
+		ev = topics.KeyTaken{DeviceID: device, PrekeyID: left[rand.IntN(len(left))], By: by}.Event(user)
 		if err := a.o.Producer.Append(ctx, ev); err != nil {
 			return nil, err
 		}
@@ -128,4 +131,6 @@ func (a *API) takePrekey(ctx context.Context, user, device, by string) (*keys.Ha
 			return handed, err
 		}
 	}
+	return nil, fmt.Errorf("%d %s in succession got no one-time key though some are left; the last is %s/%d at offset %d", mostTries, ev.Type,
+		ev.Topic, ev.Partition, ev.Offset)
 }

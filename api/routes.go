@@ -112,7 +112,7 @@ var (
 		Free: true}
 	pathUser   = Param{In: InPath, Field: topics.Field{Name: "userId", Required: true, Format: topics.UserID, Doc: "the user"}}
 	idempotent = Param{In: InHeader, Field: topics.Field{Name: "Idempotency-Key", Bytes: topics.Bounds{Max: maxIdempotencyKey},
-		Doc: "the caller's own name of the event: sent again under it within five minutes, it is the same event and reaches nobody twice"}}
+		Doc: "the caller's own id of the event; sent again with it within five minutes, it is the same event and reaches nobody twice"}}
 	traced = Param{In: InHeader, Field: topics.Field{Name: "traceparent", Doc: "W3C trace context; it goes into the record's header"}}
 )
 

@@ -477,7 +477,7 @@ func TestSendAfterExpiry(t *testing.T) {
 	})
 }
 
-// A client that answers pings stays; five hundred that are silent are gone after PingInterval and PingTimeout, and whoever behaves is
+// A client that answers pings stays; two hundred that are silent are gone after PingInterval and PingTimeout, and whoever behaves is
 // served meanwhile. TestHeartbeats in package wire has the times of every transport.
 func TestHeartbeat(t *testing.T) {
 	serving(t, func(o *Options) {
@@ -485,7 +485,7 @@ func TestHeartbeat(t *testing.T) {
 	}, func(t *testing.T, n *node) {
 		lively := n.open("/ws", "lively")
 		var silent []*bare
-		for range 500 {
+		for range 200 {
 			ws, _, refusal := n.handshake(n.url("/ws", "silent", tokenFor(t, "silent", time.Hour)))
 			if ws == nil {
 				t.Fatalf("refused: %s", refusal)

@@ -15,7 +15,7 @@ var activityKind = Kind{
 		{Name: "type", Required: true, Chars: Bounds{1, 64}, Example: `"connection_request"`, Doc: "what was done, a word of the product's"},
 		{Name: "userId", Required: true, Format: UserID, Example: `"john"`, Doc: "who did it", Fill: actorOf},
 		{Name: "message", Required: true, Example: `"New connection request"`, Doc: "the text"},
-		{Name: "data", Kind: AnObject, Doc: "what the product wants to tell its clients beside"},
+		{Name: "data", Kind: AnObject, Doc: "more for the clients, the product's own"},
 		timestamp},
 	Actor: "userId",
 	HasID: true, Feed: true, Ingest: "/activities", Detail: "type",

@@ -32,13 +32,13 @@ func Commands() []Command { return commands }
 
 var commands = []Command{
 	{Event: CommandSubscribe, Namespaces: []Namespace{Dashboard}, Fields: subscriptionFields, Answer: subscriptionAnswer,
-		Doc: "gets what is sent to channels from now on", Example: `{"channels":["referrals","events"]}`},
+		Doc: "begins to get what is sent to channels", Example: `{"channels":["referrals","events"]}`},
 	{Event: CommandUnsubscribe, Namespaces: []Namespace{Dashboard}, Fields: subscriptionFields[:1], Answer: unsubscriptionAnswer,
-		Doc: "gets what is sent to channels no more", Example: `{"channels":["events"]}`},
+		Doc: "stops getting what is sent to channels", Example: `{"channels":["events"]}`},
 	{Event: CommandSendMessage, Namespaces: []Namespace{Messaging}, Fields: draftFields, Answer: receiptFields,
 		Doc: "sends a chat message", Example: `{"receiverId":"bob","content":"Hello","clientMessageId":"7c1d"}`},
 	{Event: CommandTyping, Namespaces: []Namespace{Messaging}, Fields: typingCommandFields, Answer: receiptFields,
-		Doc: "tells another user that this one types, or types no more", Example: `{"receiverId":"bob","isTyping":true}`},
+		Doc: "tells another user that this one began or stopped typing", Example: `{"receiverId":"bob","isTyping":true}`},
 	{Event: CommandMarkAsRead, Namespaces: []Namespace{Messaging}, Fields: markAsReadFields, Answer: receiptFields,
 		Doc: "says that a message was read", Example: `{"messageId":"0191f0c2-…"}`},
 	{Event: CommandAuthenticate, Namespaces: Namespaces(), Fields: authenticateFields, Answer: authenticateAnswer,
@@ -56,7 +56,7 @@ func CommandOf(ns Namespace, event string) (Command, bool) {
 
 // ignored is in every acknowledgement of what was carried out.
 var ignored = Field{Name: "ignored", Kind: AnArray, Of: AString, Example: `["extra"]`,
-	Doc: "members of the command's data that are not known, three at most: they had no effect"}
+	Doc: "unknown members, three at most: they had no effect"}
 
 // Ignored adds to the data of an acknowledgement the names of members that had no effect; none: it stays as it is.
 func Ignored(data []byte, names []string) []byte {
@@ -115,14 +115,15 @@ var (
 )
 
 var subscriptionFields = []Field{channelsField,
-	{Name: "offset", Doc: "where the client stands: what the channels had since then is sent first (bare clients)"}}
+	{Name: "offset", Doc: "where the client stands: what the channels had since then is sent first (plain WebSocket)"}}
 
 var subscriptionAnswer = []Field{
 	{Name: "channels", Kind: AnArray, Of: AString, Required: true, Example: `["referrals","events"]`,
 		Doc: "all that the session is subscribed to now"}, refusedField,
-	{Name: "recovered", Kind: ABool, Doc: "whether what the channels had since offset was sent; only where offset was given"}, ignored}
+	{Name: "recovered", Kind: ABool, Doc: "true: all that the channels had since offset was sent; only where offset was given"}, ignored}
 
-var unsubscriptionAnswer = []Field{subscriptionAnswer[0], refusedField, ignored}
+var unsubscriptionAnswer = []Field{
+	{Name: "channels", Kind: AnArray, Of: AString, Required: true, Example: `["referrals"]`, Doc: subscriptionAnswer[0].Doc}, refusedField, ignored}
 
 // Subscription is the data of subscribe.
 type Subscription struct {

@@ -134,7 +134,7 @@ func (k JSONKind) fits(c byte) bool {
 // Members that more than one kind has.
 var (
 	timestamp = Field{Name: "timestamp", Format: Timestamp, Example: `"2025-12-01T10:00:00.000Z"`,
-		Doc: "when it happened, RFC 3339; the record's time where it is left out"}
+		Doc: "when it happened, RFC 3339; left out: the record's time"}
 	notEmpty = Bounds{Min: 1}
 	idBounds = Bounds{1, MaxID}
 	anID     = Field{Name: "id", Bytes: idBounds, Example: exampleID, Doc: "the event's id: Nexus puts it there, producers leave it out"}

@@ -55,7 +55,7 @@ func (k *Kind) FrameTo(user, actor string) *Frame {
 func (k *Kind) FrameFields(f Frame) (fields []Field) {
 	if k.HasID {
 		id := anID
-		id.Required, id.Doc = true, "the event's id: of two frames with the same one the second is a repeat"
+		id.Required, id.Doc = true, "the event's id; a second frame with it is a repeat"
 		fields = append(fields, id)
 	}
 	for _, field := range k.Fields {
@@ -88,7 +88,7 @@ const (
 func DerivedFrames() (list []Frame) {
 	for _, ns := range Namespaces() {
 		list = append(list,
-			Frame{Namespace: ns, Event: EventConnected, Doc: "the session is open: the first frame", Fields: connectedFields},
+			Frame{Namespace: ns, Event: EventConnected, Doc: "the session is open: the first frame", Fields: connectedFields(ns)},
 			Frame{Namespace: ns, Event: EventError, Doc: "something was refused, or the session is about to end", Fields: errorFields})
 	}
 	return append(list,
@@ -99,11 +99,17 @@ func DerivedFrames() (list []Frame) {
 		Frame{Namespace: Messaging, Event: EventOffline, Doc: "another user went offline in the chat", Fields: presenceFields})
 }
 
-var connectedFields = []Field{
-	{Name: "userId", Required: true, Format: UserID, Example: `"alice"`, Doc: "the user of the token"},
-	{Name: "timestamp", Required: true, Format: Timestamp, Doc: "the server's time"},
-	{Name: "message", Required: true, Example: `"Dashboard connection established"`, Doc: "a text for people"},
-	{Name: "recovered", Kind: ABool, Doc: "whether the client has been given all that it missed; only where it asked for that"},
+func connectedFields(ns Namespace) []Field {
+	example := `"Dashboard connection established"`
+	if ns == Messaging {
+		example = `"Messaging connection established"`
+	}
+	return []Field{
+		{Name: "userId", Required: true, Format: UserID, Example: `"alice"`, Doc: "the user of the token"},
+		{Name: "timestamp", Required: true, Format: Timestamp, Doc: "the server's time"},
+		{Name: "message", Required: true, Example: example, Doc: "a text for people"},
+		{Name: "recovered", Kind: ABool, Doc: "true: the client got all that it missed; only where it asked for that"},
+	}
 }
 
 // Connected is the data of connected.
@@ -122,7 +128,7 @@ func (c Connected) Data() []byte {
 }
 
 var errorFields = []Field{
-	{Name: "code", Required: true, Example: `"rate_limited"`, Doc: "what kind of error it is: one of a few words that a program can act on"},
+	{Name: "code", Required: true, Example: `"rate_limited"`, Doc: "the kind of error, for programs"},
 	{Name: "message", Required: true, Example: `"too many at once; try again in 4s"`, Doc: "what is wrong and what to do, for people"},
 	{Name: "retryAfterMs", Kind: ANumber, Example: "4000", Doc: "rate_limited: after how many milliseconds another attempt may succeed"},
 	{Name: "retryable", Kind: ABool, Doc: "unavailable: the same again with the same id is harmless"},

@@ -27,8 +27,7 @@ var messageKind = Kind{
 		{Name: "receiverId", Required: true, Format: UserID, Example: `"bob"`, Doc: "to whom"},
 		{Name: "content", Bytes: notEmpty, Or: "encrypted", Example: `"Hello"`, Doc: "the text; either this or encrypted"},
 		{Name: "encrypted", Kind: Anything, Doc: "what the clients have encrypted, in their own form"},
-		{Name: "clientMessageId", Chars: Bounds{1, 256}, Doc: "the sender's own name of the message: sent again under it, it is the same " +
-			"message"},
+		{Name: "clientMessageId", Chars: Bounds{1, 256}, Doc: "the sender's own id of the message; sent again with it, it is the same message"},
 		timestamp},
 	Check: checkMessage, Sender: byMember("senderId"), Actor: "senderId",
 	HasID: true, Feed: true, Pushed: true, Counter: &Counter{Name: CounterMessages},
@@ -70,7 +69,7 @@ var draftFields = []Field{
 	{Name: "receiverId", Required: true, Format: UserID, Example: `"bob"`, Doc: "to whom"},
 	{Name: "content", Bytes: notEmpty, Or: "encrypted", Example: `"Hello"`, Doc: "the text; either this or encrypted"},
 	{Name: "encrypted", Kind: Anything, Doc: "what the clients have encrypted, in their own form"},
-	{Name: "clientMessageId", Chars: Bounds{1, 256}, Doc: "the client's own name of the message: sent again under it, it is the same message"},
+	{Name: "clientMessageId", Chars: Bounds{1, 256}, Doc: "the client's own id of the message; sent again with it, it is the same message"},
 }
 
 // contentKeyPrefix sets keys made of content apart from those that clients choose.

@@ -44,7 +44,7 @@ var notificationKind = Kind{
 		{Name: "priority", Enum: []string{PriorityLow, PriorityNormal, PriorityHigh}, Example: `"high"`,
 			Doc: "normal where it is left out; high: pushed to devices whether the user is online or not"},
 		{Name: "data", Kind: AnObject, Example: `{"senderId":"john"}`,
-			Doc: "what the product wants to tell its clients beside; link or url is where a click on a push leads"},
+			Doc: "more for the clients, the product's own; link or url is where a click on a push leads"},
 		{Name: "icon", Doc: "URL of a picture"},
 		{Name: "badge", Doc: "URL of a small picture"},
 		timestamp},

@@ -15,17 +15,17 @@ const (
 )
 
 var (
-	typingStartKind = typingKind(TypeTypingStart, "a user types to another", "typing:start")
-	typingStopKind  = typingKind(TypeTypingStop, "a user types no more", "typing:stop")
+	typingStartKind = typingKind(TypeTypingStart, "a user began to type to another", "typing:start", "true")
+	typingStopKind  = typingKind(TypeTypingStop, "a user stopped typing", "typing:stop", "false")
 )
 
-func typingKind(typ, doc, frame string) Kind {
+func typingKind(typ, doc, frame, isTyping string) Kind {
 	return Kind{
 		Type: typ, Doc: doc,
 		In: []In{{Topic: Signals, Keys: []AudienceKind{Conversation}}},
 		Fields: []Field{
 			{Name: "userId", Required: true, Format: UserID, Doc: "who types"},
-			{Name: "isTyping", Kind: ABool, Required: true, Doc: "whether he types"},
+			{Name: "isTyping", Kind: ABool, Required: true, Example: isTyping, Doc: "whether he types"},
 			timestamp},
 		Check: checkParticipant, Sender: byMember("userId"), Actor: "userId",
 		Frames: []Frame{{Namespace: Messaging, Event: frame, Alias: "TYPING_INDICATOR", To: ToOther, Doc: doc}},

@@ -47,11 +47,11 @@ type Code struct {
 // Codes lists every code.
 func Codes() []Code {
 	return []Code{
-		{CodeBadFrame, http.StatusBadRequest, "a text of a bare client is no frame",
-			"mend the client: send text frames like {\"event\":\"…\",\"data\":{…}}"},
-		{CodeUnknownEvent, http.StatusBadRequest, "the namespace has no such event", "mend the client: the events are listed below"},
+		{CodeBadFrame, http.StatusBadRequest, "a text of a plain WebSocket client is no frame",
+			"fix the client: send text frames like {\"event\":\"…\",\"data\":{…}}"},
+		{CodeUnknownEvent, http.StatusBadRequest, "the namespace has no such event", "fix the client: send an event that the namespace has"},
 		{CodeInvalidPayload, http.StatusBadRequest, "a member, a parameter or the body is not what it must be",
-			"mend what the message names; the same again is refused again"},
+			"fix what the message names; the same again is refused again"},
 		{CodeTokenInvalid, http.StatusUnauthorized, "there is no token, or it is not one for this server", "get a new token"},
 		{CodeTokenExpired, http.StatusUnauthorized, "the token's exp has passed", "get a new token; on a socket, connect again with it"},
 		{CodeTokenRevoked, http.StatusUnauthorized, "the token was revoked", "have the user sign in again"},
@@ -93,13 +93,13 @@ func Closes() []Close {
 	return []Close{
 		{1000, "the client closed, or a Socket.IO client joined no namespace in time (CONNECT_TIMEOUT)", "nothing"},
 		{1001, "the server is going away: it is being stopped or replaced", "connect again at once, to whichever node answers, and resume"},
-		{1002, "a Socket.IO client broke the protocol", "mend the client"},
-		{1007, "a text frame was not UTF-8", "mend the client"},
+		{1002, "a Socket.IO client broke the protocol", "fix the client"},
+		{1007, "a text frame was not UTF-8", "fix the client"},
 		{1009, "a message was larger than MAX_MESSAGE_BYTES", "send less"},
 		{1011, "the server made a mistake with this connection", "connect again, with a growing delay, and report it"},
 		{CloseToken, "the token expired or was revoked; an error event says which", "get a new token, then connect again and resume"},
 		{CloseTooSlow, "the client read too slowly: more than MAX_QUEUE_BYTES waited for it", "connect again and resume"},
-		{CloseEvicted, "a newer connection of the same user took the slot (CONNECTION_POLICY=evict-oldest)",
+		{CloseEvicted, "a newer connection took the slot: the client itself came back, or CONNECTION_POLICY=evict-oldest",
 			"do not connect again by yourself: the user is elsewhere"},
 	}
 }

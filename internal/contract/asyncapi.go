@@ -25,7 +25,7 @@ func asyncAPI() tree {
 	return object("asyncapi", "3.0.0",
 		"info", object("title", "Nexus", "version", version, "license", object("name", "Apache-2.0"), "description",
 			"The topics of the log, and the two sockets. docs/protocol.md tells the same to people. On the sockets each frame has two forms: "+
-				"a bare client gets the text {\"event\":…,\"data\":…}, a Socket.IO client the event with one argument, the data."),
+				"a plain WebSocket client gets the text {\"event\":…,\"data\":…}, a Socket.IO client the event with one argument, the data."),
 		"defaultContentType", mediaJSON,
 		"servers", object(
 			"kafka", object("host", "localhost:9092", "protocol", "kafka", "description",
@@ -233,7 +233,7 @@ func envelope(event, schema string, out bool) tree {
 	t := tree{{"type", "object"}}
 	if out {
 		props = append(props, member{"offset", object("type", "string", "description",
-			"Where the client stands after this frame; only of what is given again, and where the client asked for it")})
+			"Where the client stands after this frame; only of what can be replayed, if the client asked for it")})
 		return append(t, member{"properties", props}, member{"required", list{"event", "data"}}, member{"additionalProperties", false})
 	}
 	props = append(props, member{"id", object("type", texts([]string{"string", "number"}), "maxLength", 254, "description",

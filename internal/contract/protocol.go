@@ -82,7 +82,7 @@ func framesText(ns topics.Namespace) string {
 			fmt.Fprintf(&b, " It is sent a second time as `%s`, unless the client asks for `events=canonical`.", s.frame.Alias)
 		}
 		if s.kind != nil && s.kind.Feed {
-			b.WriteString(" It is given again to a client that comes back.")
+			b.WriteString(" It is replayed to a client that reconnects.")
 		}
 		fmt.Fprintf(&b, "\n\n    %s\n\n%s", rawFrame(s.frame.Event, Example(s.fields())), fieldsTable(s.fields()))
 	}

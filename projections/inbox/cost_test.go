@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -367,13 +368,13 @@ func TestCostOfAPage(t *testing.T) {
 			grow("u", 0, 10, 3)
 			for _, rest := range []string{``, newestFirst + `50`, ` AND (at, id) < ($2, $3)` + newestFirst + `50`, ` AND id=$2`} {
 				args := []any{"u", 5, "n"}[:1+strings.Count(rest, "$")]
-				noScan(t, in, `SELECT * FROM `+visible(true, rest), args...)
-				noScan(t, in, `SELECT * FROM `+visible(false, rest), args...)
+				noScan(t, in, visible(`*`, true, rest), args...)
+				noScan(t, in, visible(`*`, false, rest), args...)
 			}
 			return
 		}
 		pages := pagesOf(t, in, "notifications", "announcements", "announcement_states", "marks")
-		// What each question costs. All but three notifications are read, and all but the last three announcements.
+		// What each question costs. All but the last three of each table are read, by one mark.
 		costs := func(user string, n int) map[string]int64 {
 			found := make(map[string]int64)
 			for what, ask := range map[string]func() error{
@@ -393,15 +394,103 @@ func TestCostOfAPage(t *testing.T) {
 			return found
 		}
 		const few, many = 3_000, 30_000
-		grow("u", 0, few, 3)
-		apply(t, in, topics.Notifications, 0, 1, marking("u", topics.TypeNotificationRead, "upTo", topics.FormatTime(few-4)))
-		small := costs("u", few)
-		grow("u", few, many, 3)
-		apply(t, in, topics.Notifications, 0, 2, marking("u", topics.TypeNotificationRead, "upTo", topics.FormatTime(many-4)))
-		for what, large := range costs("u", many) {
+		sizes := func(n int) map[string]int64 {
+			grow("u", map[int]int{few: 0, many: few}[n], n, n)
+			before := pages()
+			apply(t, in, topics.Notifications, 0, 1, marking("u", topics.TypeNotificationRead, "upTo", topics.FormatTime(int64(n-4))))
+			all := pages() - before
+			found := costs("u", n)
+			found["read all"] = all
+			return found
+		}
+		grow("v", 0, few, few) // has read nothing
+		if n, err := in.Unread(t.Context(), "v"); n != 2*few || err != nil {
+			t.Errorf("%d are unread, %v; want %d", n, err, 2*few)
+		}
+		small := sizes(few)
+		for what, large := range sizes(many) {
 			t.Logf("%s: %d pages, then %d", what, small[what], large)
 			if large > 40 && large > small[what]+10 {
 				t.Errorf("%s: %d pages with %d in the inbox, %d with %d", what, small[what], few, large, many)
+			}
+		}
+	})
+}
+
+// TestMarksAgainstModel: what one and all are marked, read and deleted, is what the definition says: a mark covers what stood before it
+// in the log and is no later than its time. Times repeat and step back, and the inbox is opened again in between.
+func TestMarksAgainstModel(t *testing.T) {
+	onEach(t, func(t *testing.T, in *Inbox) {
+		ahead := make(named)
+		apply(t, in, topics.Notifications, 1, 1, ahead.notice("u", "before"), marking("u", topics.TypeNotificationRead, "upTo",
+			topics.FormatTime(someTime+1e9)), ahead.notice("u", "after"))
+		if n, err := in.Unread(t.Context(), "u"); n != 1 || err != nil {
+			t.Errorf("a mark of a time to come: %d are unread, %v; want what came after it", n, err)
+		}
+		seed := uint64(time.Now().UnixNano())
+		t.Logf("seed %d", seed)
+		r := rand.New(rand.NewPCG(seed, 0))
+		type row struct {
+			name          string
+			at            int64
+			read, deleted bool
+		}
+		model, marked, ids, second := map[string][]*row{}, map[string]int64{}, make(named), int64(100)
+		for step := range 300 {
+			user := string(rune('a' + r.IntN(2)))
+			second += int64(r.IntN(4) - 1) // mostly on, at times back
+			state := func(x *row) *bool { return &x.read }
+			typ := topics.TypeNotificationRead
+			if r.IntN(4) == 0 {
+				state, typ = func(x *row) *bool { return &x.deleted }, topics.TypeNotificationDeleted
+			}
+			switch r.IntN(8) {
+			case 0:
+				to := second - int64(r.IntN(10))
+				marked[user] = max(marked[user], to)
+				apply(t, in, topics.Notifications, 0, second, marking(user, typ, "upTo", topics.FormatTime(someTime+1000*to)))
+				for _, x := range model[user] {
+					*state(x) = *state(x) || x.at <= to
+				}
+			case 1:
+				if len(model[user]) == 0 {
+					continue
+				}
+				x := model[user][r.IntN(len(model[user]))]
+				apply(t, in, topics.Notifications, 0, second, marking(user, typ, "notificationId", ids.id(x.name)))
+				*state(x) = true
+			case 2:
+				again, err := Open(t.Context(), in.db, time.Hour, slog.New(slog.DiscardHandler))
+				if err != nil {
+					t.Fatal(err)
+				}
+				in = again
+			default:
+				x := &row{name: fmt.Sprint(step), at: max(second, marked[user])} // no older than what was marked before it
+				apply(t, in, topics.Notifications, 0, second, ids.notice(user, x.name))
+				model[user] = append(model[user], x)
+			}
+			var want, got []string
+			for _, x := range model[user] {
+				if !x.deleted {
+					want = append(want, fmt.Sprint(ids.id(x.name), x.read))
+				}
+			}
+			list, _, err := in.Notifications(t.Context(), user, false, 1000, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			unread := 0
+			for _, n := range list {
+				got = append(got, fmt.Sprint(n.ID, n.Read))
+				if !n.Read {
+					unread++
+				}
+			}
+			slices.Sort(want)
+			slices.Sort(got)
+			if n, err := in.Unread(t.Context(), user); !slices.Equal(got, want) || err != nil || n != unread {
+				t.Fatalf("step %d: %s has %v, %d unread (%v), want %v", step, user, got, n, err, want)
 			}
 		}
 	})

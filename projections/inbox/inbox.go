@@ -26,10 +26,12 @@ var migrations embed.FS
 type Inbox struct {
 	db        *sqldb.DB
 	positions sqldb.Positions
+	waiters   *sqldb.Waiters
 	log       *slog.Logger
 	// retention is how long the feed is kept, in record time.
 	retention time.Duration
 	shift     int64 // sqldb.Positions.Shift
+	clocks    clocks
 }
 
 // Topics are those the inbox is folded from.
@@ -40,6 +42,7 @@ func Topics() []topics.Topic {
 // Open prepares the tables. The caller closes db.
 func Open(ctx context.Context, db *sqldb.DB, feedRetention time.Duration, log *slog.Logger) (*Inbox, error) {
 	i := &Inbox{db: db, positions: sqldb.Positions{DB: db, Projection: "inbox"}, log: log, retention: feedRetention}
+	i.waiters = sqldb.NewWaiters(i.positions.All)
 	if err := db.Migrate(ctx, "inbox", migrations, sqldb.Step{File: "0004_device_keys.sql", Run: i.keyDevices}); err != nil {
 		return nil, fmt.Errorf("inbox: %w", err)
 	}
@@ -67,13 +70,13 @@ func (i *Inbox) Reset(ctx context.Context) error {
 
 // Await returns once the inbox has folded everything below ends (partition → offset) of a topic.
 func (i *Inbox) Await(ctx context.Context, ends topics.Ends) error {
-	return i.positions.Await(ctx, ends)
+	return i.waiters.Await(ctx, ends)
 }
 
 // Apply folds a batch (pipeline.Sink): inserts first and in bulk, then what changes rows, in log order. Changes concern
 // only rows that stand earlier in the log, so the outcome does not depend on where batches are cut.
 func (i *Inbox) Apply(ctx context.Context, b pipeline.Batch) error {
-	f := fold{shift: i.shift}
+	f := fold{shift: i.shift, clock: i.clocks.at(b.Of(), b.From)}
 	for e := range b.Live {
 		f.add(e)
 	}
@@ -86,6 +89,7 @@ func (i *Inbox) Apply(ctx context.Context, b pipeline.Batch) error {
 	if err != nil {
 		return fmt.Errorf("inbox: fold %s from %d to %d: %w", b.Of(), b.From, b.To, err)
 	}
+	i.clocks.set(b.Of(), b.To, f.clock)
 	return nil
 }
 
@@ -124,6 +128,8 @@ func earlier(columns, at, part, pos string) string {
 // fold collects what a batch does to the tables.
 type fold struct {
 	shift    int64 // sqldb.Positions.Shift
+	clock    int64 // the latest record time so far; 0: not known (clocks)
+	late     bool  // the event at hand is, or may be, earlier than one before it
 	rows     [len(tables)][][]any
 	changes  []change
 	messages []*topics.Event
@@ -171,6 +177,10 @@ func (f *fold) pos(e *topics.Event) int64 { return e.Offset + f.shift }
 
 func (f *fold) add(e *topics.Event) {
 	part := int64(e.Partition)
+	if f.clock == 0 {
+		f.clock = e.Time + clockSkew
+	}
+	f.late, f.clock = e.Time < f.clock, max(f.clock, e.Time)
 	switch e.Type {
 	case topics.TypeMessage:
 		id, data, sender := e.EventID(), e.Data(), e.Actor()
@@ -190,9 +200,9 @@ func (f *fold) add(e *topics.Event) {
 	case topics.TypeNotification, topics.TypeActivity, topics.TypeAnnouncement:
 		f.addNotice(e, part)
 	case topics.TypeNotificationRead:
-		f.mark(e, "read_at", "read_to")
+		f.mark(e, "read")
 	case topics.TypeNotificationDeleted:
-		f.mark(e, "deleted_at", "deleted_to")
+		f.mark(e, "deleted")
 	case topics.TypeDeviceRegistered:
 		f.device(e, topics.ReadDevice(e))
 	case topics.TypeDeviceUnregistered:
@@ -226,6 +236,9 @@ func (f *fold) addNotice(e *topics.Event, part int64) {
 		f.insert(intoAnnouncements, id, part, f.pos(e), e.Time, data)
 	case e.Type == topics.TypeNotification && e.Audience.Kind == topics.User:
 		f.insert(intoNotifications, e.Audience.A, id, part, f.pos(e), e.Time, data)
+		if f.late {
+			f.change(e, outOfOrder, e.Audience.A, id, part, f.pos(e))
+		}
 	}
 }
 
@@ -254,8 +267,10 @@ var upTo = `EXISTS (SELECT 1 FROM messages t WHERE t.id=$4 AND t.conversation=$5
 
 // mark sets the read or deleted state of one notification or announcement, or of all up to a time. A notification keeps
 // its own state; what the user has no notification of is taken for an announcement, which stands in another topic and may
-// come later.
-func (f *fold) mark(e *topics.Event, column, upTo string) {
+// come later. All up to a time is one row, whatever it covers (decision 0095): for announcements a time alone, for notifications a time
+// and the mark's place in the log, since what comes later has not been seen.
+func (f *fold) mark(e *topics.Event, state string) {
+	column, upTo := state+"_at", state+"_to"
 	user, part := e.Audience.A, int64(e.Partition)
 	m := topics.ReadNotificationMark(e)
 	if id := m.NotificationID; id != "" {
@@ -267,11 +282,18 @@ func (f *fold) mark(e *topics.Event, column, upTo string) {
 			ON CONFLICT (user_id, id) DO UPDATE SET `+column+`=COALESCE(announcement_states.`+column+`, excluded.`+column+`)`, user, id, e.Time)
 		return
 	}
-	f.change(e, `UPDATE notifications SET `+column+`=$1 WHERE user_id=$4 AND at<=$5 AND `+column+` IS NULL AND deleted_at IS NULL AND `+before,
-		e.Time, part, f.pos(e), user, m.UpTo)
 	f.change(e, `INSERT INTO marks (user_id, read_to, deleted_to) VALUES ($1,-1,-1) ON CONFLICT DO NOTHING`, user)
-	f.change(e, `UPDATE marks SET `+upTo+`=$1 WHERE user_id=$2 AND `+upTo+`<$3`, m.UpTo, user, m.UpTo)
+	f.change(e, `UPDATE marks SET `+upTo+`=$2 WHERE user_id=$1 AND `+upTo+`<$2`, user, m.UpTo)
+	at, place := min(m.UpTo, f.clock), `(n_`+column+`, n_`+state+`_part, n_`+state+`_pos)`
+	f.change(e, `UPDATE marks SET `+place+` = ($2, $3, $4) WHERE user_id=$1 AND `+place+` < ($2, $3, $4)`, user, at, part, f.pos(e))
 }
+
+// outOfOrder lifts a notification that came after a mark and has an earlier time to the mark's time, so that the mark does not cover
+// what its user cannot have seen. Times step back where a partition's new leader has a clock that is behind.
+const outOfOrder = `UPDATE notifications SET at=COALESCE((SELECT CASE WHEN n_read_at > n_deleted_at THEN n_read_at ELSE n_deleted_at END
+		FROM marks WHERE user_id=$1), at)
+	WHERE user_id=$1 AND id=$2 AND part=$3 AND pos=$4 AND EXISTS (SELECT 1 FROM marks m WHERE m.user_id=$1
+		AND (at < n_read_at AND part=n_read_part AND pos > n_read_pos OR at < n_deleted_at AND part=n_deleted_part AND pos > n_deleted_pos))`
 
 // device notes that a user registered a token. There is a row for each user who ever did: their records stand in different
 // partitions, and the outcome must not depend on which is read first. The token is his who registered it last, as long as his

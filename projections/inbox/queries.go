@@ -28,30 +28,45 @@ type Notification struct {
 	at           int64
 }
 
-// What a user sees, from two tables: his notifications and the announcements, both without what he deleted. $1 is the user.
+// What a user sees, from two tables: his notifications and the announcements, both without what he deleted. $1 is the user; m are
+// his marks (marksOf), at most one row.
 const (
-	visibleNotifications = `SELECT id, value, at, 0 AS announcement, CASE WHEN read_at IS NULL THEN 0 ELSE 1 END AS seen
-		FROM notifications a WHERE user_id=$1 AND deleted_at IS NULL`
-	visibleAnnouncements = `SELECT id, value, at, 1, CASE WHEN at > ` + readTo + ` AND NOT ` + stateRead + ` THEN 0 ELSE 1 END
+	marksOf = `WITH m AS MATERIALIZED (SELECT * FROM marks WHERE user_id=$1) `
+
+	visibleNotifications = `SELECT id, value, at, 0 AS announcement, CASE WHEN read_at IS NULL AND NOT ` + coveredRead + ` THEN 0 ELSE 1 END AS seen
+		FROM notifications a WHERE user_id=$1 AND deleted_at IS NULL AND NOT ` + coveredDeleted
+	visibleAnnouncements = `SELECT id, value, at, 1, CASE WHEN at > COALESCE((SELECT read_to FROM m), -1) AND NOT ` + stateRead + ` THEN 0 ELSE 1 END
 		FROM announcements a WHERE NOT ` + stateDeleted
 
-	readTo       = `COALESCE((SELECT read_to FROM marks WHERE user_id=$1), -1)`
-	deletedTo    = `COALESCE((SELECT deleted_to FROM marks WHERE user_id=$1), -1)`
-	doneTo       = `COALESCE((SELECT CASE WHEN read_to > deleted_to THEN read_to ELSE deleted_to END FROM marks WHERE user_id=$1), -1)`
 	stateRead    = `EXISTS (SELECT 1 FROM announcement_states s WHERE s.user_id=$1 AND s.id=a.id AND s.read_at IS NOT NULL)`
 	stateDeleted = `EXISTS (SELECT 1 FROM announcement_states s WHERE s.user_id=$1 AND s.id=a.id AND s.deleted_at IS NOT NULL)`
+
+	// What a mark covers: what is older, and of its own time what stood before it in the log.
+	coveredRead    = `EXISTS (SELECT 1 FROM m WHERE a.at < m.n_read_at OR a.at = m.n_read_at AND (a.part <> m.n_read_part OR a.pos < m.n_read_pos))`
+	coveredDeleted = `EXISTS (SELECT 1 FROM m WHERE a.at < m.n_deleted_at
+		OR a.at = m.n_deleted_at AND (a.part <> m.n_deleted_part OR a.pos < m.n_deleted_pos))`
 )
 
-// visible are the rows of both tables. rest are further conditions and an order for each table by itself: with a limit in it a
-// page costs the page, however much lies behind it. A condition on time stands once for each table, as one bound: an index reads
-// from there.
-func visible(unread bool, rest string) string {
-	notifications, announcements := visibleNotifications, visibleAnnouncements+` AND at > `+deletedTo
+// from is where a table is read from, in its order of time: one bound, for an index takes one.
+func from(compare, mark string) string {
+	return ` AND at ` + compare + ` COALESCE((SELECT ` + mark + ` FROM m), -1)`
+}
+
+// later is the later one of two marks.
+func later(a, b string) string {
+	return `CASE WHEN ` + a + ` > ` + b + ` THEN ` + a + ` ELSE ` + b + ` END`
+}
+
+// visible is a query of columns on the rows of both tables. rest are further conditions and an order for each table by itself: with
+// a limit in it a page costs the page, however much lies behind it.
+func visible(columns string, unread bool, rest string) string {
+	notifications, announcements := visibleNotifications+from(">=", "n_deleted_at"), visibleAnnouncements+from(">", "deleted_to")
 	if unread {
-		notifications += ` AND read_at IS NULL`
-		announcements = visibleAnnouncements + ` AND at > ` + doneTo + ` AND NOT ` + stateRead
+		notifications = visibleNotifications + from(">=", later("n_read_at", "n_deleted_at")) + ` AND read_at IS NULL AND NOT ` + coveredRead
+		announcements = visibleAnnouncements + from(">", later("read_to", "deleted_to")) + ` AND NOT ` + stateRead
 	}
-	return `(SELECT * FROM (` + notifications + rest + `) n UNION ALL SELECT * FROM (` + announcements + rest + `) m) v`
+	return marksOf + `SELECT ` + columns + ` FROM (SELECT * FROM (` + notifications + rest + `) n UNION ALL SELECT * FROM (` + announcements +
+		rest + `) o) v`
 }
 
 const newestFirst = ` ORDER BY at DESC, id DESC LIMIT `
@@ -77,7 +92,7 @@ func (i *Inbox) Notifications(ctx context.Context, user string, unread bool, lim
 		n.Announcement, n.Read = announcement == 1, seen == 1
 		list = append(list, n)
 		return err
-	}, `SELECT id, value, at, announcement, seen FROM `+visible(unread, rest)+page, args...)
+	}, visible(`id, value, at, announcement, seen`, unread, rest)+page, args...)
 	if err != nil {
 		return nil, "", wrap("list notifications", err)
 	}
@@ -88,9 +103,15 @@ func (i *Inbox) Notifications(ctx context.Context, user string, unread bool, lim
 	return list, next, nil
 }
 
+// fewUnread is how many unread a count reads by its indexes alone, from the newest on. Where there are more all of them are counted.
+const fewUnread = 1000
+
 // Unread counts a user's unread notifications and announcements.
 func (i *Inbox) Unread(ctx context.Context, user string) (n int, err error) {
-	err = i.db.Get(ctx, []any{&n}, `SELECT count(*) FROM `+visible(true, ""), user)
+	err = i.db.Get(ctx, []any{&n}, visible(`count(*)`, true, newestFirst+strconv.Itoa(fewUnread+1)), user)
+	if err == nil && n > fewUnread {
+		err = i.db.Get(ctx, []any{&n}, visible(`count(*)`, true, ""), user)
+	}
 	return n, wrap("count unread", err)
 }
 
@@ -98,7 +119,7 @@ func (i *Inbox) Unread(ctx context.Context, user string) (n int, err error) {
 // there is none.
 func (i *Inbox) Newest(ctx context.Context, user string) (int64, error) {
 	var at sql.NullInt64
-	if err := i.db.Get(ctx, []any{&at}, `SELECT max(at) FROM `+visible(false, newestFirst+`1`), user); err != nil {
+	if err := i.db.Get(ctx, []any{&at}, visible(`max(at)`, false, newestFirst+`1`), user); err != nil {
 		return 0, wrap("newest", err)
 	}
 	if !at.Valid {
@@ -110,7 +131,7 @@ func (i *Inbox) Newest(ctx context.Context, user string) (int64, error) {
 // HasNotification tells whether the user has this notification, or it is an announcement: nil or ErrNotFound.
 func (i *Inbox) HasNotification(ctx context.Context, user, id string) error {
 	var n int
-	err := i.db.Get(ctx, []any{&n}, `SELECT count(*) FROM `+visible(false, ` AND id=$2`), user, id)
+	err := i.db.Get(ctx, []any{&n}, visible(`count(*)`, false, ` AND id=$2`), user, id)
 	if err == nil && n == 0 {
 		return ErrNotFound
 	}

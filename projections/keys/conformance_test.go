@@ -1,11 +1,13 @@
 package keys_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -16,8 +18,18 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// onBothStores runs a test on a new directory of each store, over a log that an earlier version has not written to.
-func onBothStores(t *testing.T, test func(*testing.T, *sqldb.DB, *keys.Directory)) {
+// ends is a log whose topic control ends there. nil: it cannot be asked.
+type ends topics.Ends
+
+func (e ends) Ends(context.Context, topics.Topic) (topics.Ends, error) {
+	if e == nil {
+		return nil, errors.New("the log cannot be asked")
+	}
+	return topics.Ends(e), nil
+}
+
+// onStores runs a test on a new database of each kind.
+func onStores(t *testing.T, test func(*testing.T, *sqldb.DB)) {
 	for name, open := range map[string]func(*testing.T) (*sqldb.DB, error){
 		"sqlite":   func(t *testing.T) (*sqldb.DB, error) { return sqldb.OpenSQLite(filepath.Join(t.TempDir(), "k.db")) },
 		"postgres": func(t *testing.T) (*sqldb.DB, error) { return sqldb.OpenPostgres(testenv.Postgres(t)) },
@@ -28,18 +40,39 @@ func onBothStores(t *testing.T, test func(*testing.T, *sqldb.DB, *keys.Directory
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { db.Close() })
-			d, err := keys.Open(t.Context(), db, ends{0, new(sync.Once), make(chan struct{})})
-			if err != nil {
-				t.Fatal(err)
-			}
-			begin(t, d, 3)
-			test(t, db, d)
+			test(t, db)
 		})
 	}
 }
 
+// onBothStores runs a test on a new directory of each store, over a log that an earlier version has not written to.
+func onBothStores(t *testing.T, test func(*testing.T, *sqldb.DB, *keys.Directory)) {
+	onStores(t, func(t *testing.T, db *sqldb.DB) {
+		d := opened(t, db, ends{})
+		begin(t, d, 3)
+		test(t, db, d)
+	})
+}
+
+func opened(t testing.TB, db *sqldb.DB, log ends) *keys.Directory {
+	t.Helper()
+	d, err := keys.Open(t.Context(), db, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// bounded is a context for what may wait: a test then fails with words, and does not hang.
+func bounded(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // begin makes the positions, as a consumer does that takes these partitions over.
-func begin(t *testing.T, d *keys.Directory, partitions int32) {
+func begin(t testing.TB, d *keys.Directory, partitions int32) {
 	t.Helper()
 	for _, topic := range keys.Topics() {
 		for p := range partitions {
@@ -64,7 +97,7 @@ func batch(t *testing.T, part int32, from int64, events ...*topics.Event) pipeli
 
 func apply(t *testing.T, d *keys.Directory, b pipeline.Batch) {
 	t.Helper()
-	if err := d.Apply(t.Context(), b); err != nil {
+	if err := d.Apply(bounded(t), b); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -95,12 +128,12 @@ func TestFirstTakenHasIt(t *testing.T) {
 	onBothStores(t, func(t *testing.T, _ *sqldb.DB, d *keys.Directory) {
 		first, second, none := taken("a", "1"), taken("a", "1"), taken("a", "9")
 		apply(t, d, batch(t, 0, 0, published("a", "1", "2"), first, second, none, published("a", "1")))
-		h, err := d.Outcome(t.Context(), first)
+		h, err := d.Outcome(bounded(t), first)
 		if err != nil || h == nil || h.IdentityKey != "i" || h.Prekey != (topics.Prekey{ID: "1", Key: "key of 1"}) {
 			t.Errorf("the first got %+v, %v", h, err)
 		}
 		for _, e := range []*topics.Event{second, none} {
-			if h, err := d.Outcome(t.Context(), e); err != nil || h != nil {
+			if h, err := d.Outcome(bounded(t), e); err != nil || h != nil {
 				t.Errorf("one that came too late got %+v, %v", h, err)
 			}
 		}
@@ -114,7 +147,7 @@ func TestFirstTakenHasIt(t *testing.T) {
 func TestMoved(t *testing.T) {
 	onBothStores(t, func(t *testing.T, _ *sqldb.DB, d *keys.Directory) {
 		apply(t, d, batch(t, 1, 0, published("a", "1")))
-		if err := d.Apply(t.Context(), batch(t, 1, 0, taken("a", "1"))); !errors.Is(err, pipeline.ErrMoved) {
+		if err := d.Apply(bounded(t), batch(t, 1, 0, taken("a", "1"))); !errors.Is(err, pipeline.ErrMoved) {
 			t.Errorf("got %v, want ErrMoved", err)
 		}
 		at, err := d.Position(t.Context(), topics.Keys.Partition(1))
@@ -150,7 +183,7 @@ func TestFoldedAnew(t *testing.T) {
 				workers.Go(func() {
 					from := int64(0)
 					for some := range slices.Chunk(events, size) {
-						if err := d.Apply(t.Context(), batch(t, int32(p), from, some...)); err != nil {
+						if err := d.Apply(bounded(t), batch(t, int32(p), from, some...)); err != nil {
 							t.Error(err)
 						}
 						from += int64(len(some))
@@ -159,8 +192,8 @@ func TestFoldedAnew(t *testing.T) {
 			}
 			workers.Wait()
 			now := rowsOf(t, db)
-			if round > 0 && now != before {
-				t.Errorf("folded anew\n%s\nbefore\n%s", now, before)
+			if round > 0 {
+				same(t, now, before)
 			}
 			before = now
 			if err := d.Reset(t.Context()); err != nil {
@@ -173,27 +206,50 @@ func TestFoldedAnew(t *testing.T) {
 	})
 }
 
-// rowsOf are all rows of the directory, as text.
-func rowsOf(t *testing.T, db *sqldb.DB) (all string) {
+// rowsOf are all rows of the directory, as text, in order.
+func rowsOf(t *testing.T, db *sqldb.DB) string {
 	t.Helper()
-	for _, query := range []string{`SELECT user_id || ' ' || device_id || ' ' || identity_key || ' ' || stored FROM key_devices ORDER BY 1`,
-		`SELECT user_id || ' ' || device_id || ' ' || id || ' ' || n || ' ' || key || ' ' || COALESCE(taken_by, '-') FROM prekeys ORDER BY 1`} {
-		rows, err := db.Read.QueryContext(t.Context(), query)
-		if err != nil {
+	var all []string
+	rows, err := db.Read.QueryContext(t.Context(), `SELECT user_id, device_id, identity_key, stored, '', '' FROM key_devices
+		UNION ALL SELECT user_id, device_id, id, n, key, COALESCE(taken_by, '-') FROM prekeys`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var user, device, name, text, taken string
+		var n int64
+		if err := rows.Scan(&user, &device, &name, &n, &text, &taken); err != nil {
 			t.Fatal(err)
 		}
-		for rows.Next() {
-			var line string
-			if err := rows.Scan(&line); err != nil {
-				t.Fatal(err)
+		all = append(all, rowOf(user, device, name, n, text, taken))
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(all)
+	return strings.Join(all, "\n")
+}
+
+// same fails where rows differ, and shows some that do.
+func same(t *testing.T, got, want string) {
+	t.Helper()
+	shown := 0
+	differ := func(what, rows, others string) {
+		for row := range strings.SplitSeq(rows, "\n") {
+			if !strings.Contains("\n"+others+"\n", "\n"+row+"\n") && shown < 10 {
+				t.Errorf("%s row %s", what, row)
+				shown++
 			}
-			all += line + "\n"
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-			t.Fatal(err)
 		}
 	}
-	return all
+	differ("there is, and must not be,", got, want)
+	differ("there is not", want, got)
+}
+
+// rowOf is a row as text, of either table.
+func rowOf(user, device, name string, n int64, text, taken string) string {
+	return fmt.Sprintf("%s %s %s %d %q %q", user, device, name, n, text, taken)
 }
 
 // Another log is taken on: what is there stays, what was handed out stays handed out, and folding goes on from there.
@@ -206,7 +262,7 @@ func TestAdopt(t *testing.T) {
 		}
 		late := taken("a", "1") // at the place where the former log's key.taken stood
 		apply(t, d, batch(t, 2, 0, published("a", "1", "3"), late))
-		if h, err := d.Outcome(t.Context(), late); err != nil || h != nil {
+		if h, err := d.Outcome(bounded(t), late); err != nil || h != nil {
 			t.Errorf("a key that was handed out under the former log went to %+v, %v", h, err)
 		}
 		if ids := left(t, d, "a"); !slices.Equal(ids, []string{"2", "3"}) {

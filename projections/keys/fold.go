@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/sqldb"
@@ -23,9 +24,9 @@ func (f fold) all(ctx context.Context, b pipeline.Batch) error {
 		var err error
 		switch e.Type {
 		case topics.TypeKeyPublished:
-			err = f.published(ctx, e.Audience.A, topics.ReadDeviceKeys(e))
+			err = f.published(ctx, e.Audience.A, topics.ReadDeviceKeys(e), e.Time)
 		case topics.TypeKeyTaken:
-			err = f.taken(ctx, e.Audience.A, topics.ReadKeyTaken(e), e.EventID())
+			err = f.taken(ctx, e.Audience.A, topics.ReadKeyTaken(e), e.EventID(), e.Time)
 		}
 		if err != nil {
 			return fmt.Errorf("%s at offset %d: %w", e.Type, e.Offset, err)
@@ -53,7 +54,7 @@ func (f fold) state(ctx context.Context, user, device string) (s state, err erro
 }
 
 // published enters a device's keys, or removes the device. A new identity key begins anew: it is another device.
-func (f fold) published(ctx context.Context, user string, d topics.DeviceKeys) error {
+func (f fold) published(ctx context.Context, user string, d topics.DeviceKeys, at int64) error {
 	s, err := f.state(ctx, user, d.DeviceID)
 	if err != nil {
 		return err
@@ -68,6 +69,9 @@ func (f fold) published(ctx context.Context, user string, d topics.DeviceKeys) e
 	}
 	if d.Removed || !known && s.devices >= MaxDevices {
 		return nil
+	}
+	if err := f.spend(ctx, user, d.DeviceID, at-spentAfter.Milliseconds()); err != nil {
+		return err
 	}
 	fresh, err := f.fresh(ctx, user, d, known)
 	if err != nil {
@@ -130,8 +134,20 @@ func (f fold) store(ctx context.Context, user string, d topics.DeviceKeys, store
 }
 
 // taken hands a one-time key out. Where somebody has it already, or there is none of that id, nothing happens.
-func (f fold) taken(ctx context.Context, user string, k topics.KeyTaken, by string) error {
-	_, err := f.tx.ExecContext(ctx, `UPDATE prekeys SET taken_by=$1 WHERE user_id=$2 AND device_id=$3 AND id=$4 AND taken_by IS NULL`,
-		by, user, k.DeviceID, k.PrekeyID)
+func (f fold) taken(ctx context.Context, user string, k topics.KeyTaken, by string, at int64) error {
+	_, err := f.tx.ExecContext(ctx, `UPDATE prekeys SET taken_by=$1, taken_at=$2
+		WHERE user_id=$3 AND device_id=$4 AND id=$5 AND taken_by IS NULL`, by, at, user, k.DeviceID, k.PrekeyID)
+	return err
+}
+
+// spentAfter is how long, in record time, what was handed out is kept for whoever appended the key.taken (Outcome): many times as long as
+// anybody waits for it.
+const spentAfter = time.Minute
+
+// spend deletes the texts of a device's one-time keys that were handed out before then: nobody reads them any more. Their ids stay, so that
+// none comes back. It is done when the device publishes further ones, so that it depends on the log alone, and rows with texts are bounded.
+func (f fold) spend(ctx context.Context, user, device string, before int64) error {
+	_, err := f.tx.ExecContext(ctx, `UPDATE prekeys SET key='', taken_by='' WHERE user_id=$1 AND device_id=$2 AND taken_by<>'' AND taken_at<$3`,
+		user, device, before)
 	return err
 }

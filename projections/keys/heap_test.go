@@ -5,12 +5,10 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/nexus/nexus/pipeline"
-	"github.com/nexus/nexus/projections/keys"
 	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/topics"
 )
@@ -31,15 +29,8 @@ func BenchmarkHeap(t *testing.B) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	d, err := keys.Open(t.Context(), db, ends{0, new(sync.Once), make(chan struct{})})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, topic := range keys.Topics() {
-		if _, err := d.Position(t.Context(), topic.Partition(0)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	d := opened(t, db, ends{})
+	begin(t, d, 1)
 	before, begun := heap(), time.Now()
 	for u := 0; u < 10_000; u += 100 {
 		b := pipeline.Batch{Topic: topics.Keys, From: int64(u), To: int64(u) + 100}

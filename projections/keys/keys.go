@@ -36,6 +36,7 @@ type Log interface {
 type Directory struct {
 	db        *sqldb.DB
 	positions sqldb.Positions
+	waiters   *sqldb.Waiters
 	log       Log
 }
 
@@ -47,7 +48,8 @@ func Open(ctx context.Context, db *sqldb.DB, log Log) (*Directory, error) {
 	if err := db.Migrate(ctx, "keys", migrations); err != nil {
 		return nil, fmt.Errorf("keys: %w", err)
 	}
-	return &Directory{db: db, positions: sqldb.Positions{DB: db, Projection: "keys"}, log: log}, nil
+	positions := sqldb.Positions{DB: db, Projection: "keys"}
+	return &Directory{db: db, positions: positions, waiters: sqldb.NewWaiters(positions.All), log: log}, nil
 }
 
 // Ping answers whether the database can be reached.
@@ -100,7 +102,7 @@ func (d *Directory) inTurn(ctx context.Context, b pipeline.Batch) error {
 	defer cancel()
 	ends, err := d.log.Ends(ctx, topics.Control)
 	if err == nil {
-		err = d.positions.Await(ctx, ends)
+		err = d.waiters.Await(ctx, ends)
 	}
 	if err != nil {
 		return fmt.Errorf("wait until topic %s is folded, which has what is older: %w", topics.Control, err)

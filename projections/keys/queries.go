@@ -57,8 +57,8 @@ func (d *Directory) Left(ctx context.Context, user, device string, limit int) (i
 // Outcome returns what an appended key.taken has got; nil where another had the key already, or it is no more. It first waits until the
 // directory, on whichever node, has folded the event, or until ctx ends.
 func (d *Directory) Outcome(ctx context.Context, taken *topics.Event) (*Handed, error) {
-	if err := d.positions.Await(ctx, topics.Ends{taken.At().Partition: taken.Offset + 1}); err != nil {
-		return nil, fmt.Errorf("keys: wait for %s: %w", taken.Type, err)
+	if err := d.waiters.Await(ctx, topics.Ends{taken.At().Partition: taken.Offset + 1}); err != nil {
+		return nil, fmt.Errorf("keys: wait until %s at offset %d is folded: %w", taken.Type, taken.Offset, err)
 	}
 	if err := topics.Valid(taken); err != nil { // reads key and value, too
 		return nil, fmt.Errorf("keys: %s: %w", taken.Type, err)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/topics"
@@ -171,27 +170,3 @@ func (p Positions) All(ctx context.Context) (map[topics.Partition]pipeline.Posit
 	}
 	return all, nil
 }
-
-// Await returns once the projection has reached every one of these offsets: who then reads sees what stood
-// below them. It asks the database every 5 ms. It returns ctx's error where that ends first.
-func (p Positions) Await(ctx context.Context, ends topics.Ends) error {
-	for of, end := range ends {
-		for {
-			at, err := p.Peek(ctx, of)
-			if err != nil && !errors.Is(err, sql.ErrNoRows) {
-				return err
-			}
-			if at.Next >= end {
-				break
-			}
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(awaitStep):
-			}
-		}
-	}
-	return nil
-}
-
-const awaitStep = 5 * time.Millisecond
