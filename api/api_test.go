@@ -102,7 +102,7 @@ func (s store) HasNotification(ctx context.Context, user, id string) error {
 	return s.wait(ctx, user)
 }
 func (s store) Messages(ctx context.Context, a, b string, p inbox.Page) ([]inbox.Message, string, string, error) {
-	return s.messages, "", "new", s.wait(ctx, b)
+	return s.messages, "", "new", s.wait(ctx, a)
 }
 func (s store) Conversations(ctx context.Context, user string, limit int, cursor string) ([]inbox.Conversation, string, error) {
 	return s.conversations, "", s.wait(ctx, user)

@@ -1,6 +1,8 @@
 package api_test
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
 	"errors"
 	"maps"
 	"slices"
@@ -58,6 +60,9 @@ func TestVerify(t *testing.T) {
 		"userId for sub":        {sign(t, "current", claims(jwt.MapClaims{"sub": nil, "userId": "alice"})), ""},
 		"a user with a colon":   {sign(t, "current", claims(jwt.MapClaims{"sub": "a:b"})), "token_invalid"},
 		"nothing":               {"", "token_invalid"},
+		"garbage":               {"garbage", "token_invalid"},
+		"a long one":            {strings.Repeat("x", 10_000), "token_invalid"},
+		"an empty secret":       {sign(t, "", claims(nil)), "token_invalid"},
 	} {
 		c, err := tokens.Verify(tc.token)
 		var refused *apierr.Error
@@ -141,18 +146,35 @@ func TestClaimsOfOtherTypes(t *testing.T) {
 	}
 }
 
-// Of algorithms there is one, whatever a token says of itself.
-func TestAlgorithms(t *testing.T) {
+// Of algorithms and keys there is one, whatever a token says of itself.
+func TestForgedTokens(t *testing.T) {
 	tokens := api.Tokens{Secrets: [][]byte{[]byte("current")}, Now: func() time.Time { return now }}
-	claims := jwt.MapClaims{"sub": "alice", "exp": now.Add(time.Minute).Unix()}
-	for method, key := range map[jwt.SigningMethod]any{jwt.SigningMethodHS384: []byte("current"),
-		jwt.SigningMethodNone: jwt.UnsafeAllowNoneSignatureType} {
-		token, err := jwt.NewWithClaims(method, claims).SignedString(key)
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		method jwt.SigningMethod
+		kid    string
+		key    any
+	}{
+		"none":          {jwt.SigningMethodNone, "", jwt.UnsafeAllowNoneSignatureType},
+		"HS384":         {jwt.SigningMethodHS384, "", []byte("current")},
+		"RS256":         {jwt.SigningMethodRS256, "", private},
+		"kid as a path": {jwt.SigningMethodHS256, "../../dev/null", []byte("another secret, of another server!")},
+		"kid as SQL":    {jwt.SigningMethodHS256, "' OR 1=1 --", []byte("another secret, of another server!")},
+		"kid of a file": {jwt.SigningMethodHS256, "/dev/null", []byte{}},
+	} {
+		forged := jwt.NewWithClaims(tc.method, jwt.MapClaims{"sub": "alice", "exp": now.Add(time.Minute).Unix()})
+		if tc.kid != "" {
+			forged.Header["kid"] = tc.kid
+		}
+		token, err := forged.SignedString(tc.key)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if c, err := tokens.Verify(token); err == nil || strings.Contains(err.Error(), token) {
-			t.Errorf("%s: %+v, %v", method.Alg(), c, err)
+			t.Errorf("%s: %+v, %v", name, c, err)
 		}
 	}
 }

@@ -76,10 +76,16 @@ type Edge struct {
 	endWork context.CancelFunc
 }
 
+// tail is what a node appends by and reads back (pipeline.Tail).
+type tail interface {
+	gateway.Tail
+	live.Tail
+}
+
 // log is what an edge has of the log.
 type log struct {
 	session.Log // takes what the node says of itself
-	tail        *pipeline.Tail
+	tail        tail
 	reading     func() bool
 	post        func(*topics.Event)
 	topicIDs    map[topics.Topic][4]byte
@@ -89,18 +95,15 @@ type log struct {
 }
 
 // New prepares an edge: it notes where the log ends, from where on it delivers.
-func New(ctx context.Context, o Options) (*Edge, error) { return newOn(ctx, o, o.Producer) }
-
-// newOn is New where said takes what the node says of itself.
-func newOn(ctx context.Context, o Options, said session.Log) (*Edge, error) {
+func New(ctx context.Context, o Options) (*Edge, error) {
 	var e *Edge
-	tail, err := pipeline.NewTail(ctx, pipeline.TailOptions{Kafka: o.Kafka, Producer: o.Producer, Log: o.Log, Logger: o.Logger,
+	read, err := pipeline.NewTail(ctx, pipeline.TailOptions{Kafka: o.Kafka, Producer: o.Producer, Log: o.Log, Logger: o.Logger,
 		Topics: []topics.Topic{topics.Messages, topics.Notifications, topics.Broadcasts, topics.Signals, topics.Devices},
 		Keep:   fed(), Windows: o.Windows, Watch: o.Watch, Route: func(b pipeline.Batch) { e.live.Route(b) }})
 	if err != nil {
 		return nil, err
 	}
-	l := log{Log: said, tail: tail, reading: tail.Live, topicIDs: make(map[topics.Topic][4]byte)}
+	l := log{Log: o.Producer, tail: read, reading: read.Live, topicIDs: make(map[topics.Topic][4]byte)}
 	for _, t := range fed() {
 		if l.topicIDs[t], err = o.Log.TopicHash(ctx, t); err != nil {
 			return nil, err
@@ -117,6 +120,7 @@ func newOn(ctx context.Context, o Options, said session.Log) (*Edge, error) {
 		return ends[presenceLog], err
 	}
 	e = wired(o, l)
+	e.tail = read
 	e.folding = &pipeline.Consumer{Name: "presence", Kafka: o.Kafka, Log: o.Logger, Topics: []topics.Topic{topics.Presence}, Sink: e.fold,
 		Watch: o.Watch}
 	return e, nil
@@ -129,7 +133,7 @@ func fed() []topics.Topic {
 
 // wired makes an edge of its parts.
 func wired(o Options, l log) *Edge {
-	e := &Edge{tail: l.tail, reading: l.reading}
+	e := &Edge{reading: l.reading}
 	var working context.Context
 	working, e.endWork = context.WithCancel(context.Background())
 	e.fold = presence.New(presence.Options{Limits: o.Limits, Grace: o.PresenceGrace, Start: l.start, End: l.end,

@@ -20,12 +20,9 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nexus/nexus/edge/wire"
-	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/presence"
-	"github.com/nexus/nexus/projections/stats"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -34,117 +31,10 @@ import (
 // (testing/synctest). The log is a script: it is away, or takes nothing more, or says that it failed and has the record later all
 // the same. The model is what the clients see: who was told that it is connected, and has not been told that it is no more.
 
-// faultyLog is the log of the model, one partition of presence.
-type faultyLog struct {
-	mu      sync.Mutex
-	rnd     *rand.Rand
-	mode    string // "", "away", "full"
-	records []*topics.Event
-	more    chan struct{} // closed when records grows
-	pending wire.Tally
-}
-
-var errAway = errors.New("the log is away")
-
-func (l *faultyLog) chance(n int) bool { return l.upTo(n) == 0 }
-
-func (l *faultyLog) upTo(n int) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.rnd.IntN(n)
-}
-
-// pause waits for whole steps, a hundred at most, so that much happens at the same instant.
-func (l *faultyLog) pause(most time.Duration) {
-	step := max(most/100, 5*time.Millisecond)
-	time.Sleep(time.Duration(l.upTo(1+int(most/step))) * step)
-}
-
-func (l *faultyLog) is() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.mode
-}
-
-func (l *faultyLog) turn(mode string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.mode = mode
-}
-
-// TryAppend takes a record, or not, within ten seconds.
-func (l *faultyLog) TryAppend(ev *topics.Event, done func(error)) {
-	l.pending.Begin()
-	go func() {
-		defer l.pending.End()
-		switch l.is() {
-		case "full":
-			done(pipeline.ErrOverloaded)
-			return
-		case "away":
-			time.Sleep(pipeline.DeliveryTimeout)
-			done(errAway)
-			if l.chance(3) { // it was under way, and arrives
-				for l.is() != "" {
-					time.Sleep(time.Second)
-				}
-				l.pause(3 * time.Second)
-				l.add(ev)
-			}
-			return
-		}
-		l.pause(20 * time.Millisecond)
-		l.add(ev)
-		l.pause(20 * time.Millisecond)
-		done(nil)
-	}()
-}
-
-func (l *faultyLog) add(ev *topics.Event) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	ev.Offset, ev.Time = int64(len(l.records)), time.Now().UnixMilli()
-	l.records = append(l.records, ev)
-	close(l.more)
-	l.more = make(chan struct{})
-}
-
-// from are the records from an offset on, each reader's own, and what tells that there are more.
-func (l *faultyLog) from(offset int64) (list []*topics.Event, more <-chan struct{}) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, ev := range l.records[offset:] {
-		list = append(list, &topics.Event{Topic: ev.Topic, Key: ev.Key, Meta: ev.Meta, Value: ev.Value, Offset: ev.Offset, Time: ev.Time})
-	}
-	return list, l.more
-}
-
-// feed has a fold read until ctx ends, always a little late.
-func (l *faultyLog) feed(ctx context.Context, f *presence.Fold, next int64) {
-	for {
-		list, more := l.from(next)
-		if len(list) > 0 {
-			l.pause(30 * time.Millisecond)
-			to := next + int64(len(list))
-			_ = f.Apply(ctx, pipeline.Batch{Topic: topics.Presence, From: next, To: to, Events: list})
-			next = to
-			continue
-		}
-		select {
-		case <-more:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
 // world is one run of the model.
 type world struct {
-	t       *testing.T
-	l       *faultyLog
-	e       *Edge
-	other   *presence.Fold // another node's
-	metrics *prometheus.Registry
+	*node
+	other *presence.Fold // another node's
 
 	mu      sync.Mutex
 	revoked map[string]bool // by token
@@ -166,15 +56,12 @@ const (
 )
 
 func newWorld(t *testing.T, rnd *rand.Rand) *world {
-	w := &world{t: t, l: &faultyLog{rnd: rnd, more: make(chan struct{})}, revoked: make(map[string]bool), alive: make(map[place]int),
-		leaving: make(chan struct{}),
-		metrics: prometheus.NewRegistry()}
-	limits := presence.Limits{PerUser: modelLimit, PerNamespace: 100, EvictOldest: w.l.chance(2)}
-	fromTheBeginning := func(context.Context) (int64, bool, error) { return 0, true, nil }
-	empty := func(context.Context) (int64, error) { return 0, nil }
-	w.e = wired(Options{NodeName: "A", Logger: slog.New(slog.DiscardHandler), Inbox: noInbox{}, Stats: stats.Remember(noStats{}),
-		Metrics: w.metrics,
-		Verify: func(token string) (Identity, error) {
+	w := &world{revoked: make(map[string]bool), alive: make(map[place]int), leaving: make(chan struct{})}
+	var limits presence.Limits
+	w.node = newNode(t, rnd, func(o *Options) {
+		limits = presence.Limits{PerUser: modelLimit, PerNamespace: 100, EvictOldest: rnd.IntN(2) == 0}
+		o.Limits, o.RepeatInterval, o.Logger = limits, modelRepeat, slog.New(slog.DiscardHandler)
+		o.Verify = func(token string) (Identity, error) {
 			user, kind, _ := strings.Cut(token, "-")
 			id := Identity{User: user, TokenID: token, Expires: time.Now().Add(time.Hour)}
 			switch kind {
@@ -184,19 +71,12 @@ func newWorld(t *testing.T, rnd *rand.Rand) *world {
 				panic("a fault of ours")
 			}
 			return id, nil
-		},
-		Revoked: func(id Identity) bool { return w.isRevoked(id.TokenID) }, HeartbeatInterval: 5 * time.Second, RepeatInterval: modelRepeat,
-		Settings: Settings{Limits: limits, RateLimit: 1000, RateWindow: time.Minute, ContentWindow: time.Minute, PingInterval: time.Hour,
-			PingTimeout: time.Hour, ConnectTimeout: time.Minute,
-			StatsInterval: time.Hour, PresenceGrace: 2 * time.Second, CompressionThreshold: 1024, MaxMessageBytes: 1 << 20, MaxQueueBytes: 1 << 20}},
-		log{Log: w.l, tail: &pipeline.Tail{}, reading: func() bool { return true }, post: func(*topics.Event) {}, start: fromTheBeginning,
-			end: empty})
-	if _, err := w.e.fold.Position(t.Context(), topics.Presence.Partition(0)); err != nil {
-		t.Fatal(err)
-	}
+		}
+		o.Revoked = func(id Identity) bool { return w.isRevoked(id.TokenID) }
+	})
 	w.other = presence.New(presence.Options{Limits: limits, Grace: 2 * time.Second, Changed: func([]presence.Change) {},
-		Start: func(context.Context) (int64, bool, error) { return 0, false, nil }, End: empty})
-	if _, err := w.other.Position(t.Context(), topics.Presence.Partition(0)); err != nil {
+		Start: func(context.Context) (int64, bool, error) { return 0, false, nil }, End: theBeginning})
+	if _, err := w.other.Position(t.Context(), presenceLog); err != nil {
 		t.Fatal(err)
 	}
 	return w
@@ -575,16 +455,9 @@ func (w *world) run() {
 	t, e, l := w.t, w.e, w.l
 	ctx, stop := context.WithCancel(context.Background())
 	var parts sync.WaitGroup
-	start := func(fn func()) {
-		parts.Go(func() { ; fn() })
-	}
-	start(func() { l.feed(ctx, e.fold, 0) })
-	start(func() { _ = e.fold.Run(ctx) })
+	start := func(fn func()) { parts.Go(fn) }
+	w.start(ctx, &parts)
 	start(func() { _ = w.other.Run(ctx) })
-	start(func() { _ = e.sessions.Run(ctx) })
-	start(func() { _ = e.server.Run(ctx) })
-	start(func() { _ = e.gateway.Run(ctx) })
-	start(func() { _ = e.live.Run(ctx) })
 	start(func() { // it outlives the outages
 		for ctx.Err() == nil {
 			l.add(topics.Heartbeat{Node: "B", Name: "B"}.Event())
@@ -661,11 +534,6 @@ func (w *world) run() {
 	stop()
 	parts.Wait()
 	l.pending.Wait(context.Background())
-}
-
-func (l *faultyLog) all() []*topics.Event {
-	list, _ := l.from(0)
-	return list
 }
 
 // settled tells that no repeat is under way and that nobody who has just gone is still shown.

@@ -2,191 +2,99 @@ package edge
 
 import (
 	"context"
-	"io"
 	"math/rand/v2"
-	"net/http"
-	"net/http/httptest"
-	"net/url"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/gorilla/websocket"
 
-	"github.com/nexus/nexus/edge/session"
-	"github.com/nexus/nexus/internal/testenv"
-	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/topics"
 )
 
-// dialRaw opens a bare client; one that is not read from is as good as broken: it answers no ping.
-func dialRaw(t *testing.T, s *httptest.Server, user, more string) (*websocket.Conn, int, string) {
-	t.Helper()
-	ws, resp, err := websocket.DefaultDialer.Dial(strings.Replace(s.URL, "http", "ws", 1)+"/ws?userId="+user+"&token="+user+more, nil)
-	if err == nil {
-		t.Cleanup(func() { ws.Close() })
-		return ws, resp.StatusCode, ""
-	}
-	if resp == nil {
-		t.Fatal(err)
-	}
-	body, _ := io.ReadAll(resp.Body)
-	return nil, resp.StatusCode, string(body)
-}
-
-// reading answers pings, as every client does that lives; done is closed when the connection ends.
-func reading(ws *websocket.Conn) (done <-chan struct{}) {
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for {
-			if _, _, err := ws.ReadMessage(); err != nil {
-				return
-			}
-		}
-	}()
-	return ended
-}
-
-// Five sessions end while the log is away for longer than an append may take, or while it has no room for more (B7): once
-// it is back the user has room for five again, and is not online in between.
+// Five sessions end while the log is away for longer than an append may take, or while it has no room for more (B7): once it is back
+// the user has room for five again, and is not online in between.
 func TestEndsThatTheLogMissed(t *testing.T) {
-	for name, trouble := range map[string]func(*broker) (over func()){
-		"away": func(b *broker) func() {
-			b.Stop()
-			return b.Start
-		},
-		"overloaded": func(b *broker) func() {
-			b.said.full.Store(true)
-			return func() { b.said.full.Store(false) }
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			e, s, b := runningOn(t)
-			var all []*websocket.Conn
-			for range 5 {
-				ws, status, body := dialRaw(t, s, "alice", "")
-				if status != 101 {
-					t.Fatal(status, body)
+	for _, trouble := range []string{"away", "full"} {
+		t.Run(trouble, func(t *testing.T) {
+			serving(t, asIs, func(t *testing.T, n *node) {
+				var all []*bare
+				for range 5 {
+					all = append(all, n.open("/ws", "alice"))
 				}
-				all = append(all, ws)
-			}
-			over := trouble(b)
-			for _, ws := range all {
-				ws.Close()
-			}
-			testenv.Eventually(t, "the log has failed to take five ends", func() bool { return b.said.failed.Load() >= 5 })
-			over()
-			testenv.Eventually(t, "the log shows all five ends", func() bool { return e.fold.Count(topics.Messaging, "alice") == 0 })
-			testenv.Eventually(t, "nothing is kept of them", func() bool { c := e.sessions.Counts(); return c.Slots == 0 && c.Unsettled == 0 })
-			for range 5 {
-				if _, status, body := dialRaw(t, s, "alice", ""); status != 101 {
-					t.Errorf("refused with %d %s", status, body)
+				n.l.turn(trouble)
+				for _, c := range all {
+					c.ws.Close()
 				}
-			}
+				time.Sleep(30 * time.Second)
+				if got := n.e.fold.Count(topics.Messaging, "alice"); got != 5 {
+					t.Fatalf("the log shows %d sessions while it takes nothing, want 5", got)
+				}
+				n.l.turn("")
+				n.eventually("the log shows all five ends", func() bool { return n.e.fold.Count(topics.Messaging, "alice") == 0 })
+				n.eventually("nothing is kept of them", func() bool { c := n.e.sessions.Counts(); return c.Slots == 0 && c.Unsettled == 0 })
+				for range 5 {
+					n.open("/ws", "alice")
+				}
+			})
 		})
 	}
 }
 
-// fullLog takes nothing while it is full, and counts what failed of the ends of sessions.
-type fullLog struct {
-	session.Log
-	full   atomic.Bool
-	failed atomic.Int64
-}
-
-func (l *fullLog) TryAppend(ev *topics.Event, done func(error)) {
-	counted := func(err error) {
-		if err != nil && ev.Type == topics.TypeDisconnected {
-			l.failed.Add(1)
-		}
-		done(err)
-	}
-	if l.full.Load() {
-		go counted(pipeline.ErrOverloaded)
-		return
-	}
-	l.Log.TryAppend(ev, counted)
-}
-
-// Connections that died without a word (w3): a client that comes back with its offset waits until they are found out and
-// takes a slot, whoever lives stays. A client without an offset is told at once what helps.
+// Connections that died without a word (w3): a client that comes back with its offset waits until they are found out and takes a slot,
+// whoever lives stays. A client without an offset is told at once what helps.
 func TestBrokenMakeRoom(t *testing.T) {
-	e, s, _ := runningOn(t, func(o *Options) { o.PingTimeout = time.Second })
-	lively, _, _ := dialRaw(t, s, "alice", "")
-	ended := reading(lively)
-	offset := ""
-	for range 3 {
-		silent, _, _ := dialRaw(t, s, "alice", "&offset=")
-		offset = offsetOf(t, silent)
-	}
-	poller := openPoller(t, s, "alice")
-	testenv.Eventually(t, "all five are in", func() bool { return e.fold.Count(topics.Messaging, "alice") == 5 })
-	if _, status, body := dialRaw(t, s, "alice", "&offset="); status != 429 || !strings.Contains(body, "too_many_connections") ||
-		!strings.Contains(body, "evict-oldest") || !strings.Contains(body, "close one of them") || strings.Count(body, "T") < 5 {
-		t.Errorf("the sixth is answered %d %s", status, body)
-	}
-	ws, status, body := dialRaw(t, s, "alice", "&offset="+url.QueryEscape(offset))
-	if status != 101 {
-		t.Fatalf("who comes back is answered %d %s", status, body)
-	}
-	if _, b, err := ws.ReadMessage(); err != nil || !strings.Contains(string(b), `"recovered":true`) {
-		t.Errorf("who comes back gets %s, %v", b, err)
-	}
-	reading(ws)
-	testenv.Eventually(t, "the broken ones have ended", func() bool { return e.fold.Count(topics.Messaging, "alice") == 2 })
-	if resp, err := http.Get(poller); err != nil || resp.StatusCode != http.StatusBadRequest {
-		t.Errorf("the silent poller lives on: %v %v", resp, err)
-	} else {
-		resp.Body.Close()
-	}
-	select {
-	case <-ended:
-		t.Error("who answers pings was closed")
-	default:
-	}
-	for range 3 {
-		ws, status, body := dialRaw(t, s, "alice", "")
-		if status != 101 {
-			t.Fatal(status, body)
+	serving(t, func(o *Options) { o.PingTimeout = time.Second }, func(t *testing.T, n *node) {
+		lively := n.open("/ws", "alice")
+		offset := ""
+		for range 3 {
+			offset = n.broken("/ws", "alice")
 		}
-		reading(ws)
-	}
-	if _, status, _ := dialRaw(t, s, "alice", "&offset="+url.QueryEscape(offset)); status != 429 {
-		t.Errorf("beside five who live the sixth is answered %d, want 429", status)
-	}
+		poller := n.poll()
+		poller.post(200, `40/ws,`+authOf(t, "alice"))
+		n.eventually("all five are in", func() bool { return n.e.fold.Count(topics.Messaging, "alice") == 5 })
+		ask := func(offset string) (*websocket.Conn, int, string) {
+			ws, resp, body := n.handshake(n.url("/ws", "alice", tokenFor(t, "alice", time.Hour)) + "&offset=" + offset)
+			return ws, resp.StatusCode, body
+		}
+		asked := time.Now()
+		if _, status, body := ask(""); status != 429 || !strings.Contains(body, "too_many_connections") ||
+			!strings.Contains(body, "evict-oldest") || !strings.Contains(body, "close one of them") || strings.Count(body, "T") < 5 {
+			t.Errorf("the sixth is answered %d %s", status, body)
+		}
+		if took := time.Since(asked); took > time.Second {
+			t.Errorf("who has no offset waits for %s", took)
+		}
+		back, status, body := ask(offset)
+		if status != 101 {
+			t.Fatalf("who comes back is answered %d %s", status, body)
+		}
+		n.reader("/ws", back).expect("connected", map[string]any{"recovered": true})
+		n.eventually("the broken ones have ended", func() bool { return n.e.fold.Count(topics.Messaging, "alice") == 2 })
+		poller.get(400)
+		lively.alive()
+		for range 3 {
+			n.open("/ws", "alice")
+		}
+		if _, status, _ := ask(offset); status != 429 {
+			t.Errorf("beside five who live the sixth is answered %d, want 429", status)
+		}
+	})
 }
 
-// offsetOf reads where a client stands, from its first frame.
-func offsetOf(t *testing.T, ws *websocket.Conn) string {
-	t.Helper()
+// broken opens a bare client that reads its first frame and then nothing: it answers no ping. It returns where that client stands.
+func (n *node) broken(ns topics.Namespace, user string) (offset string) {
+	n.t.Helper()
+	ws, _, refusal := n.handshake(n.url(ns, user, tokenFor(n.t, user, time.Hour)) + "&offset=")
+	if ws == nil {
+		n.t.Fatalf("refused: %s", refusal)
+	}
 	var first topics.RawFrame
 	if err := ws.ReadJSON(&first); err != nil || first.Offset == "" {
-		t.Fatal(first, err)
+		n.t.Fatal(first, err)
 	}
 	return first.Offset
-}
-
-// openPoller joins /ws by long-polling; it returns the session's address.
-func openPoller(t *testing.T, s *httptest.Server, user string) string {
-	t.Helper()
-	address := s.URL + "/socket.io/?EIO=4&transport=polling"
-	resp, err := http.Get(address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	open, _ := io.ReadAll(resp.Body)
-	resp.Body.Close()
-	sid, _, _ := strings.Cut(strings.TrimPrefix(string(open), `0{"sid":"`), `"`)
-	address += "&sid=" + sid
-	if resp, err = http.Post(address, "text/plain", strings.NewReader(`40/ws,{"userId":"`+user+`","token":"`+user+`"}`)); err != nil ||
-		resp.StatusCode != http.StatusOK {
-		t.Fatal(resp, err)
-	}
-	resp.Body.Close()
-	return address
 }
 
 // A drain that meets a CONNECT which waits for a silent log ends it, and is over when its time is (B17).

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"maps"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +15,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/nexus/nexus/internal/testenv"
+	"github.com/nexus/nexus/internal/testenv/witness"
 )
 
 // node is nexus serve as a process of its own.
@@ -60,8 +59,8 @@ func launch(t testing.TB, env map[string]string) *node {
 
 func launchBinary(t testing.TB, binary string, env map[string]string) *node {
 	t.Helper()
-	n := &node{instance: &instance{t: t, witness: newWitness(t)}, binary: binary}
-	t.Cleanup(func() { n.tell(t) })
+	n := &node{instance: &instance{t: t, Witness: witness.New(t)}, binary: binary}
+	t.Cleanup(func() { n.Tell(t) })
 	for k, v := range env {
 		n.env = append(n.env, k+"="+v)
 	}
@@ -399,71 +398,6 @@ func TestOneNodeOfAName(t *testing.T) {
 	s.send(`{"event":"typing","data":{"receiverId":"x","isTyping":false},"id":1}`)
 	s.expect("ack", map[string]any{"ok": true})
 	s.ws.Close()
-}
-
-// A thousand connections in a namespace, real ones; one more is refused, and let in once another has gone.
-func TestThousandConnections(t *testing.T) {
-	i := start(t, nil)
-	const n = 1000
-	socks := make(chan *websocket.Conn, n)
-	var wg sync.WaitGroup
-	for w := range 20 {
-		wg.Go(func() {
-			for k := w; k < n; k += 20 {
-				user := fmt.Sprintf("u%d", k/5)
-				ws, resp, err := websocket.DefaultDialer.Dial(i.url("/ws", user, tokenFor(t, user)), nil)
-				if err != nil {
-					t.Errorf("connection %d: %v %v", k, err, resp)
-					return
-				}
-				socks <- ws
-			}
-		})
-	}
-	wg.Wait()
-	defer func() {
-		for len(socks) > 0 {
-			(<-socks).Close()
-		}
-	}()
-	if t.Failed() {
-		return
-	}
-	status, body := i.refused("/ws", "late", tokenFor(t, "late"))
-	if status != http.StatusServiceUnavailable || !strings.Contains(body, "namespace") {
-		t.Errorf("connection 1001: %d %s", status, body)
-	}
-	if status, _ := i.refused("/dashboard", "late", tokenFor(t, "late")); status != 101 {
-		t.Errorf("the other namespace: %d", status)
-	}
-	(<-socks).Close()
-	testenv.Eventually(t, "the place is free again", func() bool { s, _ := i.refused("/ws", "late", tokenFor(t, "late")); return s == 101 })
-}
-
-// With CONNECTION_POLICY=evict-oldest the newest five connections stay.
-func TestEvictOldest(t *testing.T) {
-	i := start(t, map[string]string{"CONNECTION_POLICY": "evict-oldest", "MAX_CONNECTIONS_PER_USER": "2"})
-	first, second, third := i.open("/ws", "alice"), i.open("/ws", "alice"), i.open("/ws", "alice")
-	first.expect("error", map[string]any{"code": "too_many_connections"})
-	first.expectClose(4429)
-	for _, s := range []*socket{second, third} {
-		s.send(`{"event":"typing","data":{"receiverId":"x","isTyping":false},"id":1}`)
-		s.expect("ack", map[string]any{"ok": true})
-	}
-}
-
-// A secret that is being replaced is still accepted; one that has been is not.
-func TestSecretRotation(t *testing.T) {
-	next := strings.Repeat("n", 40)
-	i := start(t, map[string]string{"JWT_SECRET": next, "JWT_SECRET_PREVIOUS": testSecret})
-	i.must(200, "GET", "/stats", tokenFor(t, "alice"), "")
-	var out bytes.Buffer
-	if code := run(t.Context(), []string{"token", "--user", "alice"}, map[string]string{"JWT_SECRET": next}, &out, &out); code != 0 {
-		t.Fatal(out.String())
-	}
-	i.must(200, "GET", "/stats", strings.TrimSpace(out.String()), "")
-	after := start(t, map[string]string{"JWT_SECRET": next})
-	after.must(401, "GET", "/stats", tokenFor(t, "alice"), "")
 }
 
 // commandWith is nexus serve with settings, not started yet.

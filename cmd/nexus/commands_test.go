@@ -8,9 +8,24 @@ import (
 	"github.com/nexus/nexus/internal/testenv"
 )
 
-// nexus token and nexus publish against a running server, with the settings of the environment.
+// What nexus does beside serve, against one running server.
 func TestCommands(t *testing.T) {
-	i := start(t, nil)
+	dir := t.TempDir()
+	i := start(t, map[string]string{"DATA_DIR": dir, "ALLOWED_ORIGIN": "https://app.example.com", "MAX_CONNECTIONS_PER_USER": "2"})
+	for _, sub := range []struct {
+		name string
+		test func(t *testing.T, i *instance, dir string)
+	}{{"tail", testTail}, {"doctor", testDoctor}, {"publish", testPublish}, {"server by settings", testServerBySettings}} {
+		t.Run(sub.name, func(t *testing.T) {
+			of := *i
+			of.t = t
+			sub.test(t, &of, dir)
+		})
+	}
+}
+
+// nexus token and nexus publish, with the settings of the environment.
+func testPublish(t *testing.T, i *instance, _ string) {
 	env := map[string]string{"JWT_SECRET": testSecret, "DATA_DIR": t.TempDir()}
 	nexus := func(args ...string) (int, string, string) {
 		var stdout, stderr bytes.Buffer
@@ -63,7 +78,7 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-// Commands find the server by the settings that it has; who does not reach it is told how.
+// The server is where its settings say.
 func TestServerURL(t *testing.T) {
 	for _, tc := range []struct{ named, host, port, want string }{{"", "", "3700", "http://localhost:3700"},
 		{"", "0.0.0.0", "1", "http://localhost:1"},
@@ -73,7 +88,10 @@ func TestServerURL(t *testing.T) {
 			t.Errorf("%+v: %s", tc, got)
 		}
 	}
-	i := start(t, nil)
+}
+
+// Commands find the server by the settings that it has; who does not reach it is told how.
+func testServerBySettings(t *testing.T, i *instance, _ string) {
 	_, port, _ := strings.Cut(i.base, ":")
 	env := environment{"JWT_SECRET": testSecret, "DATA_DIR": t.TempDir(), "HOST": "127.0.0.1", "PORT": port}
 	if code, out, problem := command(t, env, "publish", "announcement", "--title", "T", "--body", "B"); code != 0 {
@@ -95,9 +113,7 @@ func command(t *testing.T, env map[string]string, args ...string) (code int, std
 }
 
 // nexus tail finds the embedded log by DATA_DIR, decodes, filters, and shows what is wrong with a dead letter.
-func TestTail(t *testing.T) {
-	dir := t.TempDir()
-	i := start(t, map[string]string{"DATA_DIR": dir})
+func testTail(t *testing.T, i *instance, dir string) {
 	env := map[string]string{"DATA_DIR": dir, "JWT_SECRET": testSecret}
 	service := tokenFor(t, "service", "publish")
 	i.must(202, "POST", "/notifications", service, `{"userIds":["alice","bob"],"title":"hello","body":"\u001b[31m","type":"SYSTEM"}`)
@@ -136,8 +152,7 @@ func TestTail(t *testing.T) {
 }
 
 // nexus doctor answers the guide's three troubles.
-func TestDoctor(t *testing.T) {
-	i := start(t, map[string]string{"ALLOWED_ORIGIN": "https://app.example.com", "MAX_CONNECTIONS_PER_USER": "2"})
+func testDoctor(t *testing.T, i *instance, _ string) {
 	env := map[string]string{"JWT_SECRET": testSecret, "DATA_DIR": t.TempDir()}
 	server := "http://" + i.base
 	good := tokenFor(t, "alice")

@@ -320,3 +320,22 @@ func TestSettingsAreDocumented(t *testing.T) {
 		t.Errorf("there is no setting %s", name)
 	}
 }
+
+// Configuration problems are told all at once, by the names that were typed.
+func TestConfigProblems(t *testing.T) {
+	var log safeBuffer
+	env := map[string]string{"PORT": "99999", "PING_INTERVAL": "soon", "KAFKA_BROKERS": "k:9092", "JWT_SECRET": "your-secret-key-here",
+		"DATABASE_URL": "mysql://u:hunter2@h/d"}
+	code := run(t.Context(), []string{"serve", "--max-connections-per-user", "none"}, env, &log, &log)
+	if code != 2 {
+		t.Errorf("exit code %d, want 2", code)
+	}
+	for _, want := range []string{"PORT:", "PING_INTERVAL:", "JWT_SECRET: is a placeholder", "--max-connections-per-user:", "DATABASE_URL:"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("no word of %s in:\n%s", want, log.String())
+		}
+	}
+	if strings.Contains(log.String(), "hunter2") {
+		t.Error("a password was printed")
+	}
+}

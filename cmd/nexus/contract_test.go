@@ -1,156 +1,23 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/nexus/nexus/api"
-	"github.com/nexus/nexus/internal/apierr"
-	"github.com/nexus/nexus/internal/contract"
 	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/topics"
 )
-
-// witness holds all that an instance sends to the tests' clients against the contract, and at its end all records of its log. What
-// breaks the contract fails the test, whatever the test is about.
-type witness struct {
-	book *contract.Book
-
-	mu     sync.Mutex
-	broken []string
-	asked  map[string]string // commands by the id of the acknowledgement that they asked for
-}
-
-var book = sync.OnceValues(contract.NewBook)
-
-func newWitness(t testing.TB) *witness {
-	t.Helper()
-	b, err := book()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &witness{book: b, asked: make(map[string]string)}
-}
-
-// maxBroken bounds what is told.
-const maxBroken = 20
-
-func (w *witness) note(err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if err != nil && len(w.broken) < maxBroken {
-		w.broken = append(w.broken, err.Error())
-	}
-}
-
-// tell fails the test for what has broken the contract.
-func (w *witness) tell(t testing.TB) {
-	t.Helper()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, what := range w.broken {
-		t.Errorf("breaks the contract: %s", what)
-	}
-	w.broken = nil
-}
-
-// ask notes a command that a client of either kind sends and that asks for an acknowledgement.
-func (w *witness) ask(ns topics.Namespace, sent string) {
-	var id, event string
-	if m := socketIOEvent.FindStringSubmatch(sent); len(m) == 4 && m[2] != "" {
-		ns, id, event = topics.Namespace(m[1]), m[2], m[3]
-	} else {
-		var f struct {
-			Event string
-			ID    json.RawMessage
-		}
-		if json.Unmarshal([]byte(sent), &f) != nil || f.ID == nil {
-			return
-		}
-		id, event = string(f.ID), f.Event
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.asked[string(ns)+id] = event
-}
-
-var (
-	socketIOEvent = regexp.MustCompile(`^42(/[a-z]+),(\d*)\["([^"]*)"`)
-	socketIOAck   = regexp.MustCompile(`^43(/[a-z]+),(\d+)\[(.*)\]$`)
-)
-
-// raw checks a frame that a bare client got.
-func (w *witness) raw(ns topics.Namespace, text []byte) {
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	var f topics.RawFrame
-	switch err := d.Decode(&f); {
-	case err != nil:
-		w.note(fmt.Errorf("a frame: %w, in %s", err, text))
-	case f.Event == topics.EventAck:
-		w.ack(ns, string(f.ID), f.Data)
-	default:
-		w.note(w.book.Frame(ns, f.Event, f.Data))
-	}
-}
-
-func (w *witness) ack(ns topics.Namespace, id string, data []byte) {
-	w.mu.Lock()
-	event, ok := w.asked[string(ns)+id]
-	w.mu.Unlock()
-	if ok {
-		w.note(w.book.Ack(ns, event, data))
-	}
-}
-
-// closed checks the code with which a client was closed. 1005 and 1006 are none: no code came (RFC 6455, section 7.4.1).
-func (w *witness) closed(err error) {
-	var c *websocket.CloseError
-	if !errors.As(err, &c) || c.Code == websocket.CloseNoStatusReceived || c.Code == websocket.CloseAbnormalClosure {
-		return
-	}
-	if !slices.ContainsFunc(apierr.Closes(), func(known apierr.Close) bool { return known.Code == c.Code }) {
-		w.note(fmt.Errorf("closed with %d, which is not in the contract", c.Code))
-	}
-}
-
-// packet checks a packet that a Socket.IO client got.
-func (w *witness) packet(text string) {
-	if m := socketIOAck.FindStringSubmatch(text); m != nil {
-		w.ack(topics.Namespace(m[1]), m[2], []byte(m[3]))
-		return
-	}
-	m := socketIOEvent.FindStringSubmatch(text)
-	if m == nil {
-		return
-	}
-	var args []json.RawMessage
-	if err := json.Unmarshal([]byte(text[strings.IndexByte(text, '['):]), &args); err != nil || len(args) != 2 {
-		w.note(fmt.Errorf("a packet is no event with one argument: %s", text))
-		return
-	}
-	if m[3] == topics.EventOffset {
-		return
-	}
-	w.note(w.book.Frame(topics.Namespace(m[1]), m[3], args[1]))
-}
 
 // Bounds of what is read of a log at a test's end.
 const (
@@ -158,8 +25,8 @@ const (
 	witnessWait  = 10 * time.Second
 )
 
-// records checks the records of an embedded log, as far as they are valid: tests append others on purpose.
-func (w *witness) records(broker string) error {
+// records has the witness check the records of an embedded log, as far as they are valid: tests append others on purpose.
+func (i *instance) records(broker string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), witnessWait)
 	defer cancel()
 	names := topics.Names{Prefix: "nexus."}
@@ -196,7 +63,7 @@ func (w *witness) records(broker string) error {
 			left--
 			topic, _ := names.Topic(r.Topic)
 			if ev := pipeline.EventOf(topic, r); topic != topics.DeadLetters && topics.Valid(ev) == nil {
-				w.note(w.book.Record(ev.Type, ev.Value))
+				i.Note(i.Record(ev.Type, ev.Value))
 			}
 		})
 	}

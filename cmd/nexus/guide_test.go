@@ -50,8 +50,15 @@ func noSecrets(t testing.TB, i *instance, secrets ...string) {
 	}
 }
 
+// What the guide shows of one node with its defaults.
+func TestGuide(t *testing.T) {
+	i := start(t, nil)
+	t.Run("notification types", func(t *testing.T) { testNotificationTypes(t, i) })
+	t.Run("wscat", func(t *testing.T) { testWscat(t, i) })
+}
+
 // The guide's wscat commands, as they are written there.
-func TestGuideWscat(t *testing.T) {
+func testWscat(t *testing.T, i *instance) {
 	wscat := clientDir(t) + "/node_modules/.bin/wscat"
 	tool(t, "node")
 	text, err := os.ReadFile(guide(t))
@@ -63,7 +70,6 @@ func TestGuideWscat(t *testing.T) {
 	if len(commands) != 2 || len(inputs) != 2 {
 		t.Fatalf("the guide has %d wscat commands and %d inputs", len(commands), len(inputs))
 	}
-	i := start(t, nil)
 	url := func(s string) string {
 		return strings.NewReplacer("localhost:3000", i.base, "your-jwt-token", tokenFor(t, "user-uuid")).Replace(s)
 	}
@@ -176,15 +182,6 @@ func TestGuideDefaults(t *testing.T) {
 			t.Errorf("%s is %s by default, want %s", name, defaults[name], want)
 		}
 	}
-	i := start(t, nil)
-	p, _, err := i.wsEngine(t, "?EIO=4&transport=websocket")
-	if err != nil {
-		t.Fatal(err)
-	}
-	// what Socket.IO clients are told
-	if h := p.expect("0"); !strings.Contains(h, `"pingInterval":30000,"pingTimeout":20000,"maxPayload":1000000`) {
-		t.Errorf("handshake %s", h)
-	}
 }
 
 // The guide's variables are read from .env.
@@ -219,8 +216,7 @@ func TestGuideDotenv(t *testing.T) {
 }
 
 // Each of the eight notification types reaches the dashboard, the inbox and the statistics; a ninth is refused.
-func TestGuideNotificationTypes(t *testing.T) {
-	i := start(t, nil)
+func testNotificationTypes(t *testing.T, i *instance) {
 	service, alice := tokenFor(t, "service", "publish"), tokenFor(t, "alice")
 	s := i.open("/dashboard", "alice")
 	types := []string{"MESSAGE", "CONNECTION_REQUEST", "CONNECTION_ACCEPTED", "POST_COMMENT", "COMMENT_MENTION", "REFERRAL_APPLICATION",

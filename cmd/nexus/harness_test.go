@@ -22,6 +22,7 @@ import (
 
 	"github.com/nexus/nexus/api"
 	"github.com/nexus/nexus/internal/testenv"
+	"github.com/nexus/nexus/internal/testenv/witness"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -31,12 +32,12 @@ const testSecret = "test-secret-0123456789abcdef0123456789abcdef"
 
 // instance is a running nexus serve.
 type instance struct {
-	t     testing.TB
-	base  string // host:port
-	kafka string // the embedded one
-	log   *safeBuffer
-	stop  func()
-	*witness
+	t                testing.TB
+	base             string // host:port
+	kafka            string // the embedded one
+	log              *safeBuffer
+	stop             func()
+	*witness.Witness // of all that its clients get
 }
 
 type safeBuffer struct {
@@ -73,7 +74,7 @@ func start(t testing.TB, env map[string]string) *instance {
 		done <- run(ctx, []string{"serve"}, settings, in, log)
 		in.Close()
 	}()
-	i := &instance{t: t, log: log, witness: newWitness(t)}
+	i := &instance{t: t, log: log, Witness: witness.New(t)}
 	var once sync.Once
 	i.stop = func() {
 		once.Do(func() {
@@ -82,7 +83,7 @@ func start(t testing.TB, env map[string]string) *instance {
 					t.Errorf("read the log at the end: %v", err)
 				}
 			}
-			i.tell(t)
+			i.Tell(t)
 			cancel()
 			if code := <-done; code != 0 {
 				t.Errorf("nexus serve ended with %d:\n%s", code, log)
@@ -150,7 +151,7 @@ func (i *instance) call(method, path, token, body string, header ...string) (int
 	if err != nil {
 		i.t.Fatal(err)
 	}
-	i.note(i.book.Answer(method, path, resp.StatusCode, resp.Header.Get("Content-Type"), b))
+	i.Note(i.Answer(method, path, resp.StatusCode, resp.Header.Get("Content-Type"), b))
 	out := make(map[string]any)
 	if len(b) > 0 {
 		if err := json.Unmarshal(b, &out); err != nil {
@@ -172,7 +173,7 @@ func (i *instance) must(status int, method, path, token, body string, header ...
 
 // socket is a raw WebSocket client.
 type socket struct {
-	*witness
+	*witness.Witness
 	ns     topics.Namespace
 	t      testing.TB
 	ws     *websocket.Conn
@@ -213,7 +214,7 @@ func (i *instance) dial(address string) *socket {
 		}
 		i.t.Fatalf("dial: %v %s", err, status)
 	}
-	s := &socket{witness: i.witness, ns: topics.Namespace(u.Path), t: i.t, ws: ws, frames: make(chan frame, 10_000),
+	s := &socket{Witness: i.Witness, ns: topics.Namespace(u.Path), t: i.t, ws: ws, frames: make(chan frame, 10_000),
 		closed: make(chan error, 1)}
 	go s.read()
 	i.t.Cleanup(func() { ws.Close() })
@@ -224,12 +225,12 @@ func (s *socket) read() {
 	for {
 		_, b, err := s.ws.ReadMessage()
 		if err != nil {
-			s.witness.closed(err)
+			s.Closed(err)
 			s.closed <- err
 			close(s.frames)
 			return
 		}
-		s.raw(s.ns, b)
+		s.Raw(s.ns, b)
 		var f frame
 		if err := json.Unmarshal(b, &f); err != nil {
 			f.Event = "not JSON: " + string(b)
@@ -240,7 +241,7 @@ func (s *socket) read() {
 
 func (s *socket) send(text string) {
 	s.t.Helper()
-	s.ask(s.ns, text)
+	s.Ask(s.ns, text)
 	if err := s.ws.WriteMessage(websocket.TextMessage, []byte(text)); err != nil {
 		s.t.Fatal(err)
 	}

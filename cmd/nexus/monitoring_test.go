@@ -31,9 +31,7 @@ func TestMonitoring(t *testing.T) {
 	i := start(t, nil)
 	service := tokenFor(t, "service", "publish")
 	alice, bob := i.open("/dashboard", "alice"), i.open("/ws", "bob")
-	c := i.poll(t)
-	c.post(200, `40/ws,{"userId":"carol","token":"`+tokenFor(t, "carol")+`"}`)
-	c.until("40/ws,")
+	leave := i.joinByPolling("carol")
 	for range 2 {
 		i.must(202, "POST", "/notifications", service, `{"userId":"alice","title":"secret-title","body":"secret-body","type":"SYSTEM"}`,
 			"Idempotency-Key", "k")
@@ -67,7 +65,7 @@ func TestMonitoring(t *testing.T) {
 	}
 	bob.ws.Close()
 	alice.ws.Close()
-	c.post(200, "41/ws,")
+	leave()
 	testenv.Eventually(t, "every end has its reason", func() bool {
 		m := i.scrape()
 		return strings.Contains(m, `nexus_sessions_closed_total{namespace="/ws",reason="left"} 1`) &&
@@ -86,4 +84,33 @@ func TestMonitoring(t *testing.T) {
 			t.Errorf("the metrics contain %q", secret)
 		}
 	}
+}
+
+const pollingPath = "/socket.io/?EIO=4&transport=polling"
+
+// joinByPolling has a Socket.IO client join /ws by long-polling; leave has it leave the namespace. It answers no pings.
+func (i *instance) joinByPolling(user string) (leave func()) {
+	i.t.Helper()
+	do := func(method, path, body string) string {
+		r, err := http.NewRequest(method, "http://"+i.base+path, strings.NewReader(body))
+		if err != nil {
+			i.t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			i.t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			i.t.Fatalf("%s %s: %s %v", method, path, resp.Status, err)
+		}
+		return string(b)
+	}
+	sid, _, _ := strings.Cut(strings.TrimPrefix(do("GET", pollingPath, ""), `0{"sid":"`), `"`)
+	path := pollingPath + "&sid=" + sid
+	do("POST", path, `40/ws,{"userId":"`+user+`","token":"`+tokenFor(i.t, user)+`"}`)
+	for !strings.Contains(do("GET", path, ""), "40/ws,") {
+	}
+	return func() { do("POST", path, "41/ws,") }
 }

@@ -2,11 +2,101 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
+
 	"github.com/nexus/nexus/internal/testenv"
+	"github.com/nexus/nexus/topics"
 )
+
+// One node with the settings of a deployment, over a stop and a start: what its layers are tested for by themselves holds of the whole.
+// Whom it refuses at the door, what it tells clients of itself, that a read by REST has what a socket has shown, that a stop answers
+// first and keeps what it has answered, and that a token of the secret before this one is good.
+func TestOneNode(t *testing.T) {
+	env := map[string]string{"DATA_DIR": t.TempDir(), "ALLOWED_ORIGIN": "https://app.example.com", "RATE_LIMIT_MESSAGES": "1000"}
+	i := start(t, env)
+	good := tokenFor(t, "alice")
+	for name, tc := range map[string]struct {
+		user, token, origin string
+		status              int
+	}{
+		"a forged token": {"alice", good + "x", "", 401}, "another's token": {"bob", good, "", 403},
+		"a foreign page": {"alice", good, "https://evil.example", 403}, "the page": {"alice", good, "https://app.example.com", 101},
+	} {
+		for _, ns := range topics.Namespaces() {
+			ws, resp, err := websocket.DefaultDialer.Dial(i.url(string(ns), tc.user, tc.token), originHeader(tc.origin))
+			if err == nil {
+				ws.Close()
+			}
+			if resp == nil || resp.StatusCode != tc.status {
+				t.Errorf("%s at %s: %v %v, want %d", name, ns, resp, err, tc.status)
+			}
+		}
+	}
+	resp, err := http.Get("http://" + i.base + pollingPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, err := io.ReadAll(resp.Body); err != nil ||
+		!strings.Contains(string(b), `"pingInterval":30000,"pingTimeout":20000,"maxPayload":1000000`) {
+		t.Errorf("Socket.IO clients are told %s %v", b, err)
+	}
+
+	alice, bob, bobToken := i.open("/ws", "alice"), i.open("/ws", "bob"), tokenFor(t, "bob")
+	alice.send(`{"event":"sendMessage","data":{"receiverId":"bob","content":"hi","clientMessageId":"hi"},"id":"hi"}`)
+	id := bob.expect("message:new", map[string]any{"content": "hi"}).Data["id"]
+	list := i.must(200, "GET", "/conversations", bobToken, "")["conversations"].([]any)
+	if len(list) != 1 || at(list[0], "userId") != "alice" || at(list[0], "unread") != 1.0 || at(list[0], "lastMessage.id") != id {
+		t.Errorf("bob's conversations as he is shown the message: %v", list)
+	}
+	bob.send(fmt.Sprintf(`{"event":"markAsRead","data":{"messageId":%q},"id":"r"}`, id))
+	bob.expect("ack", map[string]any{"ok": true})
+	if list := i.must(200, "GET", "/messages?with=bob", good, "")["messages"].([]any); at(list[0], "read") != true {
+		t.Errorf("once the receipt is acknowledged: %v", list)
+	}
+
+	const sent = 500
+	for k := range sent {
+		alice.send(fmt.Sprintf(`{"event":"sendMessage","data":{"receiverId":"bob","content":"c","clientMessageId":"%d"},"id":%d}`, k, k))
+	}
+	alice.expect("ack", map[string]any{"ok": true})
+	i.stop()
+	acked := 1
+	for f := range alice.frames {
+		if f.Event == "ack" && f.Data["ok"] == true {
+			acked++
+		}
+	}
+	if err := <-alice.closed; !websocket.IsCloseError(err, websocket.CloseGoingAway) {
+		t.Errorf("closed with %v, want 1001", err)
+	}
+
+	env["JWT_SECRET"], env["JWT_SECRET_PREVIOUS"] = strings.Repeat("n", 40), testSecret
+	again := start(t, env)
+	have, cursor, more := 0, "", true
+	for more {
+		page := again.must(200, "GET", "/messages?with=alice&limit=200&cursor="+cursor, bobToken, "")
+		have += len(page["messages"].([]any))
+		cursor, more = page["next"].(string)
+	}
+	if have < acked {
+		t.Errorf("%d messages were acknowledged and %d kept", acked, have)
+	}
+	t.Logf("%d of %d acknowledged before the close, %d kept", acked, sent+1, have)
+}
+
+func originHeader(origin string) http.Header {
+	if origin == "" {
+		return nil
+	}
+	return http.Header{"Origin": {origin}}
+}
 
 // Two nodes on one log and one inbox: whoever is connected where, everybody gets everything, once.
 func TestTwoNodes(t *testing.T) {

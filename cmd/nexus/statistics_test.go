@@ -8,7 +8,9 @@ import (
 	"maps"
 	"net"
 	"os"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -368,4 +370,16 @@ func TestStatisticsEqualTheLog(t *testing.T) {
 		}
 		rows.Close()
 	}
+}
+
+// peakRSS is the most memory that a process has held, in bytes.
+func (n *node) peakRSS() int {
+	n.t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.cmd.Process.Pid))
+	if err != nil {
+		n.t.Skip("no /proc")
+	}
+	m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(b)
+	kb, _ := strconv.Atoi(string(m[1]))
+	return kb << 10
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/nexus/nexus/internal/testenv"
+	"github.com/nexus/nexus/internal/testenv/witness"
 )
 
 // Every engine over TLS, Kafka with SASL as well: a node works, and one with the wrong password or an untrusted
@@ -68,8 +69,8 @@ func TestTLSAndSASL(t *testing.T) {
 // refusesToStart runs a node that must end by itself and say why.
 func refusesToStart(t *testing.T, env map[string]string, say, never string) {
 	t.Helper()
-	n := &node{instance: &instance{t: t, log: &safeBuffer{}, witness: newWitness(t)}}
-	t.Cleanup(func() { n.tell(t) })
+	n := &node{instance: &instance{t: t, log: &safeBuffer{}, Witness: witness.New(t)}}
+	t.Cleanup(func() { n.Tell(t) })
 	n.cmd = commandWith(t, env, n.log)
 	if err := n.cmd.Run(); err == nil || n.cmd.ProcessState.ExitCode() != 1 {
 		t.Errorf("exit code %d, want 1", n.cmd.ProcessState.ExitCode())

@@ -138,7 +138,6 @@ func (n *Engine) servePolling(w http.ResponseWriter, r *http.Request) {
 // get waits for packets. A second one at the same time, or one that is given up, ends the session: what was sent to it
 // would be lost.
 func (n *Engine) get(w http.ResponseWriter, r *http.Request, p *polling) {
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // it may wait longer than a request may take to come
 	payload, last, err := p.fetch(r.Context())
 	if err != nil {
 		n.Abort()
