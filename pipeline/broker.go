@@ -38,8 +38,11 @@ type BrokerOptions struct {
 	Fsync bool
 	// KeepTimes leaves records the times that their producers gave them: for nexus repartition alone.
 	KeepTimes bool
-	Log       *slog.Logger
-	free      func() (uint64, error) // of the disk, in bytes; nil: what the file system says
+	// MinSession is the shortest session that a member of a group may ask for (Kafka: group.min.session.timeout.ms). Default, which 0
+	// means: 6 s, as Kafka's.
+	MinSession time.Duration
+	Log        *slog.Logger
+	free       func() (uint64, error) // of the disk, in bytes; nil: what the file system says
 }
 
 // brokerSegmentBytes keeps segments small: kfake drops and compacts whole ones.
@@ -62,6 +65,9 @@ func StartBroker(o BrokerOptions) (*Broker, error) {
 		kfake.ClusterID("nexus-embedded"),
 		kfake.WithLogger(kfakeLogger{o.Log}),
 		kfake.BrokerConfigs(map[string]string{"log.segment.bytes": strconv.Itoa(brokerSegmentBytes)}),
+	}
+	if o.MinSession > 0 {
+		opts = append(opts, kfake.GroupMinSessionTimeout(o.MinSession))
 	}
 	if o.Fsync {
 		opts = append(opts, kfake.SyncWrites())
