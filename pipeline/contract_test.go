@@ -168,12 +168,18 @@ func (b *bench) inTransaction(end kgo.TransactionEndTry, rs ...*kgo.Record) {
 // watch runs a watch of a bench whose contract is agreed, and returns what it ends with.
 func (b *bench) watch(ctx context.Context, missing time.Duration) (*pipeline.Watch, <-chan error) {
 	b.t.Helper()
+	return b.watchWith(ctx, pipeline.WatchOptions{MissingFor: missing})
+}
+
+func (b *bench) watchWith(ctx context.Context, o pipeline.WatchOptions) (*pipeline.Watch, <-chan error) {
+	b.t.Helper()
 	c, err := b.agree(time.Minute, false)
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	b.Kafka.Partitions = c.Partitions
-	w := pipeline.NewWatch(pipeline.WatchOptions{Log: b.Log, Contract: c, Logger: quiet, Every: 20 * time.Millisecond, MissingFor: missing})
+	o.Log, o.Contract, o.Logger, o.Every = b.Log, c, quiet, 20*time.Millisecond
+	w := pipeline.NewWatch(o)
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
 	return w, ended
@@ -275,7 +281,7 @@ func TestWatchOutlivesAnOutage(t *testing.T) {
 	bench := newBench(t, b.Addr)
 	ctx, stop := context.WithCancel(t.Context())
 	const missing = 100 * time.Millisecond
-	w, ended := bench.watch(ctx, missing)
+	w, ended := bench.watchWith(ctx, pipeline.WatchOptions{MissingFor: missing, Timeout: missing})
 	heard := func(ago time.Duration) bool {
 		ends, age := w.Ends()
 		return len(ends) > 0 && age < ago
