@@ -42,7 +42,7 @@ func TestHints(t *testing.T) {
 		"PORT in use": {environment{"HOST": "127.0.0.1", "PORT": port},
 			"PORT: " + port + " is in use: stop what listens there or set PORT to another port"},
 		"HOST of another machine": {environment{"HOST": "192.0.2.1"}, "HOST: 192.0.2.1 is no address of this machine"},
-		"HOST that is no name":    {environment{"HOST": "nowhere.invalid"}, "HOST: nowhere.invalid is no address of this machine"},
+		"HOST that is no name":    {environment{"HOST": "nowhere..invalid"}, "HOST: nowhere..invalid is no address of this machine"},
 		"CLICKHOUSE_URL of an HTTP port": {environment{"CLICKHOUSE_URL": "clickhouse://u:hunter2@" + web + "/d", "JWT_SECRET": testSecret},
 			"CLICKHOUSE_URL needs that of the native protocol, 9000"},
 		"KAFKA_BROKERS of an HTTP port": {environment{"KAFKA_BROKERS": refusing(t), "JWT_SECRET": testSecret}, "is it another server's port?"},
