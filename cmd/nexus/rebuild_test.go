@@ -151,7 +151,10 @@ func TestNodesThatLeave(t *testing.T) {
 	a.leaveWait = testenv.Patience
 	told, in := io.Pipe()
 	ended := make(chan error, 1)
-	go func() { ended <- a.nobodyFolds(t.Context(), c, in) }()
+	go func() {
+		ended <- a.nobodyFolds(t.Context(), c, in)
+		in.Close()
+	}()
 	line, err := bufio.NewReader(told).ReadString('\n')
 	if err != nil || !strings.Contains(line, "waiting for nodes to leave: "+name) {
 		t.Errorf("%q, %v", line, err)

@@ -76,6 +76,7 @@ func credentials(f *testenv.FCM) fcm.Credentials {
 // onBothStores runs a scenario with the jobs in SQLite and in PostgreSQL.
 func onBothStores(t *testing.T, scenario func(*testing.T, *shop)) {
 	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
 		db, err := sqldb.OpenSQLite(filepath.Join(t.TempDir(), "inbox.db"))
 		if err != nil {
 			t.Fatal(err)
@@ -83,6 +84,7 @@ func onBothStores(t *testing.T, scenario func(*testing.T, *shop)) {
 		scenario(t, newShop(t, db))
 	})
 	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
 		db, err := sqldb.OpenPostgres(testenv.Postgres(t))
 		if err != nil {
 			t.Fatal(err)
