@@ -38,6 +38,9 @@ type BrokerOptions struct {
 	Fsync bool
 	// KeepTimes leaves records the times that their producers gave them: for nexus repartition alone.
 	KeepTimes bool
+	// MinSession is the shortest session that a member of a group may ask for (Kafka: group.min.session.timeout.ms). Default, which 0
+	// means: 6 s, as Kafka's.
+	MinSession time.Duration
 	// Log is told what the broker has to say. Required.
 	Log  *slog.Logger
 	free func() (uint64, error) // of the disk, in bytes; nil: what the file system says
@@ -63,6 +66,9 @@ func StartBroker(o BrokerOptions) (*Broker, error) {
 		kfake.ClusterID("nexus-embedded"),
 		kfake.WithLogger(kfakeLogger{o.Log}),
 		kfake.BrokerConfigs(map[string]string{"log.segment.bytes": strconv.Itoa(brokerSegmentBytes)}),
+	}
+	if o.MinSession > 0 {
+		opts = append(opts, kfake.GroupMinSessionTimeout(o.MinSession))
 	}
 	if o.Fsync {
 		opts = append(opts, kfake.SyncWrites())

@@ -106,7 +106,7 @@ func TestAppendIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := Kafka{Brokers: []string{b.Addr()}, Log: quiet}
+	k := Kafka{Brokers: []string{b.Addr()}, Log: quiet, Delivery: time.Second} // kgo takes no less
 	l, err := OpenLog(k)
 	if err != nil {
 		t.Fatal(err)

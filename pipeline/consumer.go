@@ -103,8 +103,8 @@ type Consumer struct {
 	Topics []topics.Topic
 	// Group is the Kafka consumer group whose members share the partitions. Empty: this consumer reads all of them.
 	Group string
-	// Instance is the static member id in the group (KIP-345): a process that comes back within 10 s has its partitions back at
-	// once. Empty: a dynamic member.
+	// Instance is the static member id in the group (KIP-345): a process that comes back within Kafka.Session has its partitions back
+	// at once. Empty: a dynamic member.
 	Instance string
 	// Sink is given what was read. Required.
 	Sink Sink
@@ -133,6 +133,7 @@ type Consumer struct {
 	assigned   map[topics.Partition]bool // what the group has given this member, workers or not yet; nil until it has
 }
 
+// sessionTimeout is the default of Kafka.Session.
 const sessionTimeout = 10 * time.Second
 
 // Run reads until ctx ends; then it returns nil, once its workers have stopped. An error means that it cannot go on: a *WrongLogError,
@@ -201,11 +202,12 @@ func (c *Consumer) options(ctx context.Context) ([]kgo.Opt, error) {
 	// Transaction markers move positions: an end behind one is reached.
 	opts := []kgo.Opt{kgo.KeepControlRecords()}
 	if c.Group != "" {
+		session := c.Kafka.session()
 		opts = append(opts,
 			kgo.ConsumerGroup(c.Group),
-			kgo.SessionTimeout(sessionTimeout),
-			kgo.HeartbeatInterval(2*time.Second),
-			kgo.RebalanceTimeout(sessionTimeout),
+			kgo.SessionTimeout(session),
+			kgo.HeartbeatInterval(session/5), // so a member hears of a rebalance
+			kgo.RebalanceTimeout(session),
 			kgo.Balancers(kgo.CooperativeStickyBalancer()),
 			kgo.DisableAutoCommit(),
 			// Held only while polled records are handed to their workers: a revocation in between would give a later

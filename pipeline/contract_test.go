@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/internal/testenv/logtest"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/topics"
@@ -28,14 +29,13 @@ func (b *bench) widen(topic topics.Topic, to int) {
 	if err == nil {
 		err = rs.Error()
 	}
-	for err == nil {
-		var n int32
-		if n, err = b.Log.Partitions(b.t.Context(), topic); err == nil && int(n) == to {
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
+	if err != nil {
+		b.t.Fatal(err)
 	}
-	b.t.Fatal(err)
+	testenv.Eventually(b.t, "Kafka tells of the new partitions", func() bool {
+		n, err := b.Log.Partitions(b.t.Context(), topic)
+		return err == nil && int(n) == to
+	})
 }
 
 func (b *bench) agree(window time.Duration, set bool) (pipeline.Contract, error) {
@@ -168,12 +168,18 @@ func (b *bench) inTransaction(end kgo.TransactionEndTry, rs ...*kgo.Record) {
 // watch runs a watch of a bench whose contract is agreed, and returns what it ends with.
 func (b *bench) watch(ctx context.Context, missing time.Duration) (*pipeline.Watch, <-chan error) {
 	b.t.Helper()
+	return b.watchWith(ctx, pipeline.WatchOptions{MissingFor: missing})
+}
+
+func (b *bench) watchWith(ctx context.Context, o pipeline.WatchOptions) (*pipeline.Watch, <-chan error) {
+	b.t.Helper()
 	c, err := b.agree(time.Minute, false)
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	b.Kafka.Partitions = c.Partitions
-	w := pipeline.NewWatch(pipeline.WatchOptions{Log: b.Log, Contract: c, Logger: quiet, Every: 20 * time.Millisecond, MissingFor: missing})
+	o.Log, o.Contract, o.Logger, o.Every = b.Log, c, quiet, 20*time.Millisecond
+	w := pipeline.NewWatch(o)
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
 	return w, ended
@@ -211,19 +217,16 @@ func TestWatch(t *testing.T) {
 			w, ended := b.watch(ctx, time.Minute)
 			b.append(note("a", "1", "x"))
 			p := topics.PartitionOf([]byte("user:a"), 3)
-			for {
+			testenv.Eventually(t, "the end of what was appended", func() bool {
 				ends, age := w.Ends()
-				if ends[topics.Notifications.Partition(p)] == 1 {
-					if age > time.Minute {
-						t.Errorf("age %s", age)
-					}
-					break
+				if ends[topics.Notifications.Partition(p)] != 1 {
+					return false
 				}
-				if t.Context().Err() != nil {
-					t.Fatal("the end never came")
+				if age > time.Minute {
+					t.Errorf("age %s", age)
 				}
-				time.Sleep(time.Millisecond)
-			}
+				return true
+			})
 			if stop(); within(t, ended) != nil {
 				t.Error("a watch that is stopped has no error")
 			}
@@ -250,45 +253,44 @@ func (b *bench) remove(topic topics.Topic) {
 	if err == nil {
 		err = rs.Error()
 	}
-	for err == nil {
-		var ds kadm.TopicDetails
-		if ds, err = adm.ListTopics(b.t.Context(), name); err == nil && errors.Is(ds[name].Err, kerr.UnknownTopicOrPartition) {
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
+	if err != nil {
+		b.t.Fatal(err)
 	}
-	b.t.Fatal(err)
+	testenv.Eventually(b.t, "Kafka has forgotten "+name, func() bool {
+		ds, err := adm.ListTopics(b.t.Context(), name)
+		return err == nil && errors.Is(ds[name].Err, kerr.UnknownTopicOrPartition)
+	})
 }
 
 // makeAnew makes the topics that are missing; Kafka takes a moment to forget those that were deleted.
 func (b *bench) makeAnew() {
 	b.t.Helper()
-	for range 100 {
+	testenv.Eventually(b.t, "the topics are made anew", func() bool {
 		l, err := pipeline.OpenLog(b.Kafka) // one that has not heard of the old ones
 		if err != nil {
 			b.t.Fatal(err)
 		}
-		err = l.EnsureTopics(b.t.Context(), pipeline.TopicOptions{Partitions: 3})
-		if l.Close(); err == nil {
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	b.t.Fatal("the topics cannot be made anew")
+		defer l.Close()
+		return l.EnsureTopics(b.t.Context(), pipeline.TopicOptions{Partitions: 3}) == nil
+	})
 }
 
-// The log away is no change.
+// The log away is no change: the watch goes on where it is there again.
 func TestWatchOutlivesAnOutage(t *testing.T) {
 	b := logtest.Start(t, pipeline.BrokerOptions{})
 	bench := newBench(t, b.Addr)
 	ctx, stop := context.WithCancel(t.Context())
-	_, ended := bench.watch(ctx, 300*time.Millisecond)
-	b.Stop()
-	select {
-	case err := <-ended:
-		t.Errorf("ended with %v", err)
-	case <-time.After(2 * time.Second): // long beyond MissingFor
+	const missing = 100 * time.Millisecond
+	w, ended := bench.watchWith(ctx, pipeline.WatchOptions{MissingFor: missing, Timeout: missing})
+	heard := func(ago time.Duration) bool {
+		ends, age := w.Ends()
+		return len(ends) > 0 && age < ago
 	}
+	testenv.Eventually(t, "the watch has asked", func() bool { return heard(time.Minute) })
+	b.Stop()
+	testenv.Eventually(t, "nothing was heard for long beyond MissingFor", func() bool { return !heard(5 * missing) })
+	b.Start()
+	testenv.Eventually(t, "the watch hears of the log again", func() bool { return heard(5 * missing) })
 	if stop(); within(t, ended) != nil {
 		t.Error("a watch that is stopped has no error")
 	}
@@ -341,21 +343,39 @@ func TestPartitionsAddedUnderAGate(t *testing.T) {
 		if err := within(t, ended); err == nil || !strings.Contains(err.Error(), "notifications has 7 partitions") {
 			t.Fatal(err)
 		}
-		// The gate is given more time than it gets: whatever it does with new partitions, it must come to rest.
-		before, rest := int64(-1), 0
-		for rest < 3 {
-			time.Sleep(300 * time.Millisecond)
-			n := b.records(topics.Notifications)
-			if n > 2*users+int64(moved) {
-				t.Fatalf("%d records of %d events, of which %d were put elsewhere: some run in circles", n, 2*users, moved)
+		// What ran in circles would come again with every round that the gate makes through the partitions of the contract.
+		for round := range int64(3) {
+			for p := range int32(3) {
+				b.gatePasses(producer, topics.Notifications, p)
 			}
-			if rest++; n != before {
-				before, rest = n, 0
+			if n := b.records(topics.Notifications); n > 2*users+int64(moved)+3*(round+1) {
+				t.Fatalf("%d records of %d events, of which %d were put elsewhere: some run in circles", n, 2*users, moved)
 			}
 		}
 		if stop(); within(t, gated) != nil {
 			t.Error("the gate failed")
 		}
+	})
+}
+
+// gatePasses has a producer append an event to a partition and returns once the gate's position is behind it.
+func (b *bench) gatePasses(producer *pipeline.Producer, topic topics.Topic, partition int32) {
+	b.t.Helper()
+	e := note("w0", topics.NewID(), "pass")
+	for n := 1; topics.PartitionOf(e.Key, 3) != partition; n++ {
+		e.Key = []byte(topics.UserKey(fmt.Sprint("w", n)))
+	}
+	if err := producer.Append(b.t.Context(), e); err != nil {
+		b.t.Fatal(err)
+	}
+	adm := b.admin()
+	testenv.Eventually(b.t, "the gate passes an event", func() bool {
+		all, err := adm.FetchOffsetsForTopics(b.t.Context(), b.Kafka.Names.Prefix+"gate.positions", b.Kafka.Names.Name(topic))
+		if err != nil {
+			return false
+		}
+		at, ok := all.Lookup(b.Kafka.Names.Name(topic), partition)
+		return ok && at.At > e.Offset
 	})
 }
 
@@ -456,7 +476,7 @@ func TestTelemetryTakesNoRoom(t *testing.T) {
 	b := logtest.Start(t, pipeline.BrokerOptions{})
 	bench := newBench(t, b.Addr)
 	registry := prometheus.NewRegistry()
-	bench.Kafka.Metrics = pipeline.NewMetrics(registry)
+	bench.Kafka.Metrics, bench.Kafka.Delivery = pipeline.NewMetrics(registry), time.Second
 	p, err := pipeline.NewProducer(bench.Kafka)
 	if err != nil {
 		t.Fatal(err)

@@ -363,7 +363,7 @@ func testTakesNothing(t *testing.T, b *bench) {
 }
 
 func testRevokedPaused(t *testing.T, b *bench) {
-	const perUser, users = 9_000, 6
+	const perUser, users = 2_500, 6 // more than waits for a worker (maxQueued), in every partition
 	var wait sync.WaitGroup
 	for i := range perUser * users {
 		wait.Add(1)
@@ -384,6 +384,7 @@ func testRevokedPaused(t *testing.T, b *bench) {
 		return nil
 	}
 	group := b.Kafka.Names.Prefix + "paused"
+	b.Kafka.Session = session
 	c := &pipeline.Consumer{Sink: m, Group: group}
 	b.consume(c)
 	paused := func() (n int) {

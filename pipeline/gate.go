@@ -210,7 +210,7 @@ func (s *intakeHandler) await(ctx context.Context, list []output, next int64) (i
 	finish := context.WithoutCancel(ctx)
 	var failed error
 	for _, o := range list {
-		err := await(finish, o.answer)
+		err := s.producer.await(finish, o.answer)
 		if err != nil && TooLarge(err) && o.reason == "" { // its copy is larger than the log takes: it was as large as it may be
 			o.reason, o.why = reasonMisrouted, errors.New(
 				"the record stands in another partition than its key's, and is too large to be re-routed")

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -38,7 +39,17 @@ type Kafka struct {
 	Partitions map[topics.Topic]int32
 	// Metrics count what producers and consumers do. May be nil.
 	Metrics *Metrics
+	// Delivery is how long a record may wait for the broker's answer before its append fails. Default, which 0 means: DeliveryTimeout.
+	Delivery time.Duration
+	// Session is how long the group of a consumer waits for a member that says nothing (Kafka: session.timeout.ms), and for one that
+	// shall join a rebalance. A broker takes 6 s at least, unless it is told otherwise (group.min.session.timeout.ms). Default, which 0
+	// means: 10 s.
+	Session time.Duration
 }
+
+func (k Kafka) delivery() time.Duration { return cmp.Or(k.Delivery, DeliveryTimeout) }
+
+func (k Kafka) session() time.Duration { return cmp.Or(k.Session, sessionTimeout) }
 
 // Client opens a franz-go client on the log, with our options that hold everywhere and then those given. It does not connect yet. The
 // caller closes it. An error means that an option or the SASL mechanism is not valid.

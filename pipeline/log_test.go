@@ -41,6 +41,9 @@ func newBench(t *testing.T, addr string) *bench {
 	return &bench{Fixture: logtest.Open(t, addr, 3), t: t, window: time.Minute}
 }
 
+// session is that of members whose going a test waits for.
+const session = 1500 * time.Millisecond
+
 func note(user, key, text string) *topics.Event {
 	return &topics.Event{Topic: topics.Notifications, Key: []byte(topics.UserKey(user)),
 		Meta:  topics.Meta{Type: topics.TypeNotification, IdempotencyKey: key},
@@ -209,7 +212,10 @@ func testLog(t *testing.T, addr string) {
 		"transactions":                       testTransactions,
 	})
 	for name, test := range tests {
-		t.Run(name, func(t *testing.T) { test(t, newBench(t, addr)) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // each has topics of its own, and most of its time it waits
+			test(t, newBench(t, addr))
+		})
 	}
 }
 
@@ -405,6 +411,7 @@ func testRewind(t *testing.T, b *bench) {
 }
 
 func testGroup(t *testing.T, b *bench) {
+	b.Kafka.Session = session
 	m := newMemory()
 	stop := b.consume(&pipeline.Consumer{Sink: m, Group: b.Kafka.Names.Prefix + "g", Instance: "one"})
 	b.consume(&pipeline.Consumer{Sink: m, Group: b.Kafka.Names.Prefix + "g", Instance: "two"})

@@ -14,7 +14,7 @@ import (
 	"github.com/nexus/nexus/topics"
 )
 
-// DeliveryTimeout is how long a record may wait for the broker's answer before its append fails (5 s).
+// DeliveryTimeout is how long a record may wait for the broker's answer before its append fails (5 s), the default of Kafka.Delivery.
 const DeliveryTimeout = 5 * time.Second
 
 // ErrOverloaded reports that too many appends wait for the log (50,000 records or 64 MiB; of telemetry 5,000 or 4 MiB). Nothing was
@@ -43,6 +43,7 @@ type Producer struct {
 	names     topics.Names
 	metrics   *Metrics
 	telemetry room
+	delivery  time.Duration // Kafka.Delivery, or its default
 
 	mu      sync.Mutex
 	failing time.Time // since when no append has succeeded; zero: the last one did
@@ -121,8 +122,8 @@ func NewProducer(k Kafka) (*Producer, error) {
 	cl, err := k.Client(append(k.Metrics.client("producer"),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kgo.BasicConsistentPartitioner(k.partitioner)),
-		kgo.RecordDeliveryTimeout(DeliveryTimeout),
-		kgo.ProduceRequestTimeout(DeliveryTimeout),
+		kgo.RecordDeliveryTimeout(k.delivery()),
+		kgo.ProduceRequestTimeout(k.delivery()),
 		kgo.ProducerLinger(0),
 		kgo.MaxBufferedRecords(maxWaiting),
 		kgo.MaxBufferedBytes(maxWaitingBytes),
@@ -137,12 +138,15 @@ func NewProducer(k Kafka) (*Producer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Producer{cl: cl, names: k.Names, metrics: k.Metrics}, nil
+	return &Producer{cl: cl, names: k.Names, metrics: k.Metrics, delivery: k.delivery()}, nil
 }
 
-// AnswerTimeout is how long a caller waits for the answer to an append at most (8 s). A record that is under way to a broker that has
-// gone cannot be recalled: the answer is then ErrUnanswered, and the record may appear in the log later.
-const AnswerTimeout = DeliveryTimeout + 3*time.Second
+// AnswerTimeout is how long a caller waits for the answer to an append at most: Kafka.Delivery and 3 s, so 8 s by default. A record that
+// is under way to a broker that has gone cannot be recalled: the answer is then ErrUnanswered, and the record may appear in the log later.
+const AnswerTimeout = DeliveryTimeout + beyondDelivery
+
+// beyondDelivery is what AnswerTimeout has beyond the delivery's.
+const beyondDelivery = 3 * time.Second
 
 // ErrUnanswered reports that the log did not answer within AnswerTimeout: it is unknown whether it has the event.
 var ErrUnanswered = errors.New("pipeline: the log did not answer in time")
@@ -152,12 +156,12 @@ var ErrUnanswered = errors.New("pipeline: the log did not answer in time")
 func (p *Producer) Append(ctx context.Context, e *topics.Event) error {
 	done := make(chan error, 1)
 	p.produceEvent(e, func(err error) { done <- err })
-	return await(ctx, done)
+	return p.await(ctx, done)
 }
 
 // await waits for the answer to an append, no longer than AnswerTimeout.
-func await(ctx context.Context, done <-chan error) error {
-	t := time.NewTimer(AnswerTimeout)
+func (p *Producer) await(ctx context.Context, done <-chan error) error {
+	t := time.NewTimer(p.delivery + beyondDelivery)
 	defer t.Stop()
 	select {
 	case err := <-done:
@@ -172,7 +176,7 @@ func await(ctx context.Context, done <-chan error) error {
 // TryAppend appends the event and never blocks. done is called once, within AnswerTimeout, on another goroutine, with nil or with an
 // error as of Append.
 func (p *Producer) TryAppend(e *topics.Event, done func(error)) {
-	answer := bounded(func(_ bool, err error) { done(err) })
+	answer := p.bounded(func(_ bool, err error) { done(err) })
 	p.produceEvent(e, func(err error) { answer(false, err) })
 }
 
@@ -202,9 +206,9 @@ func (p *Producer) Post(e *topics.Event, failed func(error)) {
 }
 
 // bounded makes sure that done is called once, at the latest after AnswerTimeout.
-func bounded(done func(duplicate bool, err error)) func(bool, error) {
+func (p *Producer) bounded(done func(duplicate bool, err error)) func(bool, error) {
 	var once sync.Once
-	late := time.AfterFunc(AnswerTimeout, func() { once.Do(func() { done(false, ErrUnanswered) }) })
+	late := time.AfterFunc(p.delivery+beyondDelivery, func() { once.Do(func() { done(false, ErrUnanswered) }) })
 	return func(duplicate bool, err error) {
 		late.Stop()
 		once.Do(func() { done(duplicate, err) })
@@ -242,16 +246,16 @@ func (p *Producer) produceRecordAsync(r *kgo.Record, done func(*kgo.Record, erro
 func (p *Producer) produceRecord(ctx context.Context, r *kgo.Record) error {
 	done := make(chan error, 1)
 	p.produceRecordAsync(r, func(_ *kgo.Record, err error) { done <- err })
-	return await(ctx, done)
+	return p.await(ctx, done)
 }
 
 // Flush waits until everything appended so far has its answer, or ctx ends. Drain calls it.
 func (p *Producer) Flush(ctx context.Context) { _ = p.cl.Flush(ctx) }
 
-// Close waits for the answers to what was appended, for DeliveryTimeout at most, and releases the connections. What has none by then is
+// Close waits for the answers to what was appended, for Kafka.Delivery at most, and releases the connections. What has none by then is
 // told in log.
 func (p *Producer) Close(log *slog.Logger) {
-	ctx, cancel := context.WithTimeout(context.Background(), DeliveryTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), p.delivery)
 	defer cancel()
 	if err := p.cl.Flush(ctx); err != nil {
 		log.Error("appends were still unanswered at the end", "err", err)

@@ -28,9 +28,11 @@ import (
 // so in a moment.
 func onBothWithTimes(t *testing.T, test func(t *testing.T, b *bench)) {
 	t.Run("embedded", func(t *testing.T) {
+		t.Parallel()
 		test(t, newBench(t, logtest.Start(t, pipeline.BrokerOptions{KeepTimes: true}).Addr))
 	})
 	t.Run("kafka", func(t *testing.T) {
+		t.Parallel()
 		b := newBench(t, testenv.Kafka(t))
 		b.stamps("CreateTime")
 		test(t, b)

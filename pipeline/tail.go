@@ -182,7 +182,7 @@ func (p *tailPart) await(offset int64, done func(duplicate bool)) {
 // TryAppend appends an event without blocking. It calls done once, within AnswerTimeout, on another goroutine: when the tail has read
 // the event, with whether it is a duplicate; or with an error of Producer.TryAppend, after which it is unknown whether the log has it.
 func (t *Tail) TryAppend(e *topics.Event, done func(duplicate bool, err error)) {
-	t.produceEvent(e, bounded(done))
+	t.produceEvent(e, t.producer.bounded(done))
 }
 
 // Append appends an event and returns when the tail has read it, with whether it is a duplicate. Its errors are those of
@@ -194,7 +194,7 @@ func (t *Tail) Append(ctx context.Context, e *topics.Event) (duplicate bool, err
 		isDuplicate = d
 		done <- err
 	})
-	if err := await(ctx, done); err != nil {
+	if err := t.producer.await(ctx, done); err != nil {
 		return false, err
 	}
 	return isDuplicate, nil

@@ -43,6 +43,8 @@ type WatchOptions struct {
 	// MissingFor is how long a topic may be missing before Run ends: a broker that has just begun may not know all of them.
 	// Default 30 s.
 	MissingFor time.Duration
+	// Timeout bounds each question. Where no answer comes nothing changes: Producer.Problem tells of a log that is away. Default 5 s.
+	Timeout time.Duration
 }
 
 // NewWatch makes a watch. It asks nothing before Run.
@@ -53,12 +55,12 @@ func NewWatch(o WatchOptions) *Watch {
 	if o.MissingFor == 0 {
 		o.MissingFor = 30 * time.Second
 	}
+	if o.Timeout == 0 {
+		o.Timeout = 5 * time.Second
+	}
 	return &Watch{o: o, cluster: o.Log, names: o.Log.allNames(), began: time.Now(), suspects: make(map[topics.Topic]string),
 		missing: make(map[topics.Topic]time.Time)}
 }
-
-// watchTimeout bounds each question. Where no answer comes nothing changes: Producer.Problem tells of a log that is away.
-const watchTimeout = 5 * time.Second
 
 // Run watches until ctx ends; then it returns nil. Its error is a sentence for the operator: the log is not what it was when
 // the node began, and the node must end before it does harm.
@@ -74,7 +76,7 @@ func (w *Watch) Run(ctx context.Context) error {
 }
 
 func (w *Watch) look(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, watchTimeout)
+	ctx, cancel := context.WithTimeout(ctx, w.o.Timeout)
 	defer cancel()
 	details, err := w.cluster.adm.ListTopics(ctx, w.names...)
 	if err != nil {

@@ -38,6 +38,8 @@ type app struct {
 	stdout io.Writer
 	// keepTimes has the embedded log keep the times of what is appended: for nexus repartition.
 	keepTimes bool
+	// leaveWait is how long members that have just been stopped may still stand in their group.
+	leaveWait time.Duration
 
 	registry *prometheus.Registry
 	metrics  *pipeline.Metrics
@@ -68,7 +70,8 @@ type app struct {
 
 // newApp makes an app of which nothing is open yet.
 func newApp(c *Config, log *slog.Logger, stdout io.Writer) *app {
-	a := &app{c: c, log: log, stdout: stdout, registry: prometheus.NewRegistry(), parts: make(map[string]*opened)}
+	a := &app{c: c, log: log, stdout: stdout, leaveWait: leaveWait, registry: prometheus.NewRegistry(),
+		parts: make(map[string]*opened)}
 	a.list = a.allParts()
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildOf().metric())
 	a.metrics = pipeline.NewMetrics(a.registry)

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -156,22 +157,32 @@ func (a *app) openStatsStore(ctx context.Context) (store statsStore, err error) 
 func (a *app) await(ctx context.Context, what string, ping func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, a.c.StartupTimeout)
 	defer cancel()
-	for told := false; ; told = true {
+	var said error // the latest that tells more than that there was no answer in time: the last try is cut off
+	for {
 		try, done := context.WithTimeout(ctx, 10*time.Second)
 		err := ping(try)
 		done()
 		if err == nil {
 			return nil
 		}
-		if !told {
+		if said == nil {
 			a.log.Warn("waiting for an engine", "engine", what, "err", err)
+		}
+		if said == nil || !isTimeout(err) {
+			said = err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s cannot be reached: %w", what, err)
+			return fmt.Errorf("%s cannot be reached: %w", what, said)
 		case <-time.After(500 * time.Millisecond):
 		}
 	}
+}
+
+// isTimeout tells of an error that says no more than that there was no answer in time.
+func isTimeout(err error) bool {
+	timed, ok := errors.AsType[net.Error](err) // context.DeadlineExceeded is one
+	return ok && timed.Timeout() || errors.Is(err, context.Canceled)
 }
 
 func secretFile(dataDir string) string { return filepath.Join(dataDir, "jwt-secret") }

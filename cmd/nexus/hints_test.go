@@ -2,17 +2,22 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -25,10 +30,10 @@ func TestHints(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer taken.Close()
+	t.Cleanup(func() { taken.Close() })
 	_, port, _ := net.SplitHostPort(taken.Addr().String())
 	http := httptest.NewServer(http.NotFoundHandler())
-	defer http.Close()
+	t.Cleanup(http.Close)
 	web := strings.TrimPrefix(http.URL, "http://")
 	for name, tc := range map[string]struct {
 		env  environment
@@ -37,18 +42,43 @@ func TestHints(t *testing.T) {
 		"PORT in use": {environment{"HOST": "127.0.0.1", "PORT": port},
 			"PORT: " + port + " is in use: stop what listens there or set PORT to another port"},
 		"HOST of another machine": {environment{"HOST": "192.0.2.1"}, "HOST: 192.0.2.1 is no address of this machine"},
-		"HOST that is no name":    {environment{"HOST": "nowhere.invalid"}, "HOST: nowhere.invalid is no address of this machine"},
+		"HOST that is no name":    {environment{"HOST": "nowhere..invalid"}, "HOST: nowhere..invalid is no address of this machine"},
 		"CLICKHOUSE_URL of an HTTP port": {environment{"CLICKHOUSE_URL": "clickhouse://u:hunter2@" + web + "/d", "JWT_SECRET": testSecret},
 			"CLICKHOUSE_URL needs that of the native protocol, 9000"},
 		"KAFKA_BROKERS of an HTTP port": {environment{"KAFKA_BROKERS": refusing(t), "JWT_SECRET": testSecret}, "is it another server's port?"},
 	} {
-		env := environment{"PORT": "0", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "STARTUP_TIMEOUT": "1s"}
-		maps.Copy(env, tc.env)
-		var log safeBuffer
-		if code := run(t.Context(), []string{"serve"}, env, io.Discard, &log); code != 1 || !strings.Contains(log.String(), tc.says) ||
-			strings.Contains(log.String(), "hunter2") {
-			t.Errorf("%s: %d\n%s", name, code, log.String())
-		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			env := environment{"PORT": "0", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "STARTUP_TIMEOUT": "2s"}
+			maps.Copy(env, tc.env)
+			var log safeBuffer
+			if code := run(t.Context(), []string{"serve"}, env, io.Discard, &log); code != 1 || !strings.Contains(log.String(), tc.says) ||
+				strings.Contains(log.String(), "hunter2") {
+				t.Errorf("%d\n%s", code, log.String())
+			}
+		})
+	}
+}
+
+// What an engine says is told in the end, not that the last try was cut off: the hints are made of it.
+func TestLastTryIsCutOff(t *testing.T) {
+	said := errors.New("this is no Kafka")
+	for name, after := range map[string]error{"by its context": context.DeadlineExceeded, "amid a dial": &net.OpError{Op: "dial",
+		Err: os.ErrDeadlineExceeded}} {
+		synctest.Test(t, func(t *testing.T) {
+			a := &app{c: &Config{StartupTimeout: 15 * time.Second}, log: slog.New(slog.DiscardHandler)}
+			tries := 0
+			err := a.await(t.Context(), "Kafka", func(ctx context.Context) error {
+				if tries++; tries == 1 {
+					return said
+				}
+				<-ctx.Done()
+				return after
+			})
+			if !errors.Is(err, said) || tries < 3 {
+				t.Errorf("%s: %v after %d tries", name, err, tries)
+			}
+		})
 	}
 }
 

@@ -21,10 +21,16 @@ import (
 func embeddedApp(t *testing.T) *app {
 	t.Helper()
 	t.Chdir(t.TempDir()) // no .env
+	return appOf(t, environment{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0",
+		"JWT_SECRET": testSecret})
+}
+
+// appOf is an app with these settings, of which nothing is open yet.
+func appOf(t *testing.T, env environment) *app {
+	t.Helper()
 	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	c, err := load(fs, nil, environment{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0",
-		"JWT_SECRET": testSecret})
+	c, err := load(fs, nil, env)
 	if err != nil {
 		t.Fatal(err)
 	}

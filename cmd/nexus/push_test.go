@@ -1,19 +1,20 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log/slog"
 	"maps"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 
 	"github.com/nexus/nexus/internal/testenv"
-	"github.com/nexus/nexus/projections/sqldb"
 	"github.com/nexus/nexus/topics"
 )
 
@@ -38,7 +39,7 @@ func (i *instance) notify(user, more string) string {
 // What is pushed to whom, and what it looks like on the wire.
 func TestPush(t *testing.T) {
 	f := testenv.NewFCM(t)
-	engines2(t, pushing(f, nil), func(t *testing.T, i *instance, run string) {
+	engines2(t, pushing(f, map[string]string{"PRESENCE_GRACE": "1m"}), func(t *testing.T, i *instance, run string) {
 		tok := func(s string) string { return s + "-" + run }
 		i.device("away", tok("phone"))
 		i.device("away", tok("tablet"))
@@ -99,6 +100,16 @@ func TestPush(t *testing.T) {
 		if n := len(f.Accepted(tok("chatty"))); n != 2 {
 			t.Errorf("a receiver with a session got %d pushes, want 2", n)
 		}
+		// Who has just left is still shown as online for a while, and has no session all the same: the phone is told.
+		here.ws.Close()
+		testenv.Eventually(t, "the session is gone", func() bool {
+			return len(i.must(200, "GET", "/diagnostics/here", tokenFor(t, "op", "admin"), "")["sessions"].([]any)) == 0
+		})
+		if got := i.must(200, "GET", "/presence/here", tokenFor(t, "x"), ""); at(got, "online") != true {
+			t.Errorf("not shown as online: %v", got)
+		}
+		i.notify("here", `,"title":"left","body":""`)
+		testenv.Eventually(t, "who has left is pushed to", func() bool { return len(f.Accepted(tok("here"))) == 2 })
 		noSecrets(t, i, tok("phone"), "by socket", "Hello")
 	})
 	if refused := f.Refused(); len(refused) > 0 {
@@ -126,222 +137,14 @@ func at(v any, path string) any {
 	return v
 }
 
-// A user who has just left is still shown as online for a while, and has no session all the same: the phone is told.
-func TestPushAfterLeaving(t *testing.T) {
-	f := testenv.NewFCM(t)
-	i := start(t, pushing(f, map[string]string{"PRESENCE_GRACE": "1m"}))
-	i.device("alice", "phone")
-	bob, s := i.open("/dashboard", "bob"), i.open("/dashboard", "alice")
-	bob.expect("user_status", map[string]any{"userId": "alice", "status": "online"})
-	s.ws.Close()
-	testenv.Eventually(t, "the session is gone", func() bool {
-		return len(i.must(200, "GET", "/diagnostics/alice", tokenFor(t, "op", "admin"), "")["sessions"].([]any)) == 0
-	})
-	if got := i.must(200, "GET", "/presence/alice", tokenFor(t, "bob"), ""); at(got, "online") != true {
-		t.Errorf("not shown as online: %v", got)
-	}
-	i.notify("alice", `,"title":"t","body":"b"`)
-	testenv.Eventually(t, "it is pushed", func() bool { return len(f.Accepted("phone")) == 1 })
-}
-
-// What FCM may answer (rows F25-F27): quota, faults, dead tokens, tokens of others, bad payloads. One never fails others.
-func TestPushAnswers(t *testing.T) {
-	f := testenv.NewFCM(t)
-	var mu sync.Mutex
-	quotaAt := time.Time{}
-	f.Answer = func(token string, n int) (int, string, http.Header) {
-		mu.Lock()
-		defer mu.Unlock()
-		switch {
-		case token == "flaky" && n < 6: // each SDK call tries a 503 five times by itself
-			return []int{500, 503, 500, 503, 503}[n-1], "INTERNAL", nil
-		case token == "dead":
-			return 404, "UNREGISTERED", nil
-		case token == "foreign":
-			return 403, "SENDER_ID_MISMATCH", nil
-		case token == "bad-token":
-			return 400, "INVALID_ARGUMENT", nil
-		case token == "bad-payload" && n == 1:
-			return 400, "INVALID_ARGUMENT", nil
-		case token == "quota" && n == 1:
-			quotaAt = time.Now()
-			return 429, "QUOTA_EXCEEDED", http.Header{"Retry-After": {"3"}}
-		}
-		return 0, "", nil
-	}
-	i := start(t, pushing(f, nil))
-	for _, token := range []string{"flaky", "dead", "foreign", "bad-token", "bad-payload", "fine"} {
-		i.device("u-"+token, token)
-		i.notify("u-"+token, `,"title":"t","body":"b"`)
-	}
-	devices := func(user string) int {
-		return len(i.must(200, "GET", "/diagnostics/"+user, tokenFor(t, "op", "admin"), "")["devices"].([]any))
-	}
-	testenv.Eventually(t, "what is fine is pushed", func() bool { return len(f.Accepted("fine")) == 1 })
-	testenv.Eventually(t, "what failed for a while is pushed in the end, once", func() bool { return len(f.Accepted("flaky")) == 1 })
-	for _, token := range []string{"dead", "bad-token"} {
-		testenv.Eventually(t, token+" is removed", func() bool { return devices("u-"+token) == 0 })
-	}
-	for _, outcome := range []string{"accepted", "unregistered", "sender_mismatch", "invalid_token", "invalid_payload"} {
-		testenv.Eventually(t, outcome+" is counted", func() bool {
-			return strings.Contains(i.scrape(),
-				`nexus_pushes_total{channel="fcm",outcome="`+outcome+`"}`)
-		})
-	}
-	for _, token := range []string{"foreign", "bad-payload"} {
-		if devices("u-"+token) != 1 {
-			t.Errorf("%s was removed", token)
-		}
-	}
-	i.notify("u-foreign", `,"title":"again","body":""`) // set aside: nothing is sent
-	i.notify("u-bad-payload", `,"title":"again","body":""`)
-	testenv.Eventually(t, "a token whose payload was bad is still used", func() bool { return len(f.Accepted("bad-payload")) == 1 })
-
-	i.device("u-quota", "quota")
-	i.device("u-other", "other")
-	i.notify("u-quota", `,"title":"t","body":"b"`)
-	testenv.Eventually(t, "the quota is used up", func() bool { mu.Lock(); defer mu.Unlock(); return !quotaAt.IsZero() })
-	i.notify("u-other", `,"title":"t","body":"b"`)
-	testenv.Eventually(t, "all is pushed afterwards, once", func() bool {
-		return len(f.Accepted("quota")) == 1 &&
-			len(f.Accepted("other")) == 1
-	})
-	mu.Lock()
-	defer mu.Unlock()
-	for _, at := range f.Attempts() {
-		if at.After(quotaAt.Add(100*time.Millisecond)) && at.Before(quotaAt.Add(3*time.Second)) {
-			t.Errorf("something was sent %s after FCM had asked for 3 s of rest", at.Sub(quotaAt))
-		}
-	}
-	noSecrets(t, i, "bad-token", "flaky")
-}
-
-// FCM fails three of ten attempts for a while (row F26), in every way there is, at 500 devices: the log's positions go on,
-// few attempts are under way at once, and after the cure everything is accepted, once. Then one device of 500 is bad, in
-// each way a device can be (row F27): the others have theirs.
-func TestPushFaults(t *testing.T) {
-	t.Parallel()
-	const users, each = 25, 20
-	f := testenv.NewFCM(t)
-	var mu sync.Mutex
-	faults, attempts, cured := make(map[int]int), 0, false
-	worst, status, code, tries := "", 0, "", 0 // the one bad device, and what is said to it
-	f.Answer = func(token string, n int) (int, string, http.Header) {
-		mu.Lock()
-		defer mu.Unlock()
-		if attempts++; !cured && attempts%10 < 3 {
-			fault := []int{500, 503, testenv.Reset, testenv.Hang}[(attempts/10*3+attempts%10)%4]
-			faults[fault]++
-			return fault, "UNAVAILABLE", nil
-		}
-		if token != worst {
-			return 0, "", nil
-		}
-		if tries++; code == "payload" && tries > 1 { // a plain message is fine
-			return 0, "", nil
-		}
-		return status, map[int]string{400: "INVALID_ARGUMENT", 403: "SENDER_ID_MISMATCH", 404: "UNREGISTERED"}[status], nil
-	}
-	env := cluster(t)("n1", "PUSH_RATE", "1000", "RATE_LIMIT_MESSAGES", "100000")
-	n := launch(t, pushing(f, env))
-	db, err := sqldb.OpenPostgres(env["DATABASE_URL"])
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	row := func(query string) (k int) {
-		t.Helper()
-		if err := db.Write.QueryRow(query).Scan(&k); err != nil {
-			t.Fatal(err)
-		}
-		return k
-	}
-	var list, tokens []string
-	for u := range users {
-		list = append(list, fmt.Sprintf(`"u%d"`, u))
-		for d := range each {
-			tokens = append(tokens, fmt.Sprintf("d-%d-%d", u, d))
-			n.device(fmt.Sprintf("u%d", u), tokens[len(tokens)-1])
-		}
-	}
-	notify := func() {
-		t.Helper()
-		n.must(202, "POST", "/notifications", tokenFor(t, "service", "publish"),
-			`{"userIds":[`+strings.Join(list, ",")+`],"title":"t","body":"b","type":"SYSTEM"}`)
-	}
-	accepted := func() (all, most int) {
-		for _, token := range tokens {
-			k := len(f.Accepted(token))
-			all, most = all+k, max(most, k)
-		}
-		return all, most
-	}
-	notify()
-	testenv.Eventually(t, "the log's positions go on while pushes fail", func() bool {
-		return row("SELECT coalesce(sum(next),0) FROM positions WHERE projection='push' AND topic='notifications'") == users
-	})
-	if row("SELECT count(*) FROM push_jobs") == 0 {
-		t.Error("nothing was left to do when the positions had gone on")
-	}
-	testenv.Within(t, 5*time.Minute, "every way of failing was seen often", func() bool {
-		mu.Lock()
-		defer mu.Unlock()
-		cured = min(faults[500], faults[503], faults[testenv.Reset], faults[testenv.Hang]) >= 25
-		return cured
-	})
-	cure := time.Now()
-	testenv.Within(t, 5*time.Minute, "all are accepted after the cure", func() bool { all, _ := accepted(); return all == users*each })
-	mu.Lock()
-	t.Logf("faults %v (-1: reset, -2: no answer); all accepted %s after the cure; at most %d attempts at once", faults,
-		time.Since(cure).Round(time.Second), f.AtOnce())
-	mu.Unlock()
-	if f.AtOnce() > 2*16 { // of the node's 16 workers; FCM may notice later than they do that they gave up
-		t.Errorf("%d attempts at once", f.AtOnce())
-	}
-	live, total := users*each, users*each
-	for k, tc := range []struct {
-		status        int
-		code, outcome string
-		left, used    int // devices the user has after that, and those of them that are still used
-	}{
-		{404, "", "unregistered", each - 1, each - 1},
-		{403, "", "sender_mismatch", each, each - 1},
-		{400, "token", "invalid_token", each - 1, each - 1},
-		{400, "payload", "invalid_payload", each, each},
-	} {
-		mu.Lock()
-		worst, status, code, tries = fmt.Sprintf("d-%d-0", k), tc.status, tc.code, 0
-		mu.Unlock()
-		notify()
-		total += live - 1
-		testenv.Eventually(t, tc.outcome+": all others have theirs", func() bool { all, _ := accepted(); return all == total })
-		testenv.Eventually(t, tc.outcome+" is counted, once", func() bool {
-			return strings.Contains(n.scrape(), `nexus_pushes_total{channel="fcm",outcome="`+tc.outcome+`"} 1`) &&
-				row("SELECT count(*) FROM push_jobs") == 0
-		})
-		user := fmt.Sprintf("u%d", k)
-		testenv.Eventually(t, tc.outcome+": the user's devices", func() bool {
-			return len(n.must(200, "GET", "/diagnostics/"+user, tokenFor(t, "op", "admin"), "")["devices"].([]any)) == tc.left
-		})
-		live -= each - tc.used
-	}
-	if !strings.Contains(n.log.String(), "another Firebase project") {
-		t.Error("no alarm of a token of another project")
-	}
-	if _, most := accepted(); most != 5 {
-		t.Errorf("a device accepted %d pushes of 5", most)
-	}
-}
-
 // kill -9 between sending and marking (row F08): at most one repeat, under the same collapse id, none missing.
 func TestPushKill(t *testing.T) {
 	f := testenv.NewFCM(t)
-	hold := make(chan bool)
-	var once sync.Once
+	sent, killed := make(chan bool), make(chan bool)
 	f.Answer = func(token string, n int) (int, string, http.Header) {
 		if token == "slow" && n == 1 {
-			once.Do(func() { close(hold) })
-			time.Sleep(time.Second) // FCM has it; the answer comes too late
+			close(sent)
+			<-killed // FCM has it; the answer comes too late
 		}
 		return 0, "", nil
 	}
@@ -352,11 +155,13 @@ func TestPushKill(t *testing.T) {
 	n.device("bob", "quick")
 	n.notify("alice", `,"title":"t","body":"b"`)
 	select {
-	case <-hold:
+	case <-sent:
 	case <-time.After(patience):
+		close(killed)
 		t.Fatal("nothing was sent")
 	}
 	n.kill()
+	close(killed)
 	n.start()
 	n.notify("bob", `,"title":"t","body":"b"`)
 	testenv.Eventually(t, "nothing is missing", func() bool { return len(f.Accepted("slow")) >= 1 && len(f.Accepted("quick")) == 1 })
@@ -364,34 +169,6 @@ func TestPushKill(t *testing.T) {
 	both := f.Accepted("slow")
 	if a, b := at(both[0], "android.collapse_key"), at(both[1], "android.collapse_key"); a != b || a == nil {
 		t.Errorf("collapse keys %v and %v", a, b)
-	}
-}
-
-// Push off: nothing is sent, and the funnel says so. Old events are not pushed (row F28).
-func TestPushOffAndOld(t *testing.T) {
-	dir := t.TempDir()
-	i := start(t, map[string]string{"DATA_DIR": dir, "FIREBASE_PROJECT_ID": "your-project-id", "FIREBASE_PRIVATE_KEY": "your-private-key",
-		"FIREBASE_CLIENT_EMAIL": "your-client-email"})
-	if !strings.Contains(i.log.String(), "mobile push is off") {
-		t.Error("not said that push is off")
-	}
-	i.device("alice", "tok")
-	i.notify("alice", `,"title":"t","body":"b"`)
-	testenv.Eventually(t, "it is recorded as skipped", func() bool {
-		return strings.Contains(i.scrape(),
-			`nexus_pushes_total{channel="fcm",outcome="skipped"} 1`)
-	})
-	i.stop()
-	f := testenv.NewFCM(t)
-	f.Answer = func(string, int) (int, string, http.Header) { return 503, "UNAVAILABLE", nil }
-	late := start(t, pushing(f, map[string]string{"DATA_DIR": dir, "PUSH_TTL": "3s"}))
-	late.notify("alice", `,"title":"t","body":"b"`)
-	testenv.Eventually(t, "what FCM did not take in time is given up",
-		func() bool {
-			return strings.Contains(late.scrape(), `nexus_pushes_total{channel="fcm",outcome="expired"} 1`)
-		})
-	if f.Contains("skipped") || len(f.Accepted("tok")) != 0 {
-		t.Error("something was pushed")
 	}
 }
 
@@ -417,6 +194,27 @@ func TestFirebaseSettings(t *testing.T) {
 		if strings.Contains(problem, "hunter2") {
 			t.Errorf("%s: the key is printed", name)
 		}
+	}
+}
+
+// With the guide's placeholders push is off, and the log says so.
+func TestPushIsOff(t *testing.T) {
+	c, err := settle(t, "FIREBASE_PROJECT_ID=your-project-id\nFIREBASE_PRIVATE_KEY=your-private-key\nFIREBASE_CLIENT_EMAIL=your-client-email", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	channels, err := newApp(c, slog.New(slog.NewTextHandler(&log, nil)), io.Discard).openChannels(t.Context())
+	if err != nil || len(channels) == 0 {
+		t.Fatal(channels, err)
+	}
+	for _, ch := range channels {
+		if ch.On() {
+			t.Errorf("%s is on", ch.Name())
+		}
+	}
+	if !strings.Contains(log.String(), "mobile push is off") {
+		t.Errorf("not said that push is off: %s", log.String())
 	}
 }
 

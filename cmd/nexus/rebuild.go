@@ -27,8 +27,12 @@ another nexus rebuild, goes on.
 
 `
 
-// leaveWait is how long members that have just been stopped may still stand in their group.
-const leaveWait = 25 * time.Second
+const (
+	// leaveWait is the default of app.leaveWait: longer than a group's session (pipeline.Kafka.Session).
+	leaveWait = 25 * time.Second
+	// leaveLook is the pause between two looks at a group.
+	leaveLook = 500 * time.Millisecond
+)
 
 func rebuild(ctx context.Context, args []string, env environment, stdout, stderr io.Writer) error {
 	f := newFlags("rebuild", rebuildHelp, stderr)
@@ -101,7 +105,8 @@ func (a *app) nobodyFolds(ctx context.Context, c *pipeline.Consumer, out io.Writ
 	if c.Group == "" {
 		return nil
 	}
-	for deadline := time.Now().Add(leaveWait); ; {
+	told := ""
+	for deadline := time.Now().Add(a.leaveWait); ; {
 		members, err := a.logs.Members(ctx, c.Group)
 		if err != nil {
 			return err
@@ -110,14 +115,18 @@ func (a *app) nobodyFolds(ctx context.Context, c *pipeline.Consumer, out io.Writ
 			c.Group, c.Instance = "", ""
 			return nil
 		}
+		names := strings.Join(members, ", ")
 		if time.Now().After(deadline) {
-			return fmt.Errorf("these nodes fold %s: stop them first: %s", c.Name, strings.Join(members, ", "))
+			return fmt.Errorf("these nodes fold %s: stop them first: %s", c.Name, names)
 		}
-		fmt.Fprintf(out, "%s: waiting for nodes to leave: %s\n", c.Name, strings.Join(members, ", "))
+		if names != told {
+			told = names
+			fmt.Fprintf(out, "%s: waiting for nodes to leave: %s\n", c.Name, names)
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(2 * time.Second):
+		case <-time.After(leaveLook):
 		}
 	}
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bufio"
 	"database/sql"
 	"fmt"
+	"io"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -10,9 +12,14 @@ import (
 	"testing"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/nexus/nexus/internal/testenv"
+	"github.com/nexus/nexus/internal/testenv/logtest"
+	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/projections/sqldb"
+	"github.com/nexus/nexus/topics"
 )
 
 // A projection that is folded anew is the same (row F30): every table row by row; nothing is appended, nothing is pushed.
@@ -64,6 +71,9 @@ func TestRebuild(t *testing.T) {
 				i.must(200, "GET", path, tokenFor(t, "bob"), "")
 			}
 			i.stop()
+			if name == "distributed" {
+				gone(t, env, "n1")
+			}
 			node := tables(t, env)
 			for _, what := range []string{"inbox", "keys", "stats"} {
 				if code, out, problem := rebuilt(t, env, what); code != 0 || !strings.Contains(out, what+": rebuilt from") {
@@ -111,6 +121,49 @@ func TestRebuild(t *testing.T) {
 				t.Errorf("%d pushes, want the 20 of before", n)
 			}
 		})
+	}
+}
+
+// A command waits for nodes that were just stopped, whom their groups still know, and names those that do not go.
+func TestNodesThatLeave(t *testing.T) {
+	addr := logtest.Start(t, pipeline.BrokerOptions{}).Addr
+	log := logtest.Open(t, addr, 1)
+	const group, name = "inbox", "n1/inbox"
+	member, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.ConsumerGroup(group), kgo.InstanceID(name),
+		kgo.ConsumeTopics(log.Kafka.Names.Name(topics.Messages)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(member.Close)
+	members := func() []string {
+		list, err := log.Log.Members(t.Context(), group)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	testenv.Eventually(t, "the node is a member", func() bool { return slices.Equal(members(), []string{name}) })
+	a := &app{logs: log.Log}
+	c := &pipeline.Consumer{Name: "inbox", Group: group, Instance: "n2/inbox"}
+	if err := a.nobodyFolds(t.Context(), c, io.Discard); err == nil || !strings.Contains(err.Error(), "stop them first: "+name) {
+		t.Errorf("beside a node that runs: %v", err)
+	}
+	a.leaveWait = testenv.Patience
+	told, in := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- a.nobodyFolds(t.Context(), c, in)
+		in.Close()
+	}()
+	line, err := bufio.NewReader(told).ReadString('\n')
+	if err != nil || !strings.Contains(line, "waiting for nodes to leave: "+name) {
+		t.Errorf("%q, %v", line, err)
+	}
+	if _, err := kadm.NewClient(member).LeaveGroup(t.Context(), kadm.LeaveGroup(group).InstanceIDs(name)); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil || c.Group != "" || c.Instance != "" {
+		t.Errorf("%v; the consumer reads as %q of group %q", err, c.Instance, c.Group)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 // Every engine over TLS, Kafka with SASL as well: a node works, and one with the wrong password or an untrusted
 // certificate says what is wrong and ends.
 func TestTLSAndSASL(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	cert, key, err := testenv.Certificate(dir)
 	if err != nil {
@@ -25,6 +26,7 @@ func TestTLSAndSASL(t *testing.T) {
 	}
 	for _, mechanism := range []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"} {
 		t.Run("Kafka, "+mechanism, func(t *testing.T) {
+			t.Parallel()
 			kafka, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.TLS(&tls.Config{Certificates: []tls.Certificate{pair}}),
 				kfake.EnableSASL(), kfake.Superuser(mechanism, "nexus", "hunter2"))
 			if err != nil {
@@ -53,6 +55,7 @@ func TestTLSAndSASL(t *testing.T) {
 		})
 	}
 	t.Run("PostgreSQL and ClickHouse", func(t *testing.T) {
+		t.Parallel()
 		clickhouse, ca := testenv.ClickHouseTLS(t)
 		env := map[string]string{"PORT": "0", "HOST": "127.0.0.1", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "JWT_SECRET": testSecret,
 			"DATABASE_URL": testenv.PostgresTLS(t), "CLICKHOUSE_URL": clickhouse, "SSL_CERT_FILE": ca}

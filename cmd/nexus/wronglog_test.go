@@ -26,11 +26,12 @@ func nexusRun(t *testing.T, env map[string]string, args ...string) (code int, st
 }
 
 // A store that remembers another log than the one that is there is told at the start, for every part, with the ways out; no
-// way folds past what nobody has, and each leads to a node that is ready and shows every event of this log (X1).
+// way folds past what nobody has, and each leads to a node that is ready and shows every event of this log (X1). The embedded
+// stores meet every kind of ruin, on copies of one installation; the others one log that has lost records and one that is another's.
 func TestAnotherLog(t *testing.T) {
 	t.Parallel()
 	kafkaDir := func(env map[string]string) string { return filepath.Join(env["DATA_DIR"], "kafka") }
-	for name, ruin := range map[string]func(t *testing.T, env map[string]string, backup string){
+	ruins := map[string]func(t *testing.T, env map[string]string, backup string){
 		"wiped": func(t *testing.T, env map[string]string, _ string) {
 			if err := os.RemoveAll(kafkaDir(env)); err != nil {
 				t.Fatal(err)
@@ -40,27 +41,50 @@ func TestAnotherLog(t *testing.T) {
 			if err := os.RemoveAll(kafkaDir(env)); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.CopyFS(kafkaDir(env), os.DirFS(backup)); err != nil {
-				t.Fatal(err)
-			}
+			copyDir(t, kafkaDir(env), backup)
 		},
 		"cut off by a loss of power": func(t *testing.T, env map[string]string, _ string) { cutSegments(t, kafkaDir(env)) },
 		"another installation's":     func(_ *testing.T, env map[string]string, _ string) { env["NEXUS_TOPIC_PREFIX"] = "other." },
-	} {
-		for _, engine := range []string{"sqlite", "postgres and clickhouse"} {
-			t.Run(name+"/"+engine, func(t *testing.T) {
-				env := map[string]string{"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "EMBEDDED_KAFKA_PORT": "0",
-					"DATA_DIR": t.TempDir(), "NODE_NAME": "n1"}
-				if engine != "sqlite" {
-					env["DATABASE_URL"], env["CLICKHOUSE_URL"] = testenv.Postgres(t), testenv.ClickHouse(t)
-				}
-				testAnotherLog(t, env, func(backup string) { ruin(t, env, backup) })
+	}
+	settings := func(t *testing.T) map[string]string {
+		return map[string]string{"HOST": "127.0.0.1", "PORT": "0", "JWT_SECRET": testSecret, "EMBEDDED_KAFKA_PORT": "0", "DATA_DIR": t.TempDir(),
+			"NODE_NAME": "n1"}
+	}
+	t.Run("sqlite", func(t *testing.T) {
+		installed := settings(t)
+		backup := installation(t, installed)
+		for name, ruin := range ruins {
+			t.Run(name, func(t *testing.T) {
+				env := settings(t)
+				copyDir(t, env["DATA_DIR"], installed["DATA_DIR"])
+				ruin(t, env, backup)
+				testAnotherLog(t, env)
 			})
 		}
+	})
+	t.Run("postgres and clickhouse", func(t *testing.T) {
+		for _, name := range []string{"restored from a backup", "another installation's"} {
+			t.Run(name, func(t *testing.T) {
+				env := settings(t)
+				env["DATABASE_URL"], env["CLICKHOUSE_URL"] = testenv.Postgres(t), testenv.ClickHouse(t)
+				ruins[name](t, env, installation(t, env))
+				testAnotherLog(t, env)
+			})
+		}
+	})
+}
+
+// copyDir copies a folder with all that is in it.
+func copyDir(t *testing.T, to, from string) {
+	t.Helper()
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
 	}
 }
 
-func testAnotherLog(t *testing.T, env map[string]string, ruin func(backup string)) {
+// installation fills the stores and the log of a node, and returns a backup of the log from amid that.
+func installation(t *testing.T, env map[string]string) (backup string) {
+	t.Helper()
 	service, alice := tokenFor(t, "service", "publish"), tokenFor(t, "alice")
 	fill := func(what string, n int) {
 		i := start(t, env)
@@ -75,13 +99,13 @@ func testAnotherLog(t *testing.T, env map[string]string, ruin func(backup string
 		i.stop()
 	}
 	fill("old", 5)
-	backup := filepath.Join(t.TempDir(), "backup")
-	if err := os.CopyFS(backup, os.DirFS(filepath.Join(env["DATA_DIR"], "kafka"))); err != nil {
-		t.Fatal(err)
-	}
+	backup = filepath.Join(t.TempDir(), "backup")
+	copyDir(t, backup, filepath.Join(env["DATA_DIR"], "kafka"))
 	fill("lost", 5)
-	ruin(backup)
+	return backup
+}
 
+func testAnotherLog(t *testing.T, env map[string]string) {
 	code, out, problem := nexusRun(t, env, "serve")
 	if code != 1 || strings.Contains(out, "listening") {
 		t.Fatalf("nexus serve on another log: %d %s %s", code, out, problem)
@@ -97,9 +121,7 @@ func testAnotherLog(t *testing.T, env map[string]string, ruin func(backup string
 	other := maps.Clone(env) // the other way out, on copies of the embedded engines
 	if env["DATABASE_URL"] == "" {
 		other["DATA_DIR"] = t.TempDir()
-		if err := os.CopyFS(other["DATA_DIR"], os.DirFS(env["DATA_DIR"])); err != nil {
-			t.Fatal(err)
-		}
+		copyDir(t, other["DATA_DIR"], env["DATA_DIR"])
 		adopted(t, other)
 	}
 	for _, what := range []string{"inbox", "keys", "stats"} {
@@ -110,7 +132,7 @@ func testAnotherLog(t *testing.T, env map[string]string, ruin func(backup string
 	if code, out, problem := nexusRun(t, env, "adopt", "push", "gate"); code != 0 {
 		t.Fatalf("nexus adopt push gate: %d %s %s", code, out, problem)
 	}
-	i := start(t, env)
+	i, alice := start(t, env), tokenFor(t, "alice")
 	before := len(fresh(i, "/messages?limit=200&with=bob", alice)["messages"].([]any))
 	newEvents(t, i, before, len(fresh(i, "/notifications?limit=200", alice)["notifications"].([]any)))
 }

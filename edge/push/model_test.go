@@ -320,6 +320,7 @@ func TestJobs(t *testing.T) {
 	}
 	for store, steps := range map[string]int{"sqlite": 1500, "postgres": 1000} {
 		t.Run(store, func(t *testing.T) {
+			t.Parallel()
 			db, err := open[store](t)
 			if err != nil {
 				t.Fatal(err)

@@ -1,10 +1,13 @@
 package push_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -73,6 +76,7 @@ func credentials(f *testenv.FCM) fcm.Credentials {
 // onBothStores runs a scenario with the jobs in SQLite and in PostgreSQL.
 func onBothStores(t *testing.T, scenario func(*testing.T, *shop)) {
 	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
 		db, err := sqldb.OpenSQLite(filepath.Join(t.TempDir(), "inbox.db"))
 		if err != nil {
 			t.Fatal(err)
@@ -80,6 +84,7 @@ func onBothStores(t *testing.T, scenario func(*testing.T, *shop)) {
 		scenario(t, newShop(t, db))
 	})
 	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
 		db, err := sqldb.OpenPostgres(testenv.Postgres(t))
 		if err != nil {
 			t.Fatal(err)
@@ -268,14 +273,9 @@ func TestBacklog(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- s.Run(ctx) }()
 		t.Cleanup(func() { cancel(); <-ended })
-		deadline := time.After(time.Minute)
-		for s.counted(push.WordAccepted)+s.counted(push.WordExpired) < old+fresh {
-			select {
-			case <-deadline:
-				t.Fatalf("accepted %d, expired %d", s.counted(push.WordAccepted), s.counted(push.WordExpired))
-			case <-time.After(10 * time.Millisecond):
-			}
-		}
+		testenv.Eventually(t, "all are accepted or given up", func() bool {
+			return s.counted(push.WordAccepted)+s.counted(push.WordExpired) >= old+fresh
+		})
 		if a, e := s.counted(push.WordAccepted), s.counted(push.WordExpired); a != fresh || e != old {
 			t.Errorf("accepted %d, expired %d; want %d and %d", a, e, fresh, old)
 		}
@@ -317,4 +317,103 @@ func TestWait(t *testing.T) {
 	if d := push.Wait(10*time.Second, 1); d < 10*time.Second || d >= 12*time.Second {
 		t.Errorf("asked for 10 s: %s", d)
 	}
+}
+
+// unregistering keeps what a channel appends: that devices are gone.
+type unregistering struct {
+	fcm.Appender
+	events []*topics.Event
+}
+
+func (u *unregistering) Append(ctx context.Context, e *topics.Event) error {
+	u.events = append(u.events, e)
+	return u.Appender.Append(ctx, e)
+}
+
+// What FCM says to devices that are bad in each way (row F27), from the answer on the wire to the device's end: one never fails
+// others, each is counted under its word, and what is gone or set aside is sent nothing again. No token stands in the log.
+func TestBadDevices(t *testing.T) {
+	onBothStores(t, func(t *testing.T, s *shop) {
+		s.fcm.Answer = func(token string, n int) (int, string, http.Header) {
+			switch {
+			case token == "token-of-dead":
+				return http.StatusNotFound, "UNREGISTERED", nil
+			case token == "token-of-foreign":
+				return http.StatusForbidden, "SENDER_ID_MISMATCH", nil
+			case token == "token-of-malformed", token == "token-of-overfed" && n == 1:
+				return http.StatusBadRequest, "INVALID_ARGUMENT", nil
+			}
+			return 0, "", nil
+		}
+		var log bytes.Buffer
+		logger := slog.New(slog.NewTextHandler(&log, nil))
+		gone := &unregistering{Appender: s.channel.Producer}
+		s.channel.Producer, s.channel.Logger = gone, logger
+		ch, err := fcm.New(t.Context(), s.channel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Options().Channels, s.Options().Logger = []push.Channel{ch}, logger
+		s.restart()
+		users := []string{"dead", "foreign", "malformed", "overfed", "well"}
+		var events []*topics.Event
+		for _, u := range users {
+			events = append(events, &topics.Event{Key: []byte(topics.UserKey(u)), Meta: topics.Meta{Type: topics.TypeDeviceRegistered},
+				Value: topics.Fields("token", "token-of-"+u)})
+		}
+		fold := func(events []*topics.Event) {
+			t.Helper()
+			if err := s.inbox.Apply(t.Context(), s.batch(topics.Devices, events)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := s.inbox.Position(t.Context(), topics.Devices.Partition(0)); err != nil {
+			t.Fatal(err)
+		}
+		fold(events)
+		s.notifyMore(users...)
+		if got := s.work(s.Pusher); len(strings.Fields(got)) != len(users) {
+			t.Fatalf("claimed %q", got)
+		}
+		for _, outcome := range []string{"unregistered", "sender_mismatch", "invalid_token", "invalid_payload", push.WordAccepted} {
+			if n := s.counted(outcome); n != 1 {
+				t.Errorf("%s was counted %d times", outcome, n)
+			}
+		}
+		if len(gone.events) != 2 {
+			t.Fatalf("%d devices are told to be gone, want the dead and the malformed one", len(gone.events))
+		}
+		fold(gone.events)
+		s.notifyMore(users...)
+		got := strings.Fields(s.work(s.Pusher))
+		if slices.Sort(got); !slices.Equal(got, []string{"overfed", "well"}) {
+			t.Errorf("the next push goes to %q", got)
+		}
+		for user, want := range map[string]int{"dead": 0, "foreign": 0, "malformed": 0, "overfed": 1, "well": 2} {
+			if n := len(s.fcm.Accepted("token-of-" + user)); n != want {
+				t.Errorf("%s accepted %d pushes, want %d", user, n, want)
+			}
+		}
+		if !strings.Contains(log.String(), "another Firebase project") || strings.Contains(log.String(), "token-of-") {
+			t.Errorf("no alarm of a token of another project, or a token, in\n%s", log.String())
+		}
+	})
+}
+
+// Without credentials nothing is sent and no job is made; each push that would have been is told as skipped.
+func TestChannelThatIsOff(t *testing.T) {
+	onBothStores(t, func(t *testing.T, s *shop) {
+		s.channel.Credentials = fcm.Credentials{}
+		ch, err := fcm.New(t.Context(), s.channel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Options().Channels = []push.Channel{ch}
+		s.devices("a", "b")
+		s.restart()
+		s.notifyMore("a", "b", "without-device")
+		if n := s.counted("skipped"); n != 2 || s.On() || s.jobs() != 0 || len(s.fcm.Attempts()) != 0 {
+			t.Errorf("%d were skipped, %d jobs made and %d sent; on: %v", n, s.jobs(), len(s.fcm.Attempts()), s.On())
+		}
+	})
 }

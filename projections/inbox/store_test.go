@@ -463,9 +463,9 @@ func testFeed(t *testing.T, s *store) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.in.Run(ctx) }()
-	for feed(topics.Notifications, 0, 2, 10, 1e6, "user:a") != inbox.ErrTrimmed.Error() {
-		time.Sleep(time.Millisecond)
-	}
+	testenv.Eventually(t, "the feed is trimmed", func() bool {
+		return feed(topics.Notifications, 0, 2, 10, 1e6, "user:a") == inbox.ErrTrimmed.Error()
+	})
 	cancel()
 	<-ended
 	for _, tc := range []struct{ got, want string }{

@@ -135,21 +135,8 @@ func TestSilentClickHouse(t *testing.T) {
 	if err := s.Apply(t.Context(), batch(message(0, 0))); err != nil {
 		t.Fatal(err)
 	}
-	ends := func(name string, do func(context.Context) error) {
-		t.Helper()
-		ended := make(chan error, 1)
-		go func() { ended <- do(context.WithoutCancel(t.Context())) }()
-		select {
-		case err := <-ended:
-			if err == nil {
-				t.Errorf("%s: no error while ClickHouse is silent", name)
-			}
-		case <-time.After(15 * time.Second):
-			t.Fatalf("%s hangs", name)
-		}
-	}
 	proxy.Swallow()
-	ends("apply", func(ctx context.Context) error { return s.Apply(ctx, batch(message(0, 1))) })
+	ends(t, "apply", func(ctx context.Context) error { return s.Apply(ctx, batch(message(0, 1))) })
 	for n := int64(1); ; n++ {
 		if err := s.Apply(t.Context(), batch(message(0, n))); err == nil {
 			break
@@ -159,22 +146,42 @@ func TestSilentClickHouse(t *testing.T) {
 		}
 	}
 	proxy.Silence()
-	ends("counts", func(ctx context.Context) error { _, err := s.Counts(ctx, []string{"a"}); return err })
-	ends("reached", func(ctx context.Context) error {
+	var silent sync.WaitGroup // all at once: it takes as long as the slowest, and none may wait for another
+	endsWithAnError := func(name string, do func(context.Context) error) {
+		silent.Go(func() { t.Helper(); ends(t, name, do) })
+	}
+	endsWithAnError("counts", func(ctx context.Context) error { _, err := s.Counts(ctx, []string{"a"}); return err })
+	endsWithAnError("reached", func(ctx context.Context) error {
 		_, err := s.Reached(ctx, topics.Ends{topics.Messages.Partition(0): 1})
 		return err
 	})
-	ends("position", func(ctx context.Context) error { _, err := s.Position(ctx, topics.Messages.Partition(0)); return err })
-	ends("apply", func(ctx context.Context) error { return s.Apply(ctx, batch(message(0, 2))) })
-	ends("open", func(ctx context.Context) error {
+	endsWithAnError("position", func(ctx context.Context) error { _, err := s.Position(ctx, topics.Messages.Partition(0)); return err })
+	endsWithAnError("apply", func(ctx context.Context) error { return s.Apply(ctx, batch(message(0, 2))) })
+	endsWithAnError("open", func(ctx context.Context) error {
 		_, err := stats.OpenClickHouseWithin(ctx, sqldb.Limits{Tx: time.Second, Dial: time.Second}, u.String())
 		return err
 	})
-	ends("ping", func(ctx context.Context) error {
+	endsWithAnError("ping", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 		defer cancel()
 		return s.Ping(ctx)
 	})
+	silent.Wait()
+}
+
+// ends runs what must end with an error although its caller has set no deadline.
+func ends(t *testing.T, name string, do func(context.Context) error) {
+	t.Helper()
+	ended := make(chan error, 1)
+	go func() { ended <- do(context.WithoutCancel(t.Context())) }()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Errorf("%s: no error while ClickHouse is silent", name)
+		}
+	case <-time.After(15 * time.Second):
+		t.Errorf("%s hangs", name)
+	}
 }
 
 // TestClickHousePasswordsStayOut: whatever is wrong with CLICKHOUSE_URL, no error repeats a piece of the password.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
@@ -25,10 +26,10 @@ type Broker struct {
 	running *pipeline.Broker // nil while it is stopped
 }
 
-// Start starts an embedded broker in a new folder; it ends with the test. Dir, Log and Port of the options are set here.
+// Start starts an embedded broker in a new folder; it ends with the test. Dir, Log, MinSession and Port of the options are set here.
 func Start(t testing.TB, o pipeline.BrokerOptions) *Broker {
 	t.Helper()
-	o.Dir, o.Log = t.TempDir(), Quiet()
+	o.Dir, o.Log, o.MinSession = t.TempDir(), Quiet(), 100*time.Millisecond // as testenv.Kafka
 	b := &Broker{t: t, options: o}
 	t.Cleanup(b.Stop)
 	b.Start()
@@ -83,8 +84,14 @@ func Open(t testing.TB, addr string, partitions int32) *Fixture {
 	return f
 }
 
-// OnBoth runs a test on an embedded broker and on real Kafka: what is built on the one holds on the other.
+// OnBoth runs a test on an embedded broker and on real Kafka: what is built on the one holds on the other. The two run at the same time.
 func OnBoth(t *testing.T, test func(t *testing.T, addr string)) {
-	t.Run("embedded", func(t *testing.T) { test(t, Start(t, pipeline.BrokerOptions{}).Addr) })
-	t.Run("kafka", func(t *testing.T) { test(t, testenv.Kafka(t)) })
+	t.Run("embedded", func(t *testing.T) {
+		t.Parallel()
+		test(t, Start(t, pipeline.BrokerOptions{}).Addr)
+	})
+	t.Run("kafka", func(t *testing.T) {
+		t.Parallel()
+		test(t, testenv.Kafka(t))
+	})
 }
