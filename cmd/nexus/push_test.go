@@ -199,7 +199,8 @@ func TestFirebaseSettings(t *testing.T) {
 
 // With the guide's placeholders push is off, and the log says so.
 func TestPushIsOff(t *testing.T) {
-	c, err := settle(t, "FIREBASE_PROJECT_ID=your-project-id\nFIREBASE_PRIVATE_KEY=your-private-key\nFIREBASE_CLIENT_EMAIL=your-client-email", nil)
+	c, err := settle(t, "FIREBASE_PROJECT_ID=your-project-id\nFIREBASE_PRIVATE_KEY=your-private-key\n"+
+		"FIREBASE_CLIENT_EMAIL=your-client-email", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
