@@ -6,7 +6,7 @@
 set -u
 cd "$(dirname "$0")/../.."
 CACHE=$PWD/.cache
-IMAGE=nexus-test/services:2
+IMAGE=nexus-test/services:3 # another number wherever what goes into it changes (image/): one that is there is not made again
 mkdir -p "$CACHE"
 
 say() { printf 'setup: %s\n' "$*" >&2; }

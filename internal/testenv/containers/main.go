@@ -114,7 +114,7 @@ func image() string {
 	if i := os.Getenv("NEXUS_TEST_IMAGE"); i != "" {
 		return i
 	}
-	return "nexus-test/services:2"
+	return "nexus-test/services:3"
 }
 
 // advertise tells Kafka the port that it is reached at, which is known only once the container runs: run-kafka waits for the file.
