@@ -122,7 +122,10 @@ func (g *Gateway) Seen(ev *topics.Event) {
 }
 
 // Shutdown carries out no command any more.
-func (g *Gateway) Shutdown() { g.draining.Store(true) }
+func (g *Gateway) Shutdown() {
+	g.draining.Store(true)
+	g.unacked.Shutdown()
+}
 
 // Wait returns once every command under way has been answered, or when ctx ends.
 func (g *Gateway) Wait(ctx context.Context) { g.unacked.Wait(ctx) }
@@ -204,9 +207,13 @@ func (g *Gateway) Raw(ns topics.Namespace) http.Handler {
 	})
 }
 
-// tryAppend appends a client's event; Wait waits for its answer.
+// tryAppend appends a client's event; Wait waits for its answer. After Shutdown it appends nothing: a command that was under way then
+// would not be waited for.
 func (g *Gateway) tryAppend(ev *topics.Event, done func(duplicate bool, err error)) {
-	g.unacked.Begin()
+	if !g.unacked.Begin() {
+		done(false, apierr.Unavailable())
+		return
+	}
 	g.o.Tail.TryAppend(ev, func(duplicate bool, err error) {
 		defer g.unacked.End()
 		done(duplicate, err)
