@@ -424,6 +424,12 @@ func TestTopicsThatCannotKeep(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s %s=%s: %v", topic, setting, value, err)
 			}
+			testenv.Eventually(t, "Kafka tells of "+setting+"="+value, func() bool { // the controller has it first, and the broker answers
+				cs, err := adm.DescribeTopicConfigs(t.Context(), b.Kafka.Names.Name(topic))
+				return err == nil && len(cs) == 1 && slices.ContainsFunc(cs[0].Configs, func(c kadm.Config) bool {
+					return c.Key == setting && c.MaybeValue() == value
+				})
+			})
 		}
 		good := func(topic topics.Topic, setting string) string {
 			s, _ := topics.Of(topic)

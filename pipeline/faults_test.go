@@ -11,7 +11,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/pipeline"
 	"github.com/nexus/nexus/topics"
 )
@@ -141,12 +140,8 @@ func (b *bench) truncate(topic topics.Topic, partition int32, below int64) {
 // remake deletes a topic and makes it again, empty.
 func (b *bench) remake(topic topics.Topic) {
 	b.t.Helper()
-	if _, err := b.admin().DeleteTopics(b.t.Context(), b.Kafka.Names.Name(topic)); err != nil {
-		b.t.Fatal(err)
-	}
-	testenv.Eventually(b.t, "the topic can be made again", func() bool {
-		return b.Log.EnsureTopics(b.t.Context(), pipeline.TopicOptions{Partitions: 3}) == nil
-	})
+	b.remove(topic)
+	b.makeAnew()
 	b.Producer.Close(quiet) // it knows the former topic
 	var err error
 	if b.Producer, err = pipeline.NewProducer(b.Kafka); err != nil {
