@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/nexus/nexus/api"
 	"github.com/nexus/nexus/edge/wire"
+	"github.com/nexus/nexus/internal/testenv"
 	"github.com/nexus/nexus/internal/testenv/pipe"
 	"github.com/nexus/nexus/internal/testenv/witness"
 	"github.com/nexus/nexus/pipeline"
@@ -39,7 +39,7 @@ type node struct {
 	// What serve adds.
 	*witness.Witness
 	net    *pipe.Listener
-	logged *safeBuffer
+	logged *testenv.Buffer
 	faulty bool // the test has something panic
 }
 
@@ -49,7 +49,7 @@ const testSecret = "test-secret-0123456789abcdef0123456789abcdef"
 // model where it does not.
 func newNode(t *testing.T, rnd *rand.Rand, set func(*Options)) *node {
 	n := &node{t: t, l: &faultyLog{rnd: rnd, more: make(chan struct{})}, log: newMemoryLog(), metrics: prometheus.NewRegistry(),
-		logged: &safeBuffer{}}
+		logged: &testenv.Buffer{}}
 	n.log.route = func(b pipeline.Batch) { n.e.live.Route(b) }
 	o := Options{NodeName: "A", Logger: slog.New(slog.NewTextHandler(n.logged, nil)), Inbox: memoryInbox{n.log},
 		Stats: stats.Remember(noStats{}), Metrics: n.metrics, Verify: verify, Revoked: func(Identity) bool { return false },
@@ -189,23 +189,6 @@ func (n *node) eventually(what string, holds func() bool) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	n.t.Fatalf("not within a minute: %s", what)
-}
-
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // byTopic is the log as a node says things into it.

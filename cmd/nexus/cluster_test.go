@@ -76,7 +76,7 @@ func launchBinary(t testing.TB, binary string, env map[string]string) *node {
 
 func (n *node) start() {
 	n.t.Helper()
-	n.log = &safeBuffer{}
+	n.log = &testenv.Buffer{}
 	n.cmd = exec.Command(n.binary, "serve")
 	n.cmd.Env, n.cmd.Stderr = n.env, n.log
 	out, in := io.Pipe()

@@ -20,6 +20,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/nexus/nexus/internal/testenv"
 )
 
 // dotenvs are texts that a .env may have.
@@ -323,7 +325,7 @@ func TestSettingsAreDocumented(t *testing.T) {
 
 // Configuration problems are told all at once, by the names that were typed.
 func TestConfigProblems(t *testing.T) {
-	var log safeBuffer
+	var log testenv.Buffer
 	env := map[string]string{"PORT": "99999", "PING_INTERVAL": "soon", "KAFKA_BROKERS": "k:9092", "JWT_SECRET": "your-secret-key-here",
 		"DATABASE_URL": "mysql://u:hunter2@h/d"}
 	code := run(t.Context(), []string{"serve", "--max-connections-per-user", "none"}, env, &log, &log)

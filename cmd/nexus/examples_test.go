@@ -59,7 +59,7 @@ func example(t *testing.T, name string, args ...string) {
 func testExample(t *testing.T, client, service []string) {
 	i := start(t, nil)
 	settings := append(os.Environ(), "NEXUS_URL=http://"+i.base, "KAFKA_BROKERS="+i.kafka, "NEXUS_USER=bob")
-	shown := &safeBuffer{}
+	shown := &testenv.Buffer{}
 	c := exec.Command(client[0], client[1:]...)
 	c.Env, c.Stdout, c.Stderr = slices.Concat(settings, []string{"NEXUS_TOKEN=" + tokenFor(t, "bob")}), shown, shown
 	if err := c.Start(); err != nil {

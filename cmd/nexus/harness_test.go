@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -35,26 +34,9 @@ type instance struct {
 	t                testing.TB
 	base             string // host:port
 	kafka            string // the embedded one
-	log              *safeBuffer
+	log              *testenv.Buffer
 	stop             func()
 	*witness.Witness // of all that its clients get
-}
-
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // start runs the same run as main does, on free ports, with more settings in env.
@@ -68,7 +50,7 @@ func start(t testing.TB, env map[string]string) *instance {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	out, in := io.Pipe()
-	log := &safeBuffer{}
+	log := &testenv.Buffer{}
 	done := make(chan int, 1)
 	go func() {
 		done <- run(ctx, []string{"serve"}, settings, in, log)

@@ -51,7 +51,7 @@ func TestHints(t *testing.T) {
 			t.Parallel()
 			env := environment{"PORT": "0", "DATA_DIR": t.TempDir(), "EMBEDDED_KAFKA_PORT": "0", "STARTUP_TIMEOUT": "2s"}
 			maps.Copy(env, tc.env)
-			var log safeBuffer
+			var log testenv.Buffer
 			if code := run(t.Context(), []string{"serve"}, env, io.Discard, &log); code != 1 || !strings.Contains(log.String(), tc.says) ||
 				strings.Contains(log.String(), "hunter2") {
 				t.Errorf("%d\n%s", code, log.String())

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/nexus/nexus/internal/testenv"
 )
 
 func lineCount(s, of string) int { return strings.Count(s, "msg=\""+of+"\"") }
@@ -29,7 +31,7 @@ func total(log string) int {
 // An outage's lines: one a second of each kind, with the number of the rest, and none lost at the end.
 func TestLogOfAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out safeBuffer
+		var out testenv.Buffer
 		c := newCalm(slog.NewTextHandler(&out, nil))
 		log := slog.New(c)
 		api, gate := log.With("component", "api"), log.With("component", "gate")
@@ -69,7 +71,7 @@ func TestLogOfAnOutage(t *testing.T) {
 // A kind is its component, message and level; the first line of each is written at once.
 func TestLogKinds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out safeBuffer
+		var out testenv.Buffer
 		c := newCalm(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		log := slog.New(c).With("component", "a")
 		log.Warn("x")
@@ -99,7 +101,7 @@ func TestLogKinds(t *testing.T) {
 // Memory is bounded though every line has a message of its own, and lines of many goroutines are all accounted for.
 func TestLogIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out safeBuffer
+		var out testenv.Buffer
 		c := newCalm(slog.NewTextHandler(&out, nil))
 		var all sync.WaitGroup
 		for g := range 10 {

@@ -72,7 +72,7 @@ func TestTLSAndSASL(t *testing.T) {
 // refusesToStart runs a node that must end by itself and say why.
 func refusesToStart(t *testing.T, env map[string]string, say, never string) {
 	t.Helper()
-	n := &node{instance: &instance{t: t, log: &safeBuffer{}, Witness: witness.New(t)}}
+	n := &node{instance: &instance{t: t, log: &testenv.Buffer{}, Witness: witness.New(t)}}
 	t.Cleanup(func() { n.Tell(t) })
 	n.cmd = commandWith(t, env, n.log)
 	if err := n.cmd.Run(); err == nil || n.cmd.ProcessState.ExitCode() != 1 {

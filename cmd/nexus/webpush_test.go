@@ -25,7 +25,7 @@ func TestWebPush(t *testing.T) {
 	i := start(t, pushing(f, nil))
 	cmd := exec.Command(node, dir+"/webpush.mjs", "http://"+i.base, guide(t), filepath.Join(root, "docs/webpush/firebase-messaging-sw.js"),
 		tokenFor(t, "alice"))
-	var problems safeBuffer
+	var problems testenv.Buffer
 	cmd.Stderr = &problems
 	in, out := piped(t, cmd)
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()

@@ -117,7 +117,7 @@ func TestCostOfAMessage(t *testing.T) {
 			}
 			return
 		}
-		pages := pagesOf(t, in, "messages", "conversations")
+		pages := testenv.Pages(t, in.db.Write, "messages", "conversations")
 		cost := func() int64 {
 			apply(t, in, topics.Messages, 0, 1, chatting(1)...)
 			before := pages()
@@ -142,20 +142,27 @@ func TestCostOfAMessage(t *testing.T) {
 // explain fails where SQLite would read a whole table or sort.
 func explain(t *testing.T, in *Inbox, c change) {
 	t.Helper()
+	for _, step := range plan(t, in, c.statement, c.args...) {
+		if strings.HasPrefix(step, "SCAN ") && step != "SCAN CONSTANT ROW" || strings.Contains(step, "TEMP B-TREE") {
+			t.Errorf("%s: %s", c.of, step)
+		}
+	}
+}
+
+// plan is what SQLite would do for a statement.
+func plan(t *testing.T, in *Inbox, statement string, args ...any) (steps []string) {
+	t.Helper()
 	err := in.db.Query(t.Context(), func(rows *sql.Rows) error {
 		var id, parent, unused int
-		var detail string
-		if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
-			return err
-		}
-		if strings.HasPrefix(detail, "SCAN ") && detail != "SCAN CONSTANT ROW" || strings.Contains(detail, "TEMP B-TREE") {
-			t.Errorf("%s: %s", c.of, detail)
-		}
-		return nil
-	}, `EXPLAIN QUERY PLAN `+c.statement, c.args...)
+		var step string
+		err := rows.Scan(&id, &parent, &unused, &step)
+		steps = append(steps, step)
+		return err
+	}, `EXPLAIN QUERY PLAN `+statement, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return steps
 }
 
 // TestMovedKeys: a topic got more partitions, and a user's key stands in another one since. Marks and receipts that come
@@ -373,7 +380,7 @@ func TestCostOfAPage(t *testing.T) {
 			}
 			return
 		}
-		pages := pagesOf(t, in, "notifications", "announcements", "announcement_states", "marks")
+		pages := testenv.Pages(t, in.db.Write, "notifications", "announcements", "announcement_states", "marks")
 		// What each question costs. All but the last three of each table are read, by one mark.
 		costs := func(user string, n int) map[string]int64 {
 			found := make(map[string]int64)
@@ -394,8 +401,8 @@ func TestCostOfAPage(t *testing.T) {
 			return found
 		}
 		const few, many = 3_000, 30_000
-		sizes := func(n int) map[string]int64 {
-			grow("u", map[int]int{few: 0, many: few}[n], n, n)
+		sizes := func(had, n int) map[string]int64 {
+			grow("u", had, n, n)
 			before := pages()
 			apply(t, in, topics.Notifications, 0, 1, marking("u", topics.TypeNotificationRead, "upTo", topics.FormatTime(int64(n-4))))
 			all := pages() - before
@@ -407,8 +414,8 @@ func TestCostOfAPage(t *testing.T) {
 		if n, err := in.Unread(t.Context(), "v"); n != 2*few || err != nil {
 			t.Errorf("%d are unread, %v; want %d", n, err, 2*few)
 		}
-		small := sizes(few)
-		for what, large := range sizes(many) {
+		small := sizes(0, few)
+		for what, large := range sizes(few, many) {
 			t.Logf("%s: %d pages, then %d", what, small[what], large)
 			if large > 40 && large > small[what]+10 {
 				t.Errorf("%s: %d pages with %d in the inbox, %d with %d", what, small[what], few, large, many)
@@ -499,39 +506,9 @@ func TestMarksAgainstModel(t *testing.T) {
 // noScan fails where SQLite would read a whole table or index.
 func noScan(t *testing.T, in *Inbox, query string, args ...any) {
 	t.Helper()
-	err := in.db.Query(t.Context(), func(rows *sql.Rows) error {
-		var id, parent, unused int
-		var detail string
-		err := rows.Scan(&id, &parent, &unused, &detail)
-		if strings.HasPrefix(detail, "SCAN a") || strings.HasPrefix(detail, "SCAN s") {
-			t.Errorf("%s: %s", query, detail)
+	for _, step := range plan(t, in, query, args...) {
+		if strings.HasPrefix(step, "SCAN a") || strings.HasPrefix(step, "SCAN s") {
+			t.Errorf("%s: %s", query, step)
 		}
-		return err
-	}, `EXPLAIN QUERY PLAN `+query, args...)
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// pagesOf has PostgreSQL tell how many pages of tables were touched so far. What autovacuum touches would be counted as well: it is
-// turned off for them.
-func pagesOf(t *testing.T, in *Inbox, tables ...string) func() int64 {
-	t.Helper()
-	for _, table := range tables {
-		if _, err := in.db.Write.ExecContext(t.Context(), `ALTER TABLE `+table+` SET (autovacuum_enabled=false)`); err != nil {
-			t.Fatal(err)
-		}
-	}
-	in.db.Write.SetMaxOpenConns(1) // the counters below are the connection's own until it gives them away
-	return func() (n int64) {
-		t.Helper()
-		if _, err := in.db.Write.ExecContext(t.Context(), `SELECT pg_stat_force_next_flush()`); err != nil {
-			t.Fatal(err)
-		}
-		if err := in.db.Get(t.Context(), []any{&n}, `SELECT sum(heap_blks_hit+heap_blks_read+coalesce(idx_blks_hit+idx_blks_read, 0))
-			FROM pg_statio_user_tables WHERE relname = ANY(string_to_array($1, ' '))`, strings.Join(tables, " ")); err != nil {
-			t.Fatal(err)
-		}
-		return n
 	}
 }

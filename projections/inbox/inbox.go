@@ -291,8 +291,7 @@ func (f *fold) mark(e *topics.Event, state string) {
 
 // outOfOrder lifts a notification that came after a mark and has an earlier time to the mark's time, so that the mark does not cover
 // what its user cannot have seen. Times step back where a partition's new leader has a clock that is behind.
-const outOfOrder = `UPDATE notifications SET at=COALESCE((SELECT CASE WHEN n_read_at > n_deleted_at THEN n_read_at ELSE n_deleted_at END
-		FROM marks WHERE user_id=$1), at)
+var outOfOrder = `UPDATE notifications SET at=COALESCE((SELECT ` + later("n_read_at", "n_deleted_at") + ` FROM marks WHERE user_id=$1), at)
 	WHERE user_id=$1 AND id=$2 AND part=$3 AND pos=$4 AND EXISTS (SELECT 1 FROM marks m WHERE m.user_id=$1
 		AND (at < n_read_at AND part=n_read_part AND pos > n_read_pos OR at < n_deleted_at AND part=n_deleted_part AND pos > n_deleted_pos))`
 

@@ -86,23 +86,7 @@ func testPages(t *testing.T) {
 	defer db.Close()
 	d := opened(t, db, ends{})
 	begin(t, d, 3)
-	for _, table := range []string{"prekeys", "key_devices"} { // what autovacuum touches would be counted as well
-		if _, err := db.Write.ExecContext(t.Context(), `ALTER TABLE `+table+` SET (autovacuum_enabled=false)`); err != nil {
-			t.Fatal(err)
-		}
-	}
-	db.Write.SetMaxOpenConns(1) // the counters below are the connection's own until it gives them away
-	pages := func() (n int64) {
-		t.Helper()
-		if _, err := db.Write.ExecContext(t.Context(), `SELECT pg_stat_force_next_flush()`); err != nil {
-			t.Fatal(err)
-		}
-		if err := db.Get(t.Context(), []any{&n}, `SELECT sum(heap_blks_hit+heap_blks_read+idx_blks_hit+idx_blks_read)
-			FROM pg_statio_user_tables WHERE relname IN ('prekeys', 'key_devices')`); err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
+	pages := testenv.Pages(t, db.Write, "prekeys", "key_devices")
 	cost := func(user string) int64 {
 		use(t, d, user, 0)
 		before := pages()
