@@ -227,7 +227,8 @@ func TestPollingSessionsAreBounded(t *testing.T) {
 			n.poll()
 		}
 		first.until("40/ws,")
-		idle.get(400) // it was the idlest
+		synctest.Wait()
+		idle.get(400) // it was the idlest, and is gone
 		last := n.poll()
 		last.post(200, `40/ws,`+authOf(t, "bob"))
 		last.until("40/ws,")
